@@ -1,0 +1,1 @@
+//! The QoS tree and pod cgroups.

@@ -1,0 +1,1 @@
+//! The CRI configuration of a sandbox or container, made from a Pod.

@@ -1,0 +1,15 @@
+//! The node agent (kubelet): runs the pods that are bound to this node through CRI and reports on them.
+//!
+//! Owns the pod machine, image decisions, status, events, volumes, probes, credentials, cgroups, the node port and the
+//! heartbeat. Must not know which runtime answers CRI nor which store stands behind the API: both are reached through
+//! clients that the root hands in. Start at [`agent`], then `pod` (the machine of one pod) and `status`.
+#![forbid(unsafe_code)]
+
+pub mod cgroups;
+pub mod config;
+pub mod credentials;
+pub mod heartbeat;
+pub mod object;
+pub mod port;
+pub mod probes;
+pub mod volumes;

@@ -1,0 +1,100 @@
+//! The shapes below `pod.status`.
+//!
+//! Owns field names and types only; what the values are is decided in `crate::status`. Start at [`PodStatus`].
+
+use super::{Time, is_default, object};
+use serde::{Deserialize, Serialize};
+
+object! {
+    /// `pod.status`.
+    PodStatus {
+        observed_generation: Option<i64>,
+        phase: String,
+        conditions: Vec<PodCondition>,
+        message: String,
+        reason: String,
+        nominated_node_name: String,
+        #[serde(rename = "hostIP")]
+        host_ip: String,
+        #[serde(rename = "hostIPs")]
+        host_ips: Vec<HostIp>,
+        #[serde(rename = "podIP")]
+        pod_ip: String,
+        #[serde(rename = "podIPs")]
+        pod_ips: Vec<HostIp>,
+        start_time: Option<Time>,
+        init_container_statuses: Vec<ContainerStatus>,
+        container_statuses: Vec<ContainerStatus>,
+        qos_class: String,
+        ephemeral_container_statuses: Vec<ContainerStatus>,
+    }
+    /// One address of a host or pod.
+    HostIp {
+        ip: String,
+    }
+    /// Exactly one of the three, or none (waiting without a word).
+    ContainerState {
+        waiting: Option<StateWaiting>,
+        running: Option<StateRunning>,
+        terminated: Option<StateTerminated>,
+    }
+    StateWaiting {
+        reason: String,
+        message: String,
+    }
+    StateRunning {
+        started_at: Option<Time>,
+    }
+}
+
+/// A condition of a pod.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PodCondition {
+    #[serde(rename = "type")]
+    pub type_: String,
+    pub status: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub observed_generation: Option<i64>,
+    pub last_probe_time: Option<Time>,
+    pub last_transition_time: Option<Time>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub reason: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub message: String,
+}
+
+/// How a container ended.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct StateTerminated {
+    pub exit_code: i32,
+    #[serde(skip_serializing_if = "is_default")]
+    pub signal: i32,
+    #[serde(skip_serializing_if = "is_default")]
+    pub reason: String,
+    #[serde(skip_serializing_if = "is_default")]
+    pub message: String,
+    pub started_at: Option<Time>,
+    pub finished_at: Option<Time>,
+    #[serde(rename = "containerID", skip_serializing_if = "is_default")]
+    pub container_id: String,
+}
+
+/// The status of one container.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerStatus {
+    pub name: String,
+    pub state: ContainerState,
+    pub last_state: ContainerState,
+    pub ready: bool,
+    pub restart_count: i32,
+    pub image: String,
+    #[serde(rename = "imageID")]
+    pub image_id: String,
+    #[serde(rename = "containerID", skip_serializing_if = "is_default")]
+    pub container_id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub started: Option<bool>,
+}
