@@ -1,0 +1,182 @@
+//! Publication: the state behind its lock, and the watchers of it.
+//!
+//! A watcher has no buffer of its own. It remembers the first matching event that it has not returned yet and reads on
+//! in the shared history; when that event is compacted before it was read, the watcher gets [`Error::Compacted`].
+//! So memory does not grow with slow watchers, and there is never a gap. Only watchers whose prefix matches are woken.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use tokio::sync::Notify;
+
+use crate::state::{Change, State};
+use crate::{Error, Event, Revision};
+
+/// How many events one call of [`Watch::next`] returns at most.
+const EVENTS_PER_CALL: usize = 512;
+
+/// Nothing unread: no event has revision 0.
+const NOTHING: u64 = 0;
+
+#[derive(Debug)]
+struct Slot {
+    prefix: Box<str>,
+    /// The revision of the first matching event that was not returned yet. Raised from [`NOTHING`] only under the write
+    /// lock, changed by the watcher only under the read lock.
+    unread: AtomicU64,
+    wake: Notify,
+}
+
+#[derive(Debug)]
+struct Inner {
+    state: State,
+    slots: Vec<Arc<Slot>>,
+    open: bool,
+}
+
+/// The shared state of one store.
+#[derive(Debug)]
+pub(crate) struct Hub {
+    inner: RwLock<Inner>,
+}
+
+/// Read access to the state.
+pub(crate) struct Reading<'a>(RwLockReadGuard<'a, Inner>);
+
+impl std::ops::Deref for Reading<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0.state
+    }
+}
+
+impl Hub {
+    pub(crate) fn new(state: State) -> Arc<Hub> {
+        Arc::new(Hub { inner: RwLock::new(Inner { state, slots: Vec::new(), open: true }) })
+    }
+
+    pub(crate) fn read(&self) -> Reading<'_> {
+        // Only `State::publish` can panic under the lock, by its assert; nobody trusts the state after that.
+        Reading(self.inner.read().expect("the state is intact"))
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.inner.write().expect("the state is intact")
+    }
+
+    /// Makes changes visible and wakes the watchers that they concern.
+    pub(crate) fn publish(&self, changes: Vec<Change>) {
+        let mut inner = self.write();
+        for change in &changes {
+            for slot in inner.slots.iter().filter(|slot| change.event.key().starts_with(&*slot.prefix)) {
+                if slot.unread.load(Ordering::Relaxed) == NOTHING {
+                    slot.unread.store(change.event.revision().0, Ordering::Relaxed);
+                    slot.wake.notify_one();
+                }
+            }
+        }
+        inner.state.publish(changes);
+    }
+
+    /// Forgets the history up to and including `through` and lets watchers that still needed it know.
+    pub(crate) fn compact(&self, through: Revision) {
+        let mut inner = self.write();
+        inner.state.compact(through);
+        let compacted = inner.state.compacted().0;
+        for slot in &inner.slots {
+            if (1..=compacted).contains(&slot.unread.load(Ordering::Relaxed)) {
+                slot.wake.notify_one();
+            }
+        }
+    }
+
+    pub(crate) fn watch(self: &Arc<Hub>, prefix: &str, after: Revision) -> Result<Watch, Error> {
+        let mut inner = self.write();
+        inner.state.check_retained(after)?;
+        let unread = inner.state.events_from(Revision(after.0 + 1)).find(|event| event.key().starts_with(prefix));
+        let slot = Arc::new(Slot {
+            prefix: prefix.into(),
+            unread: AtomicU64::new(unread.map_or(NOTHING, |event| event.revision().0)),
+            wake: Notify::new(),
+        });
+        inner.slots.push(slot.clone());
+        Ok(Watch { hub: self.clone(), slot, ended: false })
+    }
+
+    /// Ends every watch: nothing will be published any more.
+    pub(crate) fn close(&self) {
+        let mut inner = self.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.open = false;
+        for slot in &inner.slots {
+            slot.wake.notify_one();
+        }
+    }
+}
+
+/// The events under one prefix from one revision on.
+#[derive(Debug)]
+pub struct Watch {
+    hub: Arc<Hub>,
+    slot: Arc<Slot>,
+    ended: bool,
+}
+
+/// What a watcher finds when it looks.
+enum Found {
+    Events(Vec<Arc<Event>>),
+    Nothing,
+    Failed(Error),
+    Closed,
+}
+
+impl Watch {
+    /// The next events, ascending by revision, at least one; waits until there are some.
+    ///
+    /// An error is the last thing but `None`; `None` says that the store was closed or that the error was returned
+    /// already. Cancel-safe: a dropped call has taken nothing.
+    pub async fn next(&mut self) -> Option<Result<Vec<Arc<Event>>, Error>> {
+        while !self.ended {
+            match self.look() {
+                Found::Events(events) => return Some(Ok(events)),
+                Found::Nothing => self.slot.wake.notified().await,
+                Found::Failed(error) => {
+                    self.ended = true;
+                    return Some(Err(error));
+                }
+                Found::Closed => self.ended = true,
+            }
+        }
+        None
+    }
+
+    /// The newest revision up to which this watch has returned everything, if nothing is unread. A bookmark may say it.
+    pub fn progress(&self) -> Option<Revision> {
+        let inner = self.hub.read();
+        (self.slot.unread.load(Ordering::Relaxed) == NOTHING).then(|| inner.revision())
+    }
+
+    fn look(&self) -> Found {
+        let reading = self.hub.read();
+        let unread = self.slot.unread.load(Ordering::Relaxed);
+        if unread == NOTHING {
+            return if reading.0.open { Found::Nothing } else { Found::Closed };
+        }
+        if unread <= reading.compacted().0 {
+            return Found::Failed(Error::Compacted { oldest: reading.compacted() });
+        }
+        let matches = |event: &&Arc<Event>| event.key().starts_with(&*self.slot.prefix);
+        let mut unread_events = reading.events_from(Revision(unread)).filter(matches);
+        let events = unread_events.by_ref().take(EVENTS_PER_CALL).cloned().collect();
+        let rest = unread_events.next().map_or(NOTHING, |event| event.revision().0);
+        self.slot.unread.store(rest, Ordering::Relaxed);
+        Found::Events(events)
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut inner = self.hub.inner.write().unwrap_or_else(PoisonError::into_inner);
+        inner.slots.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+    }
+}
