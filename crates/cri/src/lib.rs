@@ -1,0 +1,23 @@
+//! The wall between node and runtime: CRI v1 types and client.
+//!
+//! Owns the interface description (`proto/`), the generated types ([`v1`]) and the [`Door`] through which the node
+//! reaches a runtime: over a Unix socket ([`connect`]) or inside the process ([`in_process`]). Must not know what a Pod
+//! is, nor which runtime answers. Start with [`Client`].
+
+#![forbid(unsafe_code)]
+
+mod door;
+mod redact;
+
+pub use door::{Client, ConnectError, Door, MESSAGE_BYTES_MAX, connect, in_process, lazy};
+
+/// The generated messages, clients and server traits of `runtime.v1`.
+///
+/// Maps are `BTreeMap`s. Each method of a server trait answers `Unimplemented` unless it is overridden.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod v1 {
+    tonic::include_proto!("runtime.v1");
+}
+
+/// What a streaming verb of a server answers with.
+pub type Stream<T> = tonic::codegen::BoxStream<T>;
