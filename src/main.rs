@@ -1,2 +1,30 @@
-//! Placeholder.
-fn main() {}
+//! The binary: chooses the role of this process, nothing else.
+//!
+//! `sampan monitor` is looked for before anything is set up: a monitor must start in milliseconds and stay small.
+//! Everything else goes through the command line in [`cli`]. Start reading there.
+
+mod certificates;
+mod check;
+mod cli;
+mod clock;
+mod detach;
+mod down;
+mod images;
+mod instance;
+mod kubeconfig;
+mod output;
+mod roles;
+mod settings;
+mod supervise;
+mod up;
+mod wiring;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next().is_some_and(|first| first == "monitor") {
+        return monitor::main(arguments);
+    }
+    cli::run()
+}

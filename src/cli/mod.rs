@@ -1,0 +1,155 @@
+//! The command line: its grammar, and which verb runs where.
+//!
+//! A verb's work is in the module of its name; this one parses, sets up logging and turns errors into exit codes:
+//! 0 done, 1 failed, 2 wrong usage (clap's own).
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::output::complain;
+use crate::settings::Settings;
+
+#[derive(Parser)]
+#[command(
+    name = "sampan",
+    version,
+    about = "A Kubernetes-compatible container node in one binary",
+    long_about = "A Kubernetes-compatible container node in one binary.\n\n\
+        First steps, as root:\n  \
+        sampan up --detach                 start a cluster of one node; returns when the node is Ready\n  \
+        kubectl apply -f pod.yaml          the context `sampan` is in your kubeconfig\n  \
+        kubectl get pods -o wide\n  \
+        sampan down                        stop all pods in order and leave the machine as it was\n\n\
+        `sampan check` says before a failure what would fail on this machine.",
+    max_term_width = 110
+)]
+struct Command {
+    /// Read settings from this file (apiVersion: sampan.dev/v1, kind: Config); flags and SAMPAN_* variables win
+    #[arg(long, env = "SAMPAN_CONFIG", value_name = "FILE", global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Start a cluster of one node: API server, scheduler, node agent and container runtime in this process
+    ///
+    /// Stays in the foreground; SIGINT or SIGTERM ends sampan only: pods run on, and the next `up` takes them over.
+    Up {
+        #[command(flatten)]
+        settings: Settings,
+        /// Return when the node is Ready and go on in the background (log: <data-dir>/sampan.log)
+        #[arg(long)]
+        detach: bool,
+    },
+    /// Stop all pods in order (hooks run), stop sampan, and leave nothing behind but the data
+    Down {
+        #[command(flatten)]
+        settings: Settings,
+        /// Remove the data too: objects, images, certificates, logs
+        #[arg(long)]
+        purge: bool,
+    },
+    /// Only the control plane: API server, scheduler, controllers
+    Server {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Only the node agent, with its runtime, for the API server that a kubeconfig names
+    Node {
+        #[command(flatten)]
+        settings: Settings,
+        /// How to reach the API server
+        #[arg(long, value_name = "FILE")]
+        kubeconfig: PathBuf,
+    },
+    /// Only the container runtime: CRI v1 on <run-dir>/cri.sock
+    Runtime {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Say what works on this machine and what would fail, with what to do about it
+    Check {
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Look into the image store: list, pull, remove, inspect
+    Images {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(subcommand)]
+        verb: crate::images::Verb,
+    },
+    /// Print the version
+    Version {
+        /// How to print it
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: crate::images::Output,
+    },
+    /// Print a completion script for a shell
+    Completion {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Parses the command line and runs it.
+pub fn run() -> ExitCode {
+    let command = Command::parse();
+    match dispatch(command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            complain(&format!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command) -> anyhow::Result<()> {
+    let file = command.config;
+    let ready = |settings: Settings| -> anyhow::Result<Settings> {
+        let settings = settings.over_file(file.as_deref())?;
+        log_to_stderr(settings.log.as_deref())?;
+        Ok(settings)
+    };
+    match command.verb {
+        Verb::Up { settings, detach: true } => crate::detach::up(&ready(settings)?),
+        Verb::Up { settings, detach: false } => crate::up::run(ready(settings)?),
+        Verb::Down { settings, purge } => crate::down::run(ready(settings)?, purge),
+        Verb::Server { settings } => crate::roles::server(ready(settings)?),
+        Verb::Node { settings, kubeconfig } => crate::roles::node(ready(settings)?, &kubeconfig),
+        Verb::Runtime { settings } => crate::roles::runtime(ready(settings)?),
+        Verb::Check { settings } => crate::check::run(ready(settings)?),
+        Verb::Images { settings, verb } => crate::images::run(ready(settings)?, verb),
+        Verb::Version { output } => crate::images::version(output),
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Command::command(), "sampan", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+fn log_to_stderr(level: Option<&str>) -> anyhow::Result<()> {
+    let level: LevelFilter =
+        level.unwrap_or("info").parse().map_err(|_| anyhow::anyhow!("--log: choose error, warn, info, debug or trace"))?;
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
+        .init();
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_grammar_is_consistent() {
+        Command::command().debug_assert();
+    }
+}

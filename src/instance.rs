@@ -1,0 +1,192 @@
+//! One installation on this machine: its directories and the names that follow from them.
+//!
+//! Several instances run beside each other when their directories, ports and pod addresses differ, so every name that
+//! the machine sees (cgroup, bridge, netfilter table, kubeconfig context) is derived from the run directory here.
+
+use std::fs::{File, OpenOptions};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::io::Write;
+use std::net::{IpAddr, Ipv4Addr, UdpSocket};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, bail};
+use rustix::fs::{FlockOperation, flock};
+
+/// Default of `--data-dir`.
+pub const DATA_DIR: &str = "/var/lib/sampan";
+/// Default of `--run-dir`.
+pub const RUN_DIR: &str = "/run/sampan";
+/// Version of the data directory's layout; a newer one is refused.
+const SCHEMA: u32 = 1;
+
+/// Where an instance keeps its state.
+#[derive(Clone, Debug)]
+pub struct Instance {
+    /// Durable state.
+    pub data_dir: PathBuf,
+    /// State that may vanish at a reboot.
+    pub run_dir: PathBuf,
+}
+
+impl Instance {
+    /// An instance in these directories. Nothing is touched.
+    pub fn new(data_dir: PathBuf, run_dir: PathBuf) -> Instance {
+        Instance { data_dir, run_dir }
+    }
+
+    /// Empty for the default run directory, else eight digits that tell this instance from others.
+    fn tag(&self) -> Option<String> {
+        if self.run_dir == Path::new(RUN_DIR) {
+            return None;
+        }
+        // DefaultHasher::new() has fixed keys: the same directory has the same tag in every process.
+        let mut hasher = DefaultHasher::new();
+        self.run_dir.hash(&mut hasher);
+        Some(format!("{:08x}", hasher.finish() as u32))
+    }
+
+    /// A name of this instance: `sampan`, or `sampan-<tag>`.
+    pub fn name(&self) -> String {
+        self.tag().map_or_else(|| "sampan".into(), |tag| format!("sampan-{tag}"))
+    }
+
+    /// The top cgroup of everything that runs for this instance.
+    pub fn cgroup_top(&self) -> String {
+        format!("/{}", self.name())
+    }
+
+    /// The bridge of the built-in pod network (at most 15 characters).
+    pub fn bridge(&self) -> String {
+        self.tag().map_or_else(|| "sampan0".into(), |tag| format!("sp{tag}"))
+    }
+
+    /// The netfilter table of the built-in pod network.
+    pub fn nft_table(&self) -> String {
+        self.name().replace('-', "_")
+    }
+
+    /// Where pods' log files lie: the place that Kubernetes names for the default instance, else below the data.
+    pub fn log_dir(&self) -> PathBuf {
+        if self.data_dir == Path::new(DATA_DIR) { PathBuf::from("/var/log/pods") } else { self.data_dir.join("log/pods") }
+    }
+
+    /// The socket of the embedded runtime.
+    pub fn cri_socket(&self) -> PathBuf {
+        self.run_dir.join("cri.sock")
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn admin_kubeconfig(&self) -> PathBuf {
+        self.data_dir.join("admin.kubeconfig")
+    }
+
+    /// The log of a detached instance.
+    pub fn log_file(&self) -> PathBuf {
+        self.data_dir.join("sampan.log")
+    }
+
+    /// Makes both directories and checks the layout's version.
+    pub fn prepare(&self) -> anyhow::Result<()> {
+        for (dir, mode) in [(&self.data_dir, 0o755), (&self.run_dir, 0o755)] {
+            std::fs::DirBuilder::new()
+                .recursive(true)
+                .mode(mode)
+                .create(dir)
+                .with_context(|| format!("make the directory {}", dir.display()))?;
+        }
+        let path = self.data_dir.join("schema");
+        match std::fs::read_to_string(&path) {
+            Ok(text) => match text.trim().parse::<u32>() {
+                Ok(version) if version <= SCHEMA => Ok(()),
+                _ => bail!("{} was written by a newer sampan (schema {}); this one knows {SCHEMA}", self.data_dir.display(), text.trim()),
+            },
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                std::fs::write(&path, format!("{SCHEMA}\n")).with_context(|| format!("write {}", path.display()))
+            }
+            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+        }
+    }
+
+    /// Takes the instance for this process; the lock ends with the process, however it ends.
+    ///
+    /// Returns `Err(pid)` of the holder if another process has it.
+    pub fn lock(&self) -> anyhow::Result<Result<Lock, u32>> {
+        let path = self.run_dir.join("sampan.pid");
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o644)
+            .open(&path)
+            .with_context(|| format!("open {}", path.display()))?;
+        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(Err(holder(&path)));
+        }
+        file.set_len(0)?;
+        write!(file, "{}", std::process::id())?;
+        Ok(Ok(Lock { _file: file }))
+    }
+
+    /// The process that runs this instance, if one does.
+    pub fn running(&self) -> Option<u32> {
+        let path = self.run_dir.join("sampan.pid");
+        let file = File::open(&path).ok()?;
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => None,
+            Err(_) => Some(holder(&path)),
+        }
+    }
+}
+
+fn holder(path: &Path) -> u32 {
+    std::fs::read_to_string(path).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Held while a process is the instance.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+}
+
+/// The address by which this machine reaches the outside; loopback if it has no route.
+pub fn default_address() -> IpAddr {
+    // Connecting a datagram socket sends nothing; it only asks the kernel for the route's source address.
+    let probe = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0))?;
+        socket.connect((Ipv4Addr::new(192, 0, 2, 1), 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    probe().ok().filter(|ip| !ip.is_unspecified()).unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_two_instances_differ_and_fit() {
+        let one = Instance::new(DATA_DIR.into(), RUN_DIR.into());
+        let two = Instance::new("/tmp/a".into(), "/tmp/b".into());
+        assert_eq!((one.bridge().as_str(), one.cgroup_top().as_str()), ("sampan0", "/sampan"));
+        assert_ne!(one.bridge(), two.bridge());
+        assert!(two.bridge().len() <= 15);
+        assert_eq!(two.name(), Instance::new("/x".into(), "/tmp/b".into()).name());
+    }
+
+    #[test]
+    fn only_one_process_holds_an_instance_and_a_newer_layout_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = Instance::new(dir.path().join("data"), dir.path().join("run"));
+        instance.prepare().unwrap();
+        assert_eq!(instance.running(), None);
+        let lock = instance.lock().unwrap().unwrap();
+        assert_eq!(instance.lock().unwrap().unwrap_err(), std::process::id());
+        assert_eq!(instance.running(), Some(std::process::id()));
+        drop(lock);
+        assert_eq!(instance.running(), None);
+        std::fs::write(instance.data_dir.join("schema"), "99\n").unwrap();
+        assert!(instance.prepare().unwrap_err().to_string().contains("newer"));
+    }
+}

@@ -1,0 +1,308 @@
+//! Every setting, once: a field here is a flag, an environment variable and a key of the configuration file.
+//!
+//! A flag wins over its environment variable, that over the file, the file over the default. [`Settings::resolve`] turns
+//! raw options into meaning; nothing else reads the environment.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use ipnet::Ipv4Net;
+use serde::Deserialize;
+
+use crate::instance::Instance;
+
+/// The settings as they were given: nothing is defaulted yet.
+#[derive(clap::Args, Deserialize, Default, Clone, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Settings {
+    #[arg(skip)]
+    api_version: Option<String>,
+    #[arg(skip)]
+    kind: Option<String>,
+    /// Durable state: store, images, certificates, volumes [default: /var/lib/sampan]
+    #[arg(long, env = "SAMPAN_DATA_DIR", value_name = "DIR", global = true)]
+    pub data_dir: Option<PathBuf>,
+    /// State that ends with the machine's uptime: sockets, mounts [default: /run/sampan]
+    #[arg(long, env = "SAMPAN_RUN_DIR", value_name = "DIR", global = true)]
+    pub run_dir: Option<PathBuf>,
+    /// Where the Kubernetes API listens [default: 127.0.0.1:6443]
+    #[arg(long, env = "SAMPAN_LISTEN", value_name = "ADDR")]
+    pub listen: Option<SocketAddr>,
+    /// Name of this node [default: the host name]
+    #[arg(long, env = "SAMPAN_NODE_NAME", value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// Address of this node, given to pods and to the API server [default: of the default route]
+    #[arg(long, env = "SAMPAN_NODE_IP", value_name = "ADDR")]
+    pub node_ip: Option<IpAddr>,
+    /// Address of this node for the outside; shown in its status
+    #[arg(long, env = "SAMPAN_NODE_EXTERNAL_IP", value_name = "ADDR")]
+    pub node_external_ip: Option<IpAddr>,
+    /// Port of the node's HTTPS server (exec, logs) [default: 10250, or a free one if that is taken]
+    #[arg(long, env = "SAMPAN_NODE_PORT", value_name = "PORT")]
+    pub node_port: Option<u16>,
+    /// Addresses of pods on this node [default: 10.88.0.0/23]
+    #[arg(long, env = "SAMPAN_POD_CIDR", value_name = "CIDR")]
+    pub pod_cidr: Option<Ipv4Net>,
+    /// Most pods that run here at once [default: 110]
+    #[arg(long, env = "SAMPAN_MAX_PODS", value_name = "N")]
+    pub max_pods: Option<u32>,
+    /// Where the API keeps its objects: sqlite [default: sqlite]
+    #[arg(long, env = "SAMPAN_STORE", value_name = "STORE")]
+    pub store: Option<String>,
+    /// The container runtime: embedded, or the socket of another one [default: embedded]
+    #[arg(long, env = "SAMPAN_RUNTIME", value_name = "RUNTIME")]
+    pub runtime: Option<String>,
+    /// OCI runtime of pods without a RuntimeClass: runc or crun [default: crun if it works here, else runc]
+    #[arg(long, env = "SAMPAN_DEFAULT_HANDLER", value_name = "NAME")]
+    pub default_handler: Option<String>,
+    /// Admission plugins to switch on, by their upstream names
+    #[arg(long, env = "SAMPAN_ENABLE_ADMISSION_PLUGINS", value_name = "A,B", value_delimiter = ',')]
+    pub enable_admission_plugins: Option<Vec<String>>,
+    /// How long events are kept, e.g. 1h, 30m [default: 1h]
+    #[arg(long, env = "SAMPAN_EVENT_TTL", value_name = "DURATION")]
+    pub event_ttl: Option<String>,
+    /// File with bearer tokens: token,user,uid,"group1,group2" a line
+    #[arg(long, env = "SAMPAN_TOKEN_AUTH_FILE", value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
+    /// Kubernetes feature gates, e.g. PodOverhead=true
+    #[arg(long, env = "SAMPAN_FEATURE_GATES", value_name = "K=V", value_delimiter = ',')]
+    pub feature_gates: Option<Vec<String>>,
+    /// Do not add a context `sampan` to the user's kubeconfig
+    #[arg(long, env = "SAMPAN_NO_MERGE_KUBECONFIG", num_args = 0..=1, default_missing_value = "true")]
+    pub no_merge_kubeconfig: Option<bool>,
+    /// What is logged: error, warn, info, debug, trace [default: info]
+    #[arg(long, env = "SAMPAN_LOG", value_name = "LEVEL", global = true)]
+    pub log: Option<String>,
+    /// More handlers of the embedded runtime: name → binary and arguments (configuration file only)
+    #[arg(skip)]
+    pub handlers: BTreeMap<String, HandlerSettings>,
+}
+
+/// One handler of the embedded runtime, as the configuration file names it.
+#[derive(Deserialize, Default, Clone, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct HandlerSettings {
+    /// Absolute path, or a name that is looked up in PATH.
+    pub binary: PathBuf,
+    /// Global arguments before the verb.
+    pub arguments: Vec<String>,
+}
+
+/// The settings with every default filled in.
+#[derive(Clone, Debug)]
+pub struct Resolved {
+    pub instance: Instance,
+    pub listen: SocketAddr,
+    pub node_name: String,
+    pub node_ip: IpAddr,
+    pub node_external_ip: Option<IpAddr>,
+    pub node_port: Option<u16>,
+    pub pod_cidr: Ipv4Net,
+    pub max_pods: u32,
+    pub default_handler: Option<String>,
+    pub handlers: BTreeMap<String, HandlerSettings>,
+    pub admission: Vec<String>,
+    pub event_ttl: Duration,
+    pub token_auth_file: Option<PathBuf>,
+    pub merge_kubeconfig: bool,
+}
+
+/// Gates whose feature has long been part of Kubernetes: accepted, without effect, and said so.
+const GRADUATED_GATES: &[&str] =
+    &["PodOverhead", "RuntimeClass", "SidecarContainers", "PodLifecycleSleepAction", "ProbeTerminationGracePeriod"];
+
+impl Settings {
+    /// Reads the configuration file and lays these settings over it. Errors name file, line and key.
+    pub fn over_file(self, file: Option<&Path>) -> anyhow::Result<Settings> {
+        let Some(path) = file else { return Ok(self) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("read configuration {}", path.display()))?;
+        let below: Settings =
+            serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("configuration {}: {error}", path.display()))?;
+        let (version, kind) = (below.api_version.as_deref(), below.kind.as_deref());
+        if version != Some("sampan.dev/v1") || kind != Some("Config") {
+            bail!("configuration {}: begins with `apiVersion: sampan.dev/v1` and `kind: Config`", path.display());
+        }
+        Ok(self.over(below))
+    }
+
+    fn over(self, below: Settings) -> Settings {
+        Settings {
+            api_version: None,
+            kind: None,
+            data_dir: self.data_dir.or(below.data_dir),
+            run_dir: self.run_dir.or(below.run_dir),
+            listen: self.listen.or(below.listen),
+            node_name: self.node_name.or(below.node_name),
+            node_ip: self.node_ip.or(below.node_ip),
+            node_external_ip: self.node_external_ip.or(below.node_external_ip),
+            node_port: self.node_port.or(below.node_port),
+            pod_cidr: self.pod_cidr.or(below.pod_cidr),
+            max_pods: self.max_pods.or(below.max_pods),
+            store: self.store.or(below.store),
+            runtime: self.runtime.or(below.runtime),
+            default_handler: self.default_handler.or(below.default_handler),
+            enable_admission_plugins: self.enable_admission_plugins.or(below.enable_admission_plugins),
+            event_ttl: self.event_ttl.or(below.event_ttl),
+            token_auth_file: self.token_auth_file.or(below.token_auth_file),
+            feature_gates: self.feature_gates.or(below.feature_gates),
+            no_merge_kubeconfig: self.no_merge_kubeconfig.or(below.no_merge_kubeconfig),
+            log: self.log.or(below.log),
+            handlers: below.handlers,
+        }
+    }
+
+    /// The directories alone: what `down` and the image commands need.
+    pub fn instance(&self) -> Instance {
+        Instance::new(
+            self.data_dir.clone().unwrap_or_else(|| PathBuf::from(crate::instance::DATA_DIR)),
+            self.run_dir.clone().unwrap_or_else(|| PathBuf::from(crate::instance::RUN_DIR)),
+        )
+    }
+
+    /// Fills in the defaults and checks what can be checked without touching the machine.
+    pub fn resolve(self) -> anyhow::Result<Resolved> {
+        only("--store", self.store.as_deref(), "sqlite")?;
+        only("--runtime", self.runtime.as_deref(), "embedded")?;
+        known_gates(self.feature_gates.as_deref().unwrap_or_default())?;
+        let node_name = match &self.node_name {
+            Some(name) => name.clone(),
+            None => host_name(),
+        };
+        check_node_name(&node_name)?;
+        let pod_cidr = self.pod_cidr.unwrap_or_else(default_pod_cidr).trunc();
+        if pod_cidr.prefix_len() > 29 {
+            bail!("--pod-cidr {pod_cidr}: has too few addresses, give a /29 or larger");
+        }
+        Ok(Resolved {
+            instance: self.instance(),
+            listen: self.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443)),
+            node_name,
+            node_ip: self.node_ip.unwrap_or_else(crate::instance::default_address),
+            node_external_ip: self.node_external_ip,
+            node_port: self.node_port,
+            pod_cidr,
+            max_pods: self.max_pods.unwrap_or(110),
+            default_handler: self.default_handler,
+            handlers: self.handlers,
+            admission: self.enable_admission_plugins.unwrap_or_default(),
+            event_ttl: duration(self.event_ttl.as_deref().unwrap_or("1h")).context("--event-ttl")?,
+            token_auth_file: self.token_auth_file,
+            merge_kubeconfig: !self.no_merge_kubeconfig.unwrap_or(false),
+        })
+    }
+}
+
+fn only(flag: &str, given: Option<&str>, served: &str) -> anyhow::Result<()> {
+    match given {
+        Some(other) if other != served => bail!("{flag} {other}: this version serves `{served}` only"),
+        _ => Ok(()),
+    }
+}
+
+fn known_gates(gates: &[String]) -> anyhow::Result<()> {
+    for gate in gates {
+        let Some((name, value)) = gate.split_once('=') else { bail!("--feature-gates {gate}: write NAME=true or NAME=false") };
+        let on: bool = value.parse().with_context(|| format!("--feature-gates {gate}"))?;
+        if !GRADUATED_GATES.contains(&name) {
+            bail!("--feature-gates {gate}: unknown gate; known are {}", GRADUATED_GATES.join(", "));
+        }
+        let effect = if on { "is always on; the gate has no effect" } else { "cannot be switched off any more" };
+        crate::output::complain(&format!("feature gate {name}: {effect}"));
+    }
+    Ok(())
+}
+
+fn default_pod_cidr() -> Ipv4Net {
+    Ipv4Net::new_assert(Ipv4Addr::new(10, 88, 0, 0), 23)
+}
+
+fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase()
+}
+
+/// A node's name is a DNS subdomain.
+fn check_node_name(name: &str) -> anyhow::Result<()> {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if name.len() > 253 || !name.split('.').all(label) {
+        bail!("node name {name:?} is no DNS name of lower-case letters, digits, `-` and `.`; give one with --node-name");
+    }
+    Ok(())
+}
+
+/// A duration as Kubernetes' flags write it: `1h`, `90s`, `1h30m`, `500ms`.
+pub fn duration(text: &str) -> anyhow::Result<Duration> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
+        let number: f64 = rest[..digits].parse().with_context(|| format!("{text:?} is no duration such as 1h or 90s"))?;
+        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
+        let seconds = match &rest[digits..unit_end] {
+            "h" => 3600.0,
+            "m" => 60.0,
+            "s" => 1.0,
+            "ms" => 0.001,
+            unit => bail!("{text:?} has the unit {unit:?}; known are h, m, s, ms"),
+        };
+        total += Duration::try_from_secs_f64(number * seconds).with_context(|| format!("{text:?} is too long"))?;
+        rest = &rest[unit_end..];
+    }
+    if text.is_empty() {
+        bail!("the duration is empty; write for example 1h");
+    }
+    Ok(total)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(text: &str) -> anyhow::Result<Settings> {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+        Settings::default().over_file(Some(file.path()))
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file() {
+        let mut given = Settings { max_pods: Some(7), ..Settings::default() };
+        given = given.over(Settings { max_pods: Some(9), node_name: Some("n".into()), ..Settings::default() });
+        assert_eq!((given.max_pods, given.node_name.as_deref()), (Some(7), Some("n")));
+    }
+
+    #[test]
+    fn an_unknown_key_is_an_error_with_its_line() {
+        let error = file("apiVersion: sampan.dev/v1\nkind: Config\nmaxPodz: 3\n").unwrap_err().to_string();
+        assert!(error.contains("maxPodz") && error.contains('3'), "{error}");
+    }
+
+    #[test]
+    fn a_file_of_another_kind_is_refused() {
+        assert!(file("apiVersion: v1\nkind: Pod\n").unwrap_err().to_string().contains("sampan.dev/v1"));
+    }
+
+    #[test]
+    fn the_whole_file_is_read() {
+        let read = file("apiVersion: sampan.dev/v1\nkind: Config\npodCidr: 10.1.0.0/24\nhandlers:\n  sandboxed:\n    binary: runsc\n    arguments: [--platform=ptrace]\n").unwrap();
+        assert_eq!(read.pod_cidr.unwrap().to_string(), "10.1.0.0/24");
+        assert_eq!(read.handlers["sandboxed"].arguments, ["--platform=ptrace"]);
+    }
+
+    #[test]
+    fn durations_are_read_as_kubernetes_writes_them() {
+        for (text, seconds) in [("1h", 3600.0), ("90s", 90.0), ("1h30m", 5400.0), ("500ms", 0.5)] {
+            assert_eq!(duration(text).unwrap().as_secs_f64(), seconds, "{text}");
+        }
+        for text in ["", "h", "3", "3x"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! A private registry on loopback: Debian's docker-registry with one user, its data in a directory of ours.
+
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+
+use crate::shell;
+
+/// The registry's user.
+pub const USER: &str = "demo";
+/// The registry's password; it guards a demo image on loopback.
+pub const PASSWORD: &str = "three-planks";
+
+/// A registry that runs in the background, also after this program has ended.
+pub struct Registry {
+    dir: PathBuf,
+    /// `host:port`, as image names spell it.
+    pub address: String,
+}
+
+impl Registry {
+    /// The registry in a directory, at a port of loopback. Nothing is started.
+    pub fn new(dir: &Path, port: u16) -> Registry {
+        Registry { dir: dir.into(), address: format!("127.0.0.1:{port}") }
+    }
+
+    /// Starts it unless it runs.
+    pub fn ensure(&self) -> anyhow::Result<()> {
+        if self.pid().is_some() {
+            return Ok(());
+        }
+        if TcpStream::connect(&self.address).is_ok() {
+            bail!("{} is in use by another program; stop that first", self.address);
+        }
+        std::fs::create_dir_all(&self.dir)?;
+        let passwords = shell::output("htpasswd", &["-Bbn", USER, PASSWORD], "")?;
+        std::fs::write(self.dir.join("htpasswd"), passwords)?;
+        let dir = self.dir.display();
+        let config = format!(
+            "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {dir}/data}}, delete: {{enabled: true}}}}\n\
+             http: {{addr: \"{}\"}}\nauth: {{htpasswd: {{realm: sampan, path: {dir}/htpasswd}}}}\n",
+            self.address
+        );
+        std::fs::write(self.dir.join("config.yml"), config)?;
+        let log = std::fs::File::create(self.dir.join("log"))?;
+        let child = Command::new("docker-registry")
+            .arg("serve")
+            .arg(self.dir.join("config.yml"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("start docker-registry")?;
+        std::fs::write(self.dir.join("pid"), child.id().to_string())?;
+        for _ in 0..100 {
+            if TcpStream::connect(&self.address).is_ok() {
+                return Ok(());
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        bail!("docker-registry does not answer; its log is {dir}/log")
+    }
+
+    /// Stops it if it is ours and runs.
+    pub fn stop(&self) -> anyhow::Result<()> {
+        if let Some(pid) = self.pid() {
+            shell::run("kill", &[&pid.to_string()])?;
+        }
+        let _ = std::fs::remove_file(self.dir.join("pid"));
+        Ok(())
+    }
+
+    /// Copies an image into the registry.
+    pub fn push(&self, layout: &Path, name: &str) -> anyhow::Result<()> {
+        shell::output(
+            "skopeo",
+            &[
+                "copy",
+                "--quiet",
+                "--insecure-policy",
+                "--dest-tls-verify=false",
+                &format!("--dest-creds={USER}:{PASSWORD}"),
+                &format!("oci:{}", layout.display()),
+                &format!("docker://{}/{name}", self.address),
+            ],
+            "",
+        )?;
+        Ok(())
+    }
+
+    fn pid(&self) -> Option<u32> {
+        let pid: u32 = std::fs::read_to_string(self.dir.join("pid")).ok()?.trim().parse().ok()?;
+        let words = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        String::from_utf8_lossy(&words).contains("docker-registry").then_some(pid)
+    }
+}
