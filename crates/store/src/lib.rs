@@ -23,6 +23,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 
+pub use disk::DiskStore;
 pub use hub::Watch;
 pub use memory::MemoryStore;
 

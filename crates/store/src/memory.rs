@@ -147,3 +147,18 @@ impl Store for MemoryStore {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_memory_store_keeps_the_contract() {
+        crate::suite::run(|| async { MemoryStore::new() }).await;
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_memory_store_keeps_the_contract_under_paused_time() {
+        crate::suite::run(|| async { MemoryStore::new() }).await;
+    }
+}
