@@ -176,7 +176,8 @@ async fn watch(store: &dyn Store, model: &Model, prefix: &str, after: Revision) 
     assert_eq!(seen, expected);
 }
 
-async fn compact(store: &dyn Store, model: &mut Model, through: Revision) {
+async fn compact(store: &dyn Store, model: &mut Model, through: usize) {
+    let through = model.pick(through);
     let outcome = store.compact(through).await;
     if through > model.revision() {
         assert_eq!(outcome, Err(Error::Future { requested: through, current: model.revision() }));
@@ -199,7 +200,7 @@ async fn play(steps: Vec<Step>, mut reopen: impl FnMut(Option<Box<dyn Store>>) -
                 list(&*store, &model, List { prefix: PREFIXES[prefix].into(), after, limit, at }).await;
             }
             Step::Watch { prefix, after } => watch(&*store, &model, PREFIXES[prefix], model.pick(after)).await,
-            Step::Compact { through } => compact(&*store, &mut model, Revision(model.pick(through).0)).await,
+            Step::Compact { through } => compact(&*store, &mut model, through).await,
             Step::Reopen => store = reopen(Some(store)),
         }
         assert_eq!(store.revision().await.unwrap(), model.revision());
