@@ -1,0 +1,9 @@
+//! The process that holds a pod's containers, and the wall to it.
+//!
+//! Owns stdio, logs, exit codes and the namespaces of one pod sandbox, in a process of its own that
+//! outlives every agent. It must not know Kubernetes, images or networks, and depends on no room.
+//! Start with [`wire`] (the contract).
+
+pub mod client;
+pub mod exit;
+pub mod wire;
