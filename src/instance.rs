@@ -81,6 +81,11 @@ impl Instance {
         self.data_dir.join("admin.kubeconfig")
     }
 
+    /// The settings of the last start.
+    pub fn last_settings(&self) -> PathBuf {
+        self.data_dir.join("settings.json")
+    }
+
     /// The log of a detached instance.
     pub fn log_file(&self) -> PathBuf {
         self.data_dir.join("sampan.log")

@@ -10,12 +10,12 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::instance::Instance;
 
 /// The settings as they were given: nothing is defaulted yet.
-#[derive(clap::Args, Deserialize, Default, Clone, Debug)]
+#[derive(clap::Args, Serialize, Deserialize, Default, Clone, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
     #[arg(skip)]
@@ -82,7 +82,7 @@ pub struct Settings {
 }
 
 /// One handler of the embedded runtime, as the configuration file names it.
-#[derive(Deserialize, Default, Clone, Debug)]
+#[derive(Serialize, Deserialize, Default, Clone, Debug)]
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct HandlerSettings {
     /// Absolute path, or a name that is looked up in PATH.
@@ -160,6 +160,23 @@ impl Settings {
             self.data_dir.clone().unwrap_or_else(|| PathBuf::from(crate::instance::DATA_DIR)),
             self.run_dir.clone().unwrap_or_else(|| PathBuf::from(crate::instance::RUN_DIR)),
         )
+    }
+
+    /// Keeps the settings of this start, so that `down` finds what they led to.
+    pub fn remember(&self, instance: &Instance) -> anyhow::Result<()> {
+        crate::certificates::write_private(&instance.last_settings(), &serde_json::to_string_pretty(self)?)
+    }
+
+    /// These settings over those of the instance's last start.
+    pub fn over_last(self, instance: &Instance) -> anyhow::Result<Settings> {
+        let path = instance.last_settings();
+        let text = match std::fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self),
+            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
+        };
+        let last: Settings = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
+        Ok(self.over(last))
     }
 
     /// Fills in the defaults and checks what can be checked without touching the machine.

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::registry::{PASSWORD, Registry, USER};
-use crate::{image, setup, shell};
+use xtask::registry::{PASSWORD, Registry, USER};
+use xtask::{image, shell};
+
+use crate::setup;
 
 const DIR: &str = "/var/lib/sampan-demo";
 const PORT: u16 = 5051;

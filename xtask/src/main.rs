@@ -6,13 +6,14 @@
 #[cfg(feature = "bench")]
 mod bench;
 mod demo;
-mod image;
-mod registry;
+
+
 mod setup;
-mod shell;
+
 mod test;
 
 use clap::{Parser, Subcommand};
+use xtask::shell;
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's own tasks")]

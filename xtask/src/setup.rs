@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use crate::shell;
+use xtask::shell;
 
 /// A program that a task needs, and the Debian package that has it.
 const DEMO: &[(&str, &str)] = &[

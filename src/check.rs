@@ -1,0 +1,173 @@
+//! `sampan check`: what works on this machine and what would fail, before it does.
+//!
+//! Each finding says what it is about, what was seen and what to do. [`refuse_if_unable`] is the part that `up` cannot do
+//! without; it only looks.
+
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+
+use anyhow::bail;
+
+use crate::output::line;
+use crate::settings::{Resolved, Settings};
+use crate::wiring;
+
+/// How a finding matters.
+#[derive(Clone, Copy, PartialEq, Debug)]
+enum Weight {
+    /// Works.
+    Good,
+    /// Works with less than a user may expect.
+    Less,
+    /// `up` or a pod would fail.
+    Bad,
+}
+
+/// One line of the report.
+struct Finding {
+    weight: Weight,
+    subject: &'static str,
+    seen: String,
+}
+
+fn good(subject: &'static str, seen: impl Into<String>) -> Finding {
+    Finding { weight: Weight::Good, subject, seen: seen.into() }
+}
+
+fn less(subject: &'static str, seen: impl Into<String>) -> Finding {
+    Finding { weight: Weight::Less, subject, seen: seen.into() }
+}
+
+fn bad(subject: &'static str, seen: impl Into<String>) -> Finding {
+    Finding { weight: Weight::Bad, subject, seen: seen.into() }
+}
+
+/// Prints the report; an error if something would fail.
+pub fn run(settings: Settings) -> anyhow::Result<()> {
+    let resolved = settings.resolve()?;
+    let mut findings = essentials(&resolved);
+    findings.push(api_port(&resolved));
+    findings.push(oom_score());
+    findings.push(cgroups());
+    findings.push(docker_forwarding());
+    findings.extend(handlers(&resolved));
+    for finding in &findings {
+        let mark = match finding.weight {
+            Weight::Good => "ok  ",
+            Weight::Less => "less",
+            Weight::Bad => "FAIL",
+        };
+        line(&format!("{mark}  {:<18} {}", finding.subject, finding.seen));
+    }
+    match findings.iter().filter(|finding| finding.weight == Weight::Bad).count() {
+        0 => Ok(()),
+        count => bail!("{count} of {} checks say that `sampan up` or a pod would fail here", findings.len()),
+    }
+}
+
+/// Refuses a start that cannot succeed.
+pub fn refuse_if_unable(resolved: &Resolved) -> anyhow::Result<()> {
+    let mut reasons: Vec<String> = essentials(resolved)
+        .into_iter()
+        .filter(|finding| finding.weight == Weight::Bad)
+        .map(|finding| format!("{}: {}", finding.subject, finding.seen))
+        .collect();
+    if !wiring::handlers(resolved).iter().any(|handler| handler.binary.is_file()) {
+        reasons.push("OCI runtime: neither crun nor runc was found in PATH; install one, for example: apt-get install runc".into());
+    }
+    if let Some(named) = &resolved.default_handler
+        && !wiring::handlers(resolved).iter().any(|handler| handler.name == *named && handler.binary.is_file())
+    {
+        reasons.push(format!("--default-handler {named}: its binary was not found in PATH; install it or choose another handler"));
+    }
+    if !reasons.is_empty() {
+        bail!("sampan cannot start here:\n  {}", reasons.join("\n  "));
+    }
+    Ok(())
+}
+
+fn essentials(_resolved: &Resolved) -> Vec<Finding> {
+    let root = if rustix::process::geteuid().is_root() {
+        good("root", "yes")
+    } else {
+        bad("root", "no; sampan makes namespaces, mounts and cgroups: run it with sudo")
+    };
+    let overlay = match std::fs::read_to_string("/proc/filesystems") {
+        Ok(text) if text.contains("\toverlay\n") => good("overlay", "the kernel has overlayfs"),
+        _ if Path::new("/sys/module/overlay").exists() => good("overlay", "the kernel has overlayfs"),
+        _ => bad("overlay", "the kernel offers no overlayfs; try: modprobe overlay"),
+    };
+    let nft = match find("nft") {
+        Some(path) => good("nft", path.display().to_string()),
+        None => bad("nft", "not found; the pod network needs it: apt-get install nftables"),
+    };
+    vec![root, overlay, nft]
+}
+
+fn api_port(resolved: &Resolved) -> Finding {
+    match resolved.instance.running() {
+        Some(pid) => good("API address", format!("{} is served by sampan, process {pid}", resolved.listen)),
+        None => match TcpListener::bind(resolved.listen) {
+            Ok(_) => good("API address", format!("{} is free", resolved.listen)),
+            Err(error) => bad("API address", format!("{}: {error}; choose another with --listen", resolved.listen)),
+        },
+    }
+}
+
+/// Whether this process may lower an OOM score: without it, containers run with the score that they inherit.
+fn oom_score() -> Finding {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:")).map(str::trim).unwrap_or_default();
+    const CAP_SYS_RESOURCE: u64 = 1 << 24;
+    match u64::from_str_radix(effective, 16) {
+        Ok(held) if held & CAP_SYS_RESOURCE != 0 => good("OOM scores", "may be lowered"),
+        _ => less("OOM scores", "CAP_SYS_RESOURCE is missing: scores below this process's own and raised hard rlimits are left out"),
+    }
+}
+
+fn cgroups() -> Finding {
+    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
+        let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+        let missing: Vec<&str> = ["cpu", "memory", "pids"].into_iter().filter(|name| !controllers.split_whitespace().any(|c| c == *name)).collect();
+        return match missing.as_slice() {
+            [] => good("cgroups", format!("v2 with {}", controllers.trim())),
+            _ => less("cgroups", format!("v2 without {}: such limits have no effect", missing.join(", "))),
+        };
+    }
+    let held: Vec<&str> = ["cpu", "memory", "pids", "cpuset"].into_iter().filter(|name| Path::new("/sys/fs/cgroup").join(name).join("cgroup.procs").exists()).collect();
+    match held.len() {
+        0 => bad("cgroups", "no hierarchy is mounted below /sys/fs/cgroup"),
+        4 => good("cgroups", format!("v1 with {}", held.join(", "))),
+        _ => less("cgroups", format!("v1 with {} only: other limits have no effect", held.join(", "))),
+    }
+}
+
+/// Another program's DROP policy on forwarded packets would cut pods off; ours cannot overrule it.
+fn docker_forwarding() -> Finding {
+    let rules = wiring::ruleset().unwrap_or_default();
+    let drops = rules.lines().any(|line| line.contains("hook forward") && line.contains("policy drop"));
+    if drops {
+        return less("forwarding", "a netfilter chain drops forwarded packets by default; let those of the pod network pass, for example: iptables -I FORWARD -i sampan0 -j ACCEPT");
+    }
+    good("forwarding", "no chain drops forwarded packets by default")
+}
+
+fn handlers(resolved: &Resolved) -> Vec<Finding> {
+    if !rustix::process::geteuid().is_root() {
+        return vec![less("handlers", "not tried: needs root")];
+    }
+    wiring::handlers(resolved)
+        .into_iter()
+        .map(|handler| match wiring::self_test(&handler) {
+            Ok(took) => good("handler", format!("{} ({}) ran a container in {} ms", handler.name, handler.binary.display(), took.as_millis())),
+            Err(error) if handler.binary.is_file() => less("handler", format!("{} ({}): {error}", handler.name, handler.binary.display())),
+            Err(_) => less("handler", format!("{}: the binary {} is missing", handler.name, handler.binary.display())),
+        })
+        .collect()
+}
+
+/// Where PATH finds a program.
+pub fn find(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}

@@ -1,0 +1,235 @@
+//! `sampan images`: the image store, seen through CRI, so that it is the same view that the node has.
+
+use std::io::IsTerminal;
+
+use anyhow::{Context, bail};
+use base64::Engine;
+use clap::{Args, Subcommand, ValueEnum};
+use cri::v1;
+use serde_json::{Value, json};
+
+use crate::output::line;
+use crate::settings::Settings;
+use crate::wiring;
+
+/// How a list or an object is printed.
+#[derive(Clone, Copy, ValueEnum, PartialEq)]
+pub enum Output {
+    /// For people
+    Text,
+    /// With digests and whole ids
+    Wide,
+    /// One JSON document
+    Json,
+    /// One YAML document
+    Yaml,
+    /// Names only, one a line
+    Name,
+}
+
+/// What to do with images.
+#[derive(Subcommand)]
+pub enum Verb {
+    /// List the images on this node
+    Ls {
+        /// How to print them
+        #[arg(short, long, value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Fetch images into the store
+    Pull(PullArguments),
+    /// Remove images by name, digest or id, with all their names
+    Rm {
+        /// Which images
+        #[arg(required = true)]
+        images: Vec<String>,
+    },
+    /// Print what is known of an image
+    Inspect {
+        /// Which image
+        image: String,
+        /// How to print it
+        #[arg(short, long, value_enum, default_value = "json")]
+        output: Output,
+    },
+}
+
+/// Words of `images pull`.
+#[derive(Args)]
+pub struct PullArguments {
+    /// Which images
+    #[arg(required = true)]
+    images: Vec<String>,
+    /// USER:PASSWORD for the registry; `-` reads it from standard input, so that it is in no history
+    #[arg(long, value_name = "USER:PASSWORD")]
+    creds: Option<String>,
+}
+
+/// Runs one verb against the running instance's runtime.
+pub fn run(settings: Settings, verb: Verb) -> anyhow::Result<()> {
+    let instance = settings.instance();
+    let socket = instance.cri_socket();
+    if !socket.exists() {
+        bail!("no sampan runs in {}; start it with `sampan up --detach` or `sampan runtime`", instance.run_dir.display());
+    }
+    wiring::executor()?.block_on(async {
+        let client = cri::connect(&socket).await.with_context(|| format!("reach the runtime at {}", socket.display()))?;
+        match verb {
+            Verb::Ls { output } => list(client, output).await,
+            Verb::Pull(arguments) => pull(client, arguments).await,
+            Verb::Rm { images } => remove(client, images).await,
+            Verb::Inspect { image, output } => inspect(client, image, output).await,
+        }
+    })
+}
+
+async fn list(mut client: cri::Client, output: Output) -> anyhow::Result<()> {
+    let mut images = client.images.list_images(v1::ListImagesRequest::default()).await.map_err(said)?.into_inner().images;
+    images.sort_by(|a, b| names(a).cmp(&names(b)));
+    match output {
+        Output::Json | Output::Yaml => return print(&Value::Array(images.iter().map(value).collect()), output),
+        Output::Name => {
+            for name in images.iter().flat_map(names) {
+                line(&name);
+            }
+            return Ok(());
+        }
+        Output::Text | Output::Wide => {}
+    }
+    let wide = output == Output::Wide;
+    line(&format!("{:<52} {:<19} {:>9}{}", "IMAGE", "ID", "SIZE", if wide { "  DIGEST" } else { "" }));
+    for image in &images {
+        let id = if wide { image.id.clone() } else { image.id.chars().take(19).collect() };
+        let digest = if wide { format!("  {}", image.repo_digests.join(",")) } else { String::new() };
+        for name in names(image) {
+            line(&format!("{name:<52} {id:<19} {:>9}{digest}", bytes(image.size)));
+        }
+    }
+    Ok(())
+}
+
+async fn pull(mut client: cri::Client, arguments: PullArguments) -> anyhow::Result<()> {
+    let auth = credentials(arguments.creds)?;
+    for image in arguments.images {
+        let request = v1::PullImageRequest {
+            image: Some(v1::ImageSpec { image: image.clone(), user_specified_image: image.clone(), ..Default::default() }),
+            auth: auth.clone(),
+            sandbox_config: None,
+        };
+        let bars = std::io::stderr().is_terminal().then(|| crate::progress::Bars::follow(client.clone(), &image));
+        let pulled = client.images.pull_image(request).await.map_err(said);
+        if let Some(bars) = bars {
+            bars.end().await;
+        }
+        line(&format!("{image} {}", pulled?.into_inner().image_ref));
+    }
+    Ok(())
+}
+
+fn credentials(given: Option<String>) -> anyhow::Result<Option<v1::AuthConfig>> {
+    let text = match given {
+        None => return Ok(None),
+        Some(dash) if dash == "-" => std::io::read_to_string(std::io::stdin())?.trim().to_string(),
+        Some(text) => text,
+    };
+    let Some((username, password)) = text.split_once(':') else { bail!("--creds: write USER:PASSWORD") };
+    Ok(Some(v1::AuthConfig {
+        username: username.into(),
+        password: password.into(),
+        auth: base64::engine::general_purpose::STANDARD.encode(&text),
+        ..Default::default()
+    }))
+}
+
+async fn remove(mut client: cri::Client, images: Vec<String>) -> anyhow::Result<()> {
+    for image in images {
+        let spec = v1::ImageSpec { image: image.clone(), ..Default::default() };
+        let status = v1::ImageStatusRequest { image: Some(spec.clone()), verbose: false };
+        if client.images.image_status(status).await.map_err(said)?.into_inner().image.is_none() {
+            bail!("{image}: no such image on this node");
+        }
+        client.images.remove_image(v1::RemoveImageRequest { image: Some(spec) }).await.map_err(said)?;
+        line(&format!("removed {image}"));
+    }
+    Ok(())
+}
+
+async fn inspect(mut client: cri::Client, image: String, output: Output) -> anyhow::Result<()> {
+    let spec = v1::ImageSpec { image: image.clone(), ..Default::default() };
+    let request = v1::ImageStatusRequest { image: Some(spec), verbose: true };
+    let response = client.images.image_status(request).await.map_err(said)?.into_inner();
+    let Some(found) = response.image else { bail!("{image}: no such image on this node") };
+    let mut shown = value(&found);
+    for (key, text) in response.info {
+        shown[key] = serde_json::from_str(&text).unwrap_or(Value::String(text));
+    }
+    print(&shown, if output == Output::Yaml { Output::Yaml } else { Output::Json })
+}
+
+fn names(image: &v1::Image) -> Vec<String> {
+    match (&image.repo_tags[..], &image.repo_digests[..]) {
+        ([], []) => vec!["<none>".into()],
+        ([], digests) => digests.to_vec(),
+        (tags, _) => tags.to_vec(),
+    }
+}
+
+fn value(image: &v1::Image) -> Value {
+    json!({"id": image.id, "repoTags": image.repo_tags, "repoDigests": image.repo_digests, "sizeBytes": image.size, "pinned": image.pinned})
+}
+
+fn print(value: &Value, output: Output) -> anyhow::Result<()> {
+    line(&match output {
+        Output::Yaml => serde_saphyr::to_string(value)?.trim_end().to_string(),
+        _ => serde_json::to_string_pretty(value)?,
+    });
+    Ok(())
+}
+
+/// Prints this program's version.
+pub fn version(output: Output) -> anyhow::Result<()> {
+    let (version, kubernetes) = (env!("CARGO_PKG_VERSION"), apiserver::KUBERNETES_VERSION);
+    match output {
+        Output::Json | Output::Yaml => print(&json!({"version": version, "kubernetes": kubernetes}), output),
+        _ => {
+            line(&format!("sampan {version} (Kubernetes API {kubernetes}, CRI v1)"));
+            Ok(())
+        }
+    }
+}
+
+/// What the runtime said, without the wrapping of gRPC.
+fn said(status: tonic::Status) -> anyhow::Error {
+    anyhow::anyhow!("{}", status.message())
+}
+
+/// A size as people write it.
+fn bytes(size: u64) -> String {
+    let units = ["B", "kB", "MB", "GB", "TB"];
+    let mut value = size as f64;
+    let mut unit = 0;
+    while value >= 1000.0 && unit < units.len() - 1 {
+        value /= 1000.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{size} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_read_well() {
+        for (size, text) in [(0, "0 B"), (999, "999 B"), (1_500, "1.5 kB"), (460_000_000, "460.0 MB")] {
+            assert_eq!(bytes(size), text);
+        }
+    }
+
+    #[test]
+    fn credentials_need_a_colon() {
+        assert!(credentials(Some("me".into())).is_err());
+        let auth = credentials(Some("me:a:b".into())).unwrap().unwrap();
+        assert_eq!((auth.username.as_str(), auth.password.as_str()), ("me", "a:b"));
+    }
+}

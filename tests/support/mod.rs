@@ -1,0 +1,289 @@
+//! A lab for tests of the whole program: an instance of its own, a private registry, kubectl, and what the machine shows.
+#![allow(dead_code, clippy::disallowed_methods)]
+
+use std::collections::BTreeSet;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use xtask::registry::{PASSWORD, Registry, USER};
+use xtask::{image, shell};
+
+/// Longest wait for anything that should happen at once.
+pub const PATIENCE: Duration = Duration::from_secs(40);
+
+/// One instance in a directory of its own; everything is stopped and removed at the end, also of a failed test.
+pub struct Lab {
+    dir: PathBuf,
+    listen: String,
+    pod_cidr: String,
+    /// The private registry, with `team/box:1` in it.
+    pub registry: Registry,
+}
+
+impl Lab {
+    /// Makes directories and registry; `nth` keeps the addresses of tests apart.
+    pub fn new(name: &str, nth: u8) -> Lab {
+        assert!(rustix::process::geteuid().is_root(), "tests of the whole program make namespaces and mounts: run them as root");
+        let dir = PathBuf::from(format!("/var/tmp/sampan-test-{name}"));
+        let registry = Registry::new(&dir.join("registry"), free_port());
+        let lab = Lab { listen: format!("127.0.0.1:{}", free_port()), pod_cidr: format!("10.90.{nth}.0/24"), dir, registry };
+        lab.clean();
+        std::fs::create_dir_all(&lab.dir).unwrap();
+        lab.registry.ensure().unwrap();
+        image::layout(&lab.dir.join("image"), image::architecture()).unwrap();
+        lab.registry.push(&lab.dir.join("image"), "team/box:1").unwrap();
+        lab
+    }
+
+    /// The image's name.
+    pub fn image(&self) -> String {
+        format!("{}/team/box:1", self.registry.address)
+    }
+
+    pub fn data_dir(&self) -> PathBuf {
+        self.dir.join("data")
+    }
+
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// Runs `sampan` with this lab's directories.
+    pub fn sampan(&self, words: &[&str]) -> Output {
+        Command::new(env!("CARGO_BIN_EXE_sampan"))
+            .args(words)
+            .arg("--data-dir")
+            .arg(self.data_dir())
+            .arg("--run-dir")
+            .arg(self.run_dir())
+            .env("KUBECONFIG", self.dir.join("user-kubeconfig"))
+            .stdin(Stdio::null())
+            .output()
+            .unwrap()
+    }
+
+    /// `sampan up --detach`, which must succeed.
+    pub fn up(&self) {
+        self.up_with(&[]);
+    }
+
+    /// `sampan up --detach` with more flags.
+    pub fn up_with(&self, more: &[&str]) {
+        let words = ["up", "--detach", "--listen", &self.listen, "--pod-cidr", &self.pod_cidr, "--default-handler", "runc"];
+        let output = self.sampan(&[&words, more].concat());
+        assert!(output.status.success(), "up failed: {}\n{}", text(&output.stdout), text(&output.stderr));
+    }
+
+    /// `sampan down`, which must succeed.
+    pub fn down(&self, purge: bool) {
+        let output = self.sampan(if purge { &["down", "--purge"] } else { &["down"] });
+        assert!(output.status.success(), "down failed: {}\n{}", text(&output.stdout), text(&output.stderr));
+    }
+
+    /// The process of the running instance.
+    pub fn pid(&self) -> u32 {
+        std::fs::read_to_string(self.run_dir().join("sampan.pid")).unwrap().trim().parse().unwrap()
+    }
+
+    /// Ends the instance the hard way and waits until it is gone.
+    pub fn kill(&self) {
+        let pid = self.pid();
+        shell::run("kill", &["-9", &pid.to_string()]).unwrap();
+        wait("the killed process is gone", || !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid));
+    }
+
+    /// kubectl as the administrator.
+    pub fn kubectl(&self, words: &[&str]) -> Output {
+        self.kubectl_with(words, "")
+    }
+
+    /// kubectl with standard input.
+    pub fn kubectl_with(&self, words: &[&str], input: &str) -> Output {
+        let mut child = Command::new("kubectl")
+            .arg("--kubeconfig")
+            .arg(self.data_dir().join("admin.kubeconfig"))
+            .args(words)
+            .env("HOME", &self.dir)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
+        child.wait_with_output().unwrap()
+    }
+
+    /// What kubectl prints; it must succeed.
+    pub fn ask(&self, words: &[&str]) -> String {
+        let output = self.kubectl(words);
+        assert!(output.status.success(), "kubectl {}: {}", words.join(" "), text(&output.stderr));
+        text(&output.stdout)
+    }
+
+    /// Applies a manifest; it must be accepted.
+    pub fn apply(&self, manifest: &str) {
+        let output = self.kubectl_with(&["apply", "-f", "-"], manifest);
+        assert!(output.status.success(), "apply: {}\n{manifest}", text(&output.stderr));
+    }
+
+    /// The Secret `regcred` with the registry's user and a password.
+    pub fn secret(&self, password: &str) {
+        let server = format!("--docker-server={}", self.registry.address);
+        let (user, password) = (format!("--docker-username={USER}"), format!("--docker-password={password}"));
+        let words = ["create", "secret", "docker-registry", "regcred", "--dry-run=client", "-o", "yaml", &server, &user, &password];
+        let manifest = self.ask(&words);
+        self.apply(&manifest);
+    }
+
+    /// The Secret with the right password.
+    pub fn right_secret(&self) {
+        self.secret(PASSWORD);
+    }
+
+    /// An object as JSON, or None if it does not exist.
+    pub fn get(&self, kind: &str, name: &str) -> Option<Value> {
+        let output = self.kubectl(&["get", kind, name, "-o", "json"]);
+        if !output.status.success() {
+            assert!(text(&output.stderr).contains("NotFound"), "get {kind} {name}: {}", text(&output.stderr));
+            return None;
+        }
+        Some(serde_json::from_slice(&output.stdout).unwrap())
+    }
+
+    /// Waits until a pod has a condition, and returns it.
+    pub fn pod_when(&self, name: &str, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE {
+            if let Some(pod) = self.get("pod", name) {
+                if is(&pod) {
+                    return pod;
+                }
+                last = pod;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        panic!("pod {name} is not {what}; its status: {:#}\nlog: {}", last["status"], self.log_tail());
+    }
+
+    /// Waits until a pod is Ready.
+    pub fn ready(&self, name: &str) -> Value {
+        self.pod_when(name, "Ready", |pod| condition(pod, "Ready") == Some("True"))
+    }
+
+    /// The reasons and messages of a pod's events, oldest first.
+    pub fn events(&self, name: &str) -> Vec<(String, String)> {
+        let selector = format!("involvedObject.name={name}");
+        let list: Value = serde_json::from_str(&self.ask(&["get", "events", "--field-selector", &selector, "-o", "json"])).unwrap();
+        let mut items = list["items"].as_array().unwrap().clone();
+        items.sort_by_key(|event| event["metadata"]["resourceVersion"].as_str().unwrap_or_default().parse::<u64>().unwrap_or(0));
+        let field = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_string();
+        items.iter().map(|event| (field(event, "reason"), field(event, "message"))).collect()
+    }
+
+    fn log_tail(&self) -> String {
+        let text = std::fs::read_to_string(self.data_dir().join("sampan.log")).unwrap_or_default();
+        text[text.len().saturating_sub(3000)..].to_string()
+    }
+
+    fn clean(&self) {
+        if self.dir.exists() {
+            let _ = self.sampan(&["down", "--purge"]);
+            let _ = self.registry.stop();
+            let _ = std::fs::remove_dir_all(&self.dir);
+        }
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("--- log of the instance ---\n{}", self.log_tail());
+        }
+        self.clean();
+    }
+}
+
+/// A condition's status.
+pub fn condition<'a>(pod: &'a Value, kind: &str) -> Option<&'a str> {
+    pod["status"]["conditions"].as_array()?.iter().find(|condition| condition["type"] == kind)?["status"].as_str()
+}
+
+/// Waits for something that needs no event to be seen.
+pub fn wait(what: &str, mut is: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is() {
+        assert!(began.elapsed() < PATIENCE, "not within {PATIENCE:?}: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Bytes as text.
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn zombie(pid: u32) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+/// What this machine shows of its containers: everything that `down` must leave as it was.
+#[derive(PartialEq, Debug)]
+pub struct Machine {
+    mounts: BTreeSet<String>,
+    cgroups: BTreeSet<String>,
+    links: BTreeSet<String>,
+    rules: String,
+    processes: BTreeSet<String>,
+    sysctls: Vec<String>,
+}
+
+impl Machine {
+    /// Looks at the machine.
+    pub fn look() -> Machine {
+        let lines = |program: &str, words: &[&str]| shell::output(program, words, "").unwrap();
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        Machine {
+            mounts: mounts.lines().filter_map(|line| line.split(' ').nth(4).map(String::from)).collect(),
+            cgroups: lines("find", &["/sys/fs/cgroup", "-type", "d", "-name", "*"]).lines().map(String::from).collect(),
+            links: lines("ip", &["-o", "link"]).lines().filter_map(|line| line.split(": ").nth(1).map(String::from)).collect(),
+            rules: lines("nft", &["list", "ruleset"]),
+            processes: processes(),
+            sysctls: ["ip_forward", "conf/all/route_localnet"]
+                .iter()
+                .map(|key| std::fs::read_to_string(format!("/proc/sys/net/ipv4/{key}")).unwrap_or_default())
+                .collect(),
+        }
+    }
+
+    /// Fails with what one look has and the other has not.
+    pub fn assert_same(&self, before: &Machine) {
+        let more = |now: &BTreeSet<String>, then: &BTreeSet<String>| -> Vec<String> { now.symmetric_difference(then).cloned().collect() };
+        assert!(self.mounts == before.mounts, "mounts differ: {:#?}", more(&self.mounts, &before.mounts));
+        assert!(self.cgroups == before.cgroups, "cgroups differ: {:#?}", more(&self.cgroups, &before.cgroups));
+        assert!(self.links == before.links, "links differ: {:#?}", more(&self.links, &before.links));
+        assert_eq!(self.rules, before.rules, "netfilter rules differ");
+        assert!(self.processes == before.processes, "processes differ: {:#?}", more(&self.processes, &before.processes));
+        assert_eq!(self.sysctls, before.sysctls, "kernel settings differ");
+    }
+}
+
+/// Processes that a node could have left behind.
+fn processes() -> BTreeSet<String> {
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    entries
+        .filter_map(|entry| {
+            let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+            let program = std::fs::read_link(entry.path().join("exe")).ok()?;
+            let name = program.file_name()?.to_string_lossy().into_owned();
+            ["sampan", "runc", "crun", "busybox"].iter().any(|ours| name.starts_with(ours)).then(|| format!("{pid} {name}"))
+        })
+        .collect()
+}

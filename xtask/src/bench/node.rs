@@ -1,0 +1,125 @@
+//! A node of our own for measuring: its directories, its processes, their memory and CPU time.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+
+use xtask::registry::{PASSWORD, Registry, USER};
+use xtask::{image, shell};
+
+/// A running instance in a directory of its own.
+pub struct Node {
+    dir: PathBuf,
+    sampan: String,
+    /// The registry that holds [`Node::image`].
+    pub registry: Registry,
+    /// How long `up --detach` took.
+    pub up: Duration,
+}
+
+const LISTEN: &str = "127.0.0.1:16443";
+const REGISTRY_PORT: u16 = 15051;
+
+impl Node {
+    /// Builds the release binary, starts registry and node.
+    pub fn start(handler: &str) -> anyhow::Result<Node> {
+        shell::run("cargo", &["build", "--release", "--quiet", "--bin", "sampan"])?;
+        let dir = PathBuf::from("/var/tmp/sampan-bench");
+        let registry = Registry::new(&dir.join("registry"), REGISTRY_PORT);
+        registry.ensure()?;
+        image::layout(&dir.join("image"), image::architecture())?;
+        registry.push(&dir.join("image"), "bench/box:1")?;
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), Into::into);
+        let sampan = target.join("release/sampan").to_str().context("odd path")?.to_string();
+        let mut node = Node { dir, sampan, registry, up: Duration::ZERO };
+        node.down()?;
+        node.write_credentials()?;
+        // Once cold, then warm: the second is what a user sees every day.
+        for _ in 0..2 {
+            let began = Instant::now();
+            node.sampan(&["up", "--detach", "--no-merge-kubeconfig", "--listen", LISTEN, "--pod-cidr", "10.89.0.0/23", "--max-pods", "250", "--default-handler", handler])?;
+            node.up = began.elapsed();
+            if !node.dir.join("warm").exists() {
+                std::fs::write(node.dir.join("warm"), "")?;
+                node.sampan(&["down"])?;
+            } else {
+                break;
+            }
+        }
+        Ok(node)
+    }
+
+    /// The image that the benchmark's pods run.
+    pub fn image(&self) -> String {
+        format!("{}/bench/box:1", self.registry.address)
+    }
+
+    /// The administrator's kubeconfig.
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.dir.join("data/admin.kubeconfig")
+    }
+
+    /// The run directory.
+    pub fn run_dir(&self) -> PathBuf {
+        self.dir.join("run")
+    }
+
+    /// Stops the node and removes all that it made.
+    pub fn down(&self) -> anyhow::Result<()> {
+        let _ = std::fs::remove_file(self.dir.join("warm"));
+        self.sampan(&["down", "--purge"])
+    }
+
+    fn write_credentials(&self) -> anyhow::Result<()> {
+        let data = self.dir.join("data");
+        std::fs::create_dir_all(&data)?;
+        let auths = serde_json::json!({"auths": {&self.registry.address: {"username": USER, "password": PASSWORD}}});
+        Ok(std::fs::write(data.join("config.json"), auths.to_string())?)
+    }
+
+    fn sampan(&self, words: &[&str]) -> anyhow::Result<()> {
+        let (data, run) = (self.dir.join("data"), self.run_dir());
+        let dirs = ["--data-dir", data.to_str().context("odd path")?, "--run-dir", run.to_str().context("odd path")?];
+        shell::output(&self.sampan, &[words, &dirs].concat(), "").map(drop)
+    }
+
+    /// All processes of this instance: the agent and the monitors.
+    pub fn processes(&self) -> Vec<u32> {
+        let marker = self.run_dir();
+        let marker = marker.to_string_lossy().into_owned();
+        let ours = |pid: &u32| {
+            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
+            program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sampan")) && String::from_utf8_lossy(&words).contains(&marker)
+        };
+        std::fs::read_dir("/proc")
+            .into_iter()
+            .flatten()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+            .filter(ours)
+            .collect()
+    }
+
+    /// Proportional memory of all our processes in MB.
+    pub fn pss_megabytes(&self) -> f64 {
+        let of = |pid: u32| -> Option<f64> {
+            let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+            rollup.lines().find(|line| line.starts_with("Pss:"))?.split_whitespace().nth(1)?.parse().ok()
+        };
+        self.processes().into_iter().filter_map(of).sum::<f64>() / 1000.0
+    }
+
+    /// CPU time of all our processes and the children they have waited for.
+    pub fn cpu(&self) -> Duration {
+        let ticks: u64 = self.processes().into_iter().filter_map(|pid| ticks(Path::new(&format!("/proc/{pid}/stat")))).sum();
+        Duration::from_millis(ticks * 10)
+    }
+}
+
+fn ticks(stat: &Path) -> Option<u64> {
+    let text = std::fs::read_to_string(stat).ok()?;
+    let fields: Vec<&str> = text.rsplit(')').next()?.split_whitespace().collect();
+    (11..=14).map(|at| fields.get(at)?.parse::<u64>().ok()).sum()
+}

@@ -1,0 +1,165 @@
+//! From POST to Running as a watch sees it, beside a bare `runc run` of the same bundle.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use futures_util::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, PostParams, WatchEvent, WatchParams};
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use serde_json::json;
+
+use super::Sample;
+use super::node::Node;
+use xtask::shell;
+
+const AT_ONCE: u32 = 50;
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Measures with `runc` on both sides.
+pub fn run(pods: u32) -> anyhow::Result<()> {
+    let handler = "runc";
+    let node = Node::start(handler)?;
+    let result = tokio::runtime::Runtime::new()?.block_on(measure(&node, handler, pods));
+    node.down()?;
+    node.registry.stop()?;
+    result
+}
+
+async fn measure(node: &Node, handler: &str, pods: u32) -> anyhow::Result<()> {
+    println!("up --detach to Ready (warm)      {:.0} ms", node.up.as_secs_f64() * 1000.0);
+    println!("memory, idle                     {:.1} MB PSS", node.pss_megabytes());
+    let config = kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(node.kubeconfig())?, &KubeConfigOptions::default()).await?;
+    let api: Api<Pod> = Api::default_namespaced(kube::Client::try_from(config)?);
+    // The first pod pulls the image; its bundle is what the bare runtime runs.
+    start_one(&api, node, "warm").await?;
+    let bare = bare(handler, &bundle(&node.run_dir())?, 20)?;
+    remove(&api, "warm").await?;
+    println!("bare {handler} run                    {}", bare.text());
+    let (cpu, mut times) = (node.cpu(), Vec::new());
+    for nth in 0..pods {
+        let name = format!("one-{nth}");
+        times.push(start_one(&api, node, &name).await?);
+        remove(&api, &name).await?;
+    }
+    let (ours, unit) = (Sample::of(times), bare.quantile(0.5));
+    println!("POST to Running, one by one      {}   {:.1} x bare", ours.text(), ours.quantile(0.5) / unit);
+    println!("CPU time, start and end          {:.1} ms a pod", (node.cpu() - cpu).as_secs_f64() * 1000.0 / f64::from(pods));
+    let took = start_many(&api, node).await?.as_secs_f64() * 1000.0;
+    println!("{AT_ONCE} pods at once                  {took:.0} ms   {:.1} x bare, {:.2} x bare a pod", took / unit, took / unit / f64::from(AT_ONCE));
+    println!("memory, {AT_ONCE} pods                  {:.1} MB PSS", node.pss_megabytes());
+    Ok(())
+}
+
+fn pod(name: &str, image: &str) -> anyhow::Result<Pod> {
+    Ok(serde_json::from_value(json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
+        "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": image, "command": ["sleep", "3600"]}]},
+    }))?)
+}
+
+fn running(pod: &Pod) -> bool {
+    pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
+}
+
+/// Creates a pod and waits until a watch that was open before shows it Running.
+async fn start_one(api: &Api<Pod>, node: &Node, name: &str) -> anyhow::Result<Duration> {
+    let wanted = pod(name, &node.image())?;
+    let since = api.list(&Default::default()).await?.metadata.resource_version.context("the list has no version")?;
+    let mut watch = api.watch(&WatchParams::default().fields(&format!("metadata.name={name}")), &since).await?.boxed();
+    let began = Instant::now();
+    api.create(&PostParams::default(), &wanted).await?;
+    let wait = async {
+        while let Some(event) = watch.try_next().await? {
+            if matches!(&event, WatchEvent::Modified(pod) if running(pod)) {
+                return anyhow::Ok(began.elapsed());
+            }
+        }
+        bail!("the watch ended before {name} was Running")
+    };
+    tokio::time::timeout(PATIENCE, wait).await.with_context(|| format!("{name} is not Running"))?
+}
+
+async fn start_many(api: &Api<Pod>, node: &Node) -> anyhow::Result<Duration> {
+    let since = api.list(&Default::default()).await?.metadata.resource_version.context("the list has no version")?;
+    let mut watch = api.watch(&WatchParams::default(), &since).await?.boxed();
+    let began = Instant::now();
+    let image = node.image();
+    let creates = (0..AT_ONCE).map(|nth| {
+        let image = image.clone();
+        async move { anyhow::Ok(api.create(&PostParams::default(), &pod(&format!("many-{nth}"), &image)?).await?) }
+    });
+    let created = futures_util::future::try_join_all(creates);
+    let all = async {
+        let mut up = std::collections::BTreeSet::new();
+        while let Some(event) = watch.try_next().await? {
+            if let WatchEvent::Modified(pod) = event
+                && running(&pod)
+            {
+                up.extend(pod.metadata.name);
+            }
+            if up.len() == AT_ONCE as usize {
+                return anyhow::Ok(began.elapsed());
+            }
+        }
+        bail!("the watch ended with {} pods Running", up.len())
+    };
+    let (created, took) = tokio::join!(created, tokio::time::timeout(PATIENCE, all));
+    created?;
+    took.context("not all pods are Running")?
+}
+
+async fn remove(api: &Api<Pod>, name: &str) -> anyhow::Result<()> {
+    api.delete(name, &DeleteParams::default().grace_period(1)).await?;
+    let began = Instant::now();
+    while api.get_opt(name).await?.is_some() {
+        if began.elapsed() > PATIENCE {
+            bail!("{name} is not gone");
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
+/// A copy of a running container's bundle that needs nothing of ours: own namespaces, own root file system.
+fn bundle(run_dir: &Path) -> anyhow::Result<PathBuf> {
+    let source = std::fs::read_dir(run_dir.join("containers"))?.flatten().next().context("no container runs")?.path();
+    let copy = PathBuf::from("/var/tmp/sampan-bench/bare");
+    let _ = std::fs::remove_dir_all(&copy);
+    std::fs::create_dir_all(&copy)?;
+    let (from, to) = (source.join("rootfs"), copy.join("rootfs"));
+    shell::run("cp", &["-a", from.to_str().context("odd path")?, to.to_str().context("odd path")?])?;
+    let mut spec: serde_json::Value = serde_json::from_slice(&std::fs::read(source.join("config.json"))?)?;
+    spec["root"]["path"] = json!("rootfs");
+    spec["process"]["terminal"] = json!(false);
+    spec["linux"]["cgroupsPath"] = json!("/sampan-bench-bare");
+    for namespace in spec["linux"]["namespaces"].as_array_mut().context("no namespaces")? {
+        namespace.as_object_mut().context("odd namespace")?.remove("path");
+    }
+    let bound = |mount: &serde_json::Value| mount["type"] == "bind";
+    spec["mounts"].as_array_mut().context("no mounts")?.retain(|mount| !bound(mount));
+    std::fs::write(copy.join("config.json"), spec.to_string())?;
+    Ok(copy)
+}
+
+fn bare(handler: &str, bundle: &Path, times: u32) -> anyhow::Result<Sample> {
+    let bundle = bundle.to_str().context("odd path")?;
+    let mut sample = Vec::new();
+    for nth in 0..times {
+        let id = format!("sampan-bench-{nth}");
+        let began = Instant::now();
+        let status = std::process::Command::new(handler)
+            .args(["run", "--detach", "--bundle", bundle, &id])
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::inherit())
+            .status()?;
+        sample.push(began.elapsed());
+        if !status.success() {
+            bail!("bare {handler} run ended with {status}");
+        }
+        shell::run(handler, &["delete", "--force", &id])?;
+    }
+    Ok(Sample::of(sample))
+}
