@@ -234,7 +234,7 @@ fn replay_backwards(
     if oldest.is_some_and(|oldest| oldest != expected) {
         return Err(format!("the log begins at {} and not at {expected}", oldest.unwrap_or(0)));
     }
-    for pair in rows.windows(2).filter(|pair| pair[0].revision.0 != pair[1].revision.0 + 1) {
+    if let Some(pair) = rows.windows(2).find(|pair| pair[0].revision.0 != pair[1].revision.0 + 1) {
         return Err(format!("the log has a gap between {} and {}", pair[1].revision, pair[0].revision));
     }
     for LogRow { key, revision, deleted, previous } in rows {
