@@ -9,6 +9,9 @@
 mod door;
 mod redact;
 
+#[cfg(feature = "fake")]
+pub mod fake;
+
 pub use door::{Client, ConnectError, Door, MESSAGE_BYTES_MAX, connect, in_process, lazy};
 
 /// The generated messages, clients and server traits of `runtime.v1`.
