@@ -1,0 +1,358 @@
+//! Watches, the queue and the calls in flight. Boring on purpose: what to do is decided in `decide.rs`.
+//!
+//! One task owns everything. A pod that was given a node counts there at once (it is *assumed*), so the next choice
+//! does not wait for the API; the watch confirms it later. A pod that no node will have waits until a node, a class or
+//! a leaving pod changes something, and is then tried again after its back-off.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use kube::runtime::utils::StreamBackoff;
+use kube::runtime::watcher::{self, Config, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::act::{self, Posted};
+use crate::decide::{self, Cluster, Verdict};
+use crate::view::{ClassObject, Node, NodeObject, Pod, PodObject};
+
+/// How many calls may be under way at once.
+const CALLS_MAX: usize = 64;
+
+/// The pause after the first failed attempt; it doubles with each further one.
+const BACKOFF_FIRST: Duration = Duration::from_millis(50);
+
+/// The longest pause between two attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(10);
+
+/// Why the scheduler ended before it was told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A call panicked: what it did is not known.
+    #[error("a call of the scheduler panicked")]
+    Panicked(#[source] JoinError),
+    /// A watch ended for good, which a watch never does.
+    #[error("the watch of {0} ended")]
+    WatchEnded(&'static str),
+}
+
+/// Schedules until it is cancelled; then finishes the calls under way.
+pub async fn run(client: Client, cancel: CancellationToken) -> Result<(), Error> {
+    let mut pods = watch::<PodObject>(&client);
+    let mut nodes = watch::<NodeObject>(&client);
+    let mut classes = watch::<ClassObject>(&client);
+    let mut shell = Shell::new(client);
+    loop {
+        let wake_at = shell.wake_at();
+        let event = tokio::select! {
+            () = cancel.cancelled() => break,
+            Some(done) = shell.calls.join_next() => Event::Done(done.map_err(Error::Panicked)?),
+            event = nodes.next() => Event::Node(event.ok_or(Error::WatchEnded("nodes"))?),
+            event = classes.next() => Event::Class(event.ok_or(Error::WatchEnded("runtimeclasses"))?),
+            event = pods.next() => Event::Pod(event.ok_or(Error::WatchEnded("pods"))?),
+            () = sleep_until(wake_at) => Event::Woken,
+        };
+        shell.take(event);
+        shell.schedule(Instant::now());
+    }
+    while let Some(done) = shell.calls.join_next().await {
+        done.map_err(Error::Panicked)?;
+    }
+    Ok(())
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+type Watched<K> = Result<watcher::Event<K>, watcher::Error>;
+
+fn watch<K>(client: &Client) -> BoxStream<'static, Watched<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let stream = watcher(Api::<K>::all(client.clone()), Config::default());
+    StreamBackoff::new(stream, watcher::DefaultBackoff::default()).boxed()
+}
+
+/// Everything that can happen.
+enum Event {
+    Pod(Watched<PodObject>),
+    Node(Watched<NodeObject>),
+    Class(Watched<ClassObject>),
+    Done(Done),
+    Woken,
+}
+
+/// The end of a call.
+enum Done {
+    Bound { uid: String, outcome: Result<(), act::Error> },
+    Reported { uid: String, outcome: Result<Posted, act::Error> },
+}
+
+/// A pod without a node.
+struct Pending {
+    pod: Pod,
+    /// Its place among pods of the same priority.
+    arrival: u64,
+    attempts: u32,
+    /// Whether something has changed since the last attempt.
+    ready: bool,
+    not_before: Instant,
+    posted: Option<Posted>,
+}
+
+/// The names that a list has shown so far, between Init and InitDone.
+#[derive(Default)]
+struct Listing {
+    seen: BTreeSet<String>,
+    complete: bool,
+}
+
+struct Shell {
+    client: Client,
+    cluster: Cluster,
+    /// By uid.
+    pending: BTreeMap<String, Pending>,
+    /// Pods that were given a node which the watch has not confirmed yet; by uid.
+    assumed: BTreeMap<String, Pending>,
+    /// Uid by namespace and name: a list says by absence that a pod is gone.
+    arrivals: u64,
+    pods: Listing,
+    nodes: Listing,
+    classes: Listing,
+    calls: JoinSet<Done>,
+}
+
+impl Shell {
+    fn new(client: Client) -> Shell {
+        Shell {
+            client,
+            cluster: Cluster::default(),
+            pending: BTreeMap::new(),
+            assumed: BTreeMap::new(),
+            arrivals: 0,
+            pods: Listing::default(),
+            nodes: Listing::default(),
+            classes: Listing::default(),
+            calls: JoinSet::new(),
+        }
+    }
+
+    fn take(&mut self, event: Event) {
+        match event {
+            Event::Pod(Ok(event)) => self.take_pod(event),
+            Event::Node(Ok(event)) => self.take_node(event),
+            Event::Class(Ok(event)) => self.take_class(event),
+            Event::Pod(Err(error)) => tracing::warn!(%error, "cannot watch pods"),
+            Event::Node(Err(error)) => tracing::warn!(%error, "cannot watch nodes"),
+            Event::Class(Err(error)) => {
+                // Without classes no handler is looked for; that must not keep pods from being scheduled.
+                tracing::warn!(%error, "cannot watch runtime classes");
+                self.classes.complete = true;
+            }
+            Event::Done(Done::Bound { uid, outcome }) => self.bound(uid, outcome),
+            Event::Done(Done::Reported { uid, outcome }) => self.reported(&uid, outcome),
+            Event::Woken => {}
+        }
+    }
+
+    fn take_pod(&mut self, event: watcher::Event<PodObject>) {
+        match event {
+            watcher::Event::Init => self.pods.seen.clear(),
+            watcher::Event::Apply(object) => self.pod_is(object.into()),
+            watcher::Event::InitApply(object) => {
+                let pod = Pod::from(object);
+                self.pods.seen.insert(pod.uid.clone());
+                self.pod_is(pod);
+            }
+            watcher::Event::Delete(object) => self.pod_is_gone(&Pod::from(object).uid),
+            watcher::Event::InitDone => {
+                self.pods.complete = true;
+                let seen = std::mem::take(&mut self.pods.seen);
+                let known = self.pending.keys().map(String::as_str).chain(self.cluster.placed());
+                let gone: Vec<String> = known.filter(|uid| !seen.contains(*uid)).map(str::to_owned).collect();
+                gone.iter().for_each(|uid| self.pod_is_gone(uid));
+            }
+        }
+    }
+
+    fn pod_is(&mut self, pod: Pod) {
+        if pod.finished {
+            return self.pod_is_gone(&pod.uid);
+        }
+        if let Some(node) = pod.node.clone() {
+            self.pending.remove(&pod.uid);
+            self.assumed.remove(&pod.uid);
+            return self.cluster.place(&pod, &node);
+        }
+        if self.assumed.contains_key(&pod.uid) {
+            return;
+        }
+        if !pod.wants_node {
+            self.pending.remove(&pod.uid);
+            return;
+        }
+        let now = Instant::now();
+        if let Some(pending) = self.pending.get_mut(&pod.uid) {
+            let wishes = |pod: &Pod| (pod.placement.clone(), pod.requests.clone());
+            pending.ready |= wishes(&pending.pod) != wishes(&pod);
+            pending.pod = pod;
+            return;
+        }
+        self.arrivals += 1;
+        let (uid, arrival) = (pod.uid.clone(), self.arrivals);
+        self.pending.insert(uid, Pending { pod, arrival, attempts: 0, ready: true, not_before: now, posted: None });
+    }
+
+    fn pod_is_gone(&mut self, uid: &str) {
+        self.pending.remove(uid);
+        self.assumed.remove(uid);
+        if self.cluster.release(uid) {
+            self.wake();
+        }
+    }
+
+    fn take_node(&mut self, event: watcher::Event<NodeObject>) {
+        match event {
+            watcher::Event::Init => self.nodes.seen.clear(),
+            watcher::Event::Apply(object) => self.node_is(object.into()),
+            watcher::Event::InitApply(object) => {
+                let node = Node::from(object);
+                self.nodes.seen.insert(node.name.clone());
+                self.node_is(node);
+            }
+            watcher::Event::Delete(object) => self.cluster.remove_node(&Node::from(object).name),
+            watcher::Event::InitDone => {
+                self.nodes.complete = true;
+                let seen = std::mem::take(&mut self.nodes.seen);
+                let gone = self.cluster.node_names().filter(|name| !seen.contains(*name));
+                let gone: Vec<String> = gone.map(str::to_owned).collect();
+                gone.iter().for_each(|name| self.cluster.remove_node(name));
+            }
+        }
+    }
+
+    fn node_is(&mut self, node: Node) {
+        if self.cluster.apply_node(node) {
+            self.wake();
+        }
+    }
+
+    fn take_class(&mut self, event: watcher::Event<ClassObject>) {
+        match event {
+            watcher::Event::Init => {}
+            watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
+                let name = object.meta().name.clone().unwrap_or_default();
+                if self.cluster.apply_class(name, object.handler) {
+                    self.wake();
+                }
+            }
+            watcher::Event::Delete(object) => {
+                self.cluster.remove_class(object.meta().name.as_deref().unwrap_or_default());
+                self.wake();
+            }
+            watcher::Event::InitDone => self.classes.complete = true,
+        }
+    }
+
+    /// Something changed that may make room: every pod that waits is tried again, after its back-off.
+    fn wake(&mut self) {
+        self.pending.values_mut().for_each(|pending| pending.ready = true);
+    }
+
+    /// When the next pod's back-off ends.
+    fn wake_at(&self) -> Option<Instant> {
+        if !self.synced() || self.calls.len() >= CALLS_MAX {
+            return None;
+        }
+        self.pending.values().filter(|pending| pending.ready).map(|pending| pending.not_before).min()
+    }
+
+    fn synced(&self) -> bool {
+        self.pods.complete && self.nodes.complete && self.classes.complete
+    }
+
+    /// Tries every pod whose turn it is: the highest priority first, then the oldest.
+    fn schedule(&mut self, now: Instant) {
+        if !self.synced() {
+            return;
+        }
+        let ready = self.pending.values().filter(|pending| pending.ready && pending.not_before <= now);
+        let mut turns: Vec<_> =
+            ready.map(|one| (std::cmp::Reverse(one.pod.priority), one.arrival, one.pod.uid.clone())).collect();
+        turns.sort();
+        for (_, _, uid) in turns {
+            if self.calls.len() >= CALLS_MAX {
+                return;
+            }
+            let Some(mut pending) = self.pending.remove(&uid) else { continue };
+            pending.ready = false;
+            pending.attempts += 1;
+            pending.not_before = now + backoff(pending.attempts);
+            match decide::place(&pending.pod, &self.cluster) {
+                Verdict::Bind(node) => self.bind(pending, node),
+                Verdict::Unschedulable(message) => self.report(pending, message),
+            }
+        }
+    }
+
+    fn bind(&mut self, pending: Pending, node: String) {
+        self.cluster.place(&pending.pod, &node);
+        let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
+        self.assumed.insert(uid.clone(), pending);
+        self.calls.spawn(async move { Done::Bound { outcome: act::bind(&client, &pod, &node).await, uid } });
+    }
+
+    fn report(&mut self, mut pending: Pending, message: String) {
+        let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
+        let posted = pending.posted.take();
+        self.pending.insert(uid.clone(), pending);
+        self.calls.spawn(async move {
+            Done::Reported { outcome: act::report(&client, &pod, &message, posted).await, uid }
+        });
+    }
+
+    fn bound(&mut self, uid: String, outcome: Result<(), act::Error>) {
+        let Err(error) = outcome else { return };
+        tracing::warn!(error = %chain(&error), uid, "cannot bind a pod");
+        // Unless the watch has said meanwhile what became of the pod, it waits for a node again.
+        if let Some(mut pending) = self.assumed.remove(&uid) {
+            self.cluster.release(&uid);
+            if !error.is_not_found() {
+                pending.ready = true;
+                self.pending.insert(uid, pending);
+            }
+            self.wake();
+        }
+    }
+
+    fn reported(&mut self, uid: &str, outcome: Result<Posted, act::Error>) {
+        match (outcome, self.pending.get_mut(uid)) {
+            (Ok(posted), Some(pending)) => pending.posted = Some(posted),
+            (Err(error), Some(_)) if !error.is_not_found() => {
+                tracing::warn!(error = %chain(&error), uid, "cannot report an unschedulable pod");
+            }
+            _ => {}
+        }
+    }
+}
+
+fn backoff(attempts: u32) -> Duration {
+    BACKOFF_FIRST.saturating_mul(1 << attempts.saturating_sub(1).min(16)).min(BACKOFF_MAX)
+}
+
+/// An error with its sources, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
+}

@@ -1,0 +1,411 @@
+//! What the scheduler sees: Pods, Nodes and RuntimeClasses reduced to what a choice needs.
+//!
+//! The `*Object` types are the wire: they decode only the fields named here. `Pod` and `Node` are what is kept.
+//! Metadata is dropped after conversion, with managedFields.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Deserializer};
+
+use crate::fit::{self, Resources};
+
+/// The name under which pods ask for this scheduler.
+pub const SCHEDULER_NAME: &str = "default-scheduler";
+
+/// A pod, reduced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pod {
+    /// metadata.uid.
+    pub uid: String,
+    /// metadata.namespace.
+    pub namespace: String,
+    /// metadata.name.
+    pub name: String,
+    /// metadata.resourceVersion, for events.
+    pub resource_version: String,
+    /// The node it is bound to.
+    pub node: Option<String>,
+    /// Whether it waits for this scheduler: no node, our name, no gate, not being deleted.
+    pub wants_node: bool,
+    /// Whether it has ended and holds nothing any more.
+    pub finished: bool,
+    /// spec.priority.
+    pub priority: i64,
+    /// Whether it may displace others (`preemptionPolicy` is not `Never`).
+    pub preempts: bool,
+    /// What it asks for, overhead included (RTC-57).
+    pub requests: Resources,
+    /// Host ports that it takes.
+    pub ports: BTreeSet<HostPort>,
+    /// The class whose handler the node must have (RTC-53).
+    pub runtime_class: Option<String>,
+    /// Where it may and would like to run.
+    pub placement: Placement,
+    /// The PodScheduled condition, if it is False: reason and message.
+    pub refused: Option<(String, String)>,
+}
+
+/// The node constraints of a pod.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Placement {
+    /// spec.nodeSelector.
+    pub selector: BTreeMap<String, String>,
+    /// Required node affinity: one of these must match.
+    pub required: Option<Vec<Term>>,
+    /// Preferred node affinity with weights.
+    pub preferred: Vec<(i64, Term)>,
+    /// spec.tolerations.
+    pub tolerations: Vec<Toleration>,
+}
+
+/// A port of the host that a container takes.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct HostPort {
+    /// The number.
+    pub port: u16,
+    /// TCP, UDP or SCTP.
+    pub protocol: String,
+    /// The address; `0.0.0.0` = all.
+    pub address: String,
+}
+
+/// A node, reduced.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Node {
+    /// metadata.name.
+    pub name: String,
+    /// metadata.labels.
+    pub labels: BTreeMap<String, String>,
+    /// spec.unschedulable.
+    pub unschedulable: bool,
+    /// spec.taints.
+    pub taints: Vec<Taint>,
+    /// status.allocatable, or capacity where that is missing.
+    pub allocatable: Resources,
+    /// The handlers that it publishes; `None` = it publishes no list.
+    pub handlers: Option<BTreeSet<String>>,
+}
+
+/// A node selector term: all of it must match. An empty term matches nothing.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Term {
+    /// Conditions on labels.
+    pub match_expressions: Vec<Requirement>,
+    /// Conditions on metadata.name.
+    pub match_fields: Vec<Requirement>,
+}
+
+/// One condition of a term.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Requirement {
+    /// The label or field.
+    pub key: String,
+    /// In, NotIn, Exists, DoesNotExist, Gt or Lt.
+    pub operator: String,
+    /// What to compare with.
+    pub values: Vec<String>,
+}
+
+/// spec.tolerations[*].
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Toleration {
+    /// Empty = every key.
+    pub key: String,
+    /// Equal (also when empty) or Exists.
+    pub operator: String,
+    /// The value for Equal.
+    pub value: String,
+    /// Empty = every effect.
+    pub effect: String,
+}
+
+/// spec.taints[*] of a node.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: String,
+    /// NoSchedule, PreferNoSchedule or NoExecute.
+    pub effect: String,
+}
+
+/// A Pod on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct PodObject {
+    metadata: ObjectMeta,
+    #[serde(deserialize_with = "null_as_default")]
+    spec: PodSpec,
+    #[serde(deserialize_with = "null_as_default")]
+    status: PodStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpec {
+    node_name: Option<String>,
+    scheduler_name: Option<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    scheduling_gates: Vec<serde::de::IgnoredAny>,
+    priority: Option<i64>,
+    preemption_policy: Option<String>,
+    runtime_class_name: Option<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    node_selector: BTreeMap<String, String>,
+    #[serde(deserialize_with = "null_as_default")]
+    affinity: Affinity,
+    #[serde(deserialize_with = "null_as_default")]
+    tolerations: Vec<Toleration>,
+    #[serde(deserialize_with = "null_as_default")]
+    containers: Vec<Container>,
+    #[serde(deserialize_with = "null_as_default")]
+    init_containers: Vec<Container>,
+    #[serde(deserialize_with = "null_as_default")]
+    overhead: BTreeMap<String, serde_json::Value>,
+    #[serde(deserialize_with = "null_as_default")]
+    resources: Requirements,
+    #[serde(deserialize_with = "null_as_default")]
+    host_network: bool,
+}
+
+/// A container on the wire, as far as it takes something.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct Container {
+    /// What it asks for.
+    #[serde(deserialize_with = "null_as_default")]
+    pub resources: Requirements,
+    /// `Always` on an init container makes it a sidecar.
+    pub restart_policy: Option<String>,
+    #[serde(deserialize_with = "null_as_default")]
+    ports: Vec<Port>,
+}
+
+/// Resource requirements on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct Requirements {
+    /// By resource name, in quantities.
+    #[serde(deserialize_with = "null_as_default")]
+    pub requests: BTreeMap<String, serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Port {
+    container_port: u16,
+    host_port: u16,
+    #[serde(rename = "hostIP")]
+    host_ip: String,
+    protocol: String,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Affinity {
+    #[serde(deserialize_with = "null_as_default")]
+    node_affinity: NodeAffinity,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeAffinity {
+    required_during_scheduling_ignored_during_execution: Option<NodeSelector>,
+    #[serde(deserialize_with = "null_as_default")]
+    preferred_during_scheduling_ignored_during_execution: Vec<Preferred>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeSelector {
+    #[serde(deserialize_with = "null_as_default")]
+    node_selector_terms: Vec<Term>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Preferred {
+    weight: i64,
+    #[serde(deserialize_with = "null_as_default")]
+    preference: Term,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct PodStatus {
+    phase: String,
+    #[serde(deserialize_with = "null_as_default")]
+    conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct Condition {
+    r#type: String,
+    status: String,
+    reason: String,
+    message: String,
+}
+
+/// A Node on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeObject {
+    metadata: ObjectMeta,
+    #[serde(deserialize_with = "null_as_default")]
+    spec: NodeSpec,
+    #[serde(deserialize_with = "null_as_default")]
+    status: NodeStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(deserialize_with = "null_as_default")]
+    unschedulable: bool,
+    #[serde(deserialize_with = "null_as_default")]
+    taints: Vec<Taint>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct NodeStatus {
+    #[serde(deserialize_with = "null_as_default")]
+    allocatable: BTreeMap<String, serde_json::Value>,
+    #[serde(deserialize_with = "null_as_default")]
+    capacity: BTreeMap<String, serde_json::Value>,
+    runtime_handlers: Option<Vec<RuntimeHandler>>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct RuntimeHandler {
+    name: String,
+}
+
+/// A RuntimeClass on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ClassObject {
+    metadata: ObjectMeta,
+    /// The handler that the class names.
+    pub handler: String,
+}
+
+/// Other writers of objects may say `null` where nothing is meant.
+fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+impl From<PodObject> for Pod {
+    fn from(object: PodObject) -> Pod {
+        let PodObject { metadata, spec, status } = object;
+        let node = spec.node_name.clone().filter(|node| !node.is_empty());
+        let ours = spec.scheduler_name.as_deref().unwrap_or(SCHEDULER_NAME) == SCHEDULER_NAME;
+        let finished = matches!(&*status.phase, "Succeeded" | "Failed");
+        let free = node.is_none() && metadata.deletion_timestamp.is_none() && spec.scheduling_gates.is_empty();
+        let refused = |condition: Condition| {
+            (condition.r#type == "PodScheduled" && condition.status == "False")
+                .then_some((condition.reason, condition.message))
+        };
+        Pod {
+            uid: metadata.uid.unwrap_or_default(),
+            namespace: metadata.namespace.unwrap_or_default(),
+            name: metadata.name.unwrap_or_default(),
+            resource_version: metadata.resource_version.unwrap_or_default(),
+            wants_node: ours && free && !finished,
+            node,
+            finished,
+            priority: spec.priority.unwrap_or(0),
+            preempts: spec.preemption_policy.as_deref() != Some("Never"),
+            requests: requests(&spec),
+            ports: ports(&spec),
+            runtime_class: spec.runtime_class_name.clone(),
+            placement: placement(spec),
+            refused: status.conditions.into_iter().find_map(refused),
+        }
+    }
+}
+
+fn requests(spec: &PodSpec) -> Resources {
+    fit::pod_requests(&spec.containers, &spec.init_containers, &spec.resources.requests, &spec.overhead)
+}
+
+fn ports(spec: &PodSpec) -> BTreeSet<HostPort> {
+    let containers = spec.containers.iter().chain(&spec.init_containers);
+    let host_port = |port: &Port| {
+        let number = if spec.host_network && port.host_port == 0 { port.container_port } else { port.host_port };
+        (number != 0).then(|| HostPort {
+            port: number,
+            protocol: if port.protocol.is_empty() { "TCP".into() } else { port.protocol.clone() },
+            address: if port.host_ip.is_empty() { "0.0.0.0".into() } else { port.host_ip.clone() },
+        })
+    };
+    containers.flat_map(|container| container.ports.iter().filter_map(host_port)).collect()
+}
+
+fn placement(spec: PodSpec) -> Placement {
+    let affinity = spec.affinity.node_affinity;
+    let preferred = affinity.preferred_during_scheduling_ignored_during_execution;
+    Placement {
+        selector: spec.node_selector,
+        required: affinity.required_during_scheduling_ignored_during_execution.map(|some| some.node_selector_terms),
+        preferred: preferred.into_iter().map(|preferred| (preferred.weight, preferred.preference)).collect(),
+        tolerations: spec.tolerations,
+    }
+}
+
+impl From<NodeObject> for Node {
+    fn from(object: NodeObject) -> Node {
+        let NodeObject { metadata, spec, status } = object;
+        let allocatable = if status.allocatable.is_empty() { status.capacity } else { status.allocatable };
+        let names = |handlers: Vec<RuntimeHandler>| handlers.into_iter().map(|handler| handler.name).collect();
+        Node {
+            name: metadata.name.unwrap_or_default(),
+            labels: metadata.labels.unwrap_or_default(),
+            unschedulable: spec.unschedulable,
+            taints: spec.taints,
+            allocatable: Resources::read(&allocatable),
+            handlers: status.runtime_handlers.filter(|handlers| !handlers.is_empty()).map(names),
+        }
+    }
+}
+
+/// Tells `kube` where a slim type lives.
+macro_rules! resource {
+    ($type:ty, $scope:ty, $kind:literal, $group:literal, $version:literal, $plural:literal) => {
+        impl kube::Resource for $type {
+            type DynamicType = ();
+            type Scope = $scope;
+            fn kind(_: &()) -> Cow<'_, str> {
+                $kind.into()
+            }
+            fn group(_: &()) -> Cow<'_, str> {
+                $group.into()
+            }
+            fn version(_: &()) -> Cow<'_, str> {
+                $version.into()
+            }
+            fn plural(_: &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+resource!(PodObject, k8s_openapi::NamespaceResourceScope, "Pod", "", "v1", "pods");
+resource!(NodeObject, k8s_openapi::ClusterResourceScope, "Node", "", "v1", "nodes");
+resource!(ClassObject, k8s_openapi::ClusterResourceScope, "RuntimeClass", "node.k8s.io", "v1", "runtimeclasses");
