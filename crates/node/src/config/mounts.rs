@@ -1,0 +1,127 @@
+//! The mounts of a container: its volumes, the hosts file and the termination log.
+//!
+//! Pure but for the `bind` that it is given, which pins a subPath. Start at [`mounts`].
+
+use super::{Bind, Context, Error, Inputs, environment::expand, files};
+use crate::object::{Container, Pod, VolumeMount};
+use crate::volumes::{MountedVolume, SubPath};
+use cri::v1;
+use std::path::{Component, Path, PathBuf};
+
+/// Finds a variable of the container's environment.
+type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+
+/// All mounts: the volumes in the order of the spec, then the node's own files.
+pub(super) fn mounts(
+    pod: &Pod,
+    container: &Container,
+    inputs: Inputs<'_>,
+    ctx: &Context,
+    (lookup, bind): (Lookup<'_>, Bind<'_>),
+) -> Result<Vec<v1::Mount>, Error> {
+    let mut out = Vec::new();
+    for (index, mount) in container.volume_mounts.iter().enumerate() {
+        let volume = inputs.mounted.volumes.get(&mount.name).ok_or_else(|| Error::Volume {
+            volume: mount.name.clone(),
+            container: container.name.clone(),
+        })?;
+        let sub_path = sub_path(container, mount, lookup)?;
+        out.push(match volume {
+            MountedVolume::Image(image) => image_mount(mount, image, sub_path),
+            MountedVolume::Path { path, read_only } => {
+                let host_path = match sub_path.is_empty() {
+                    true => path.clone(),
+                    false => bind(SubPath {
+                        pod_directory: &files::pod_directory(&ctx.data_dir, pod.uid()),
+                        volume: &mount.name,
+                        volume_path: path,
+                        container: &container.name,
+                        index,
+                        sub_path: &sub_path,
+                        read_only: *read_only || mount.read_only,
+                    })
+                    .map_err(|cause| sub_path_error(container, mount, cause))?,
+                };
+                path_mount(mount, host_path, *read_only)
+            }
+        });
+    }
+    out.extend(own_files(pod, container, inputs, ctx));
+    Ok(out)
+}
+
+fn own_files(pod: &Pod, container: &Container, inputs: Inputs<'_>, ctx: &Context) -> Vec<v1::Mount> {
+    let mut out = Vec::new();
+    let plain = |container_path: &str, host_path: PathBuf| v1::Mount {
+        container_path: container_path.to_owned(),
+        host_path: host_path.to_string_lossy().into_owned(),
+        ..Default::default()
+    };
+    if files::has_managed_hosts(container) {
+        let hosts = plain("/etc/hosts", files::hosts_file(&ctx.data_dir, pod.uid()));
+        let readonly = container.security_context.read_only_root_filesystem == Some(true);
+        out.push(v1::Mount { readonly, ..hosts });
+    }
+    if !container.termination_message_path.is_empty() {
+        let file = files::termination_file(&ctx.data_dir, pod.uid(), &container.name, inputs.attempt);
+        out.push(plain(&container.termination_message_path, file));
+    }
+    out
+}
+
+fn path_mount(mount: &VolumeMount, host_path: PathBuf, is_read_only: bool) -> v1::Mount {
+    let propagation = match mount.mount_propagation.as_str() {
+        "HostToContainer" => v1::MountPropagation::PropagationHostToContainer,
+        "Bidirectional" => v1::MountPropagation::PropagationBidirectional,
+        _ => v1::MountPropagation::PropagationPrivate,
+    };
+    v1::Mount {
+        container_path: absolute(&mount.mount_path),
+        host_path: host_path.to_string_lossy().into_owned(),
+        readonly: mount.read_only || is_read_only,
+        recursive_read_only: mount.recursive_read_only == "Enabled",
+        propagation: propagation as i32,
+        ..Default::default()
+    }
+}
+
+fn image_mount(mount: &VolumeMount, image: &v1::ImageSpec, sub_path: String) -> v1::Mount {
+    v1::Mount {
+        container_path: absolute(&mount.mount_path),
+        readonly: true,
+        image: Some(image.clone()),
+        image_sub_path: sub_path,
+        ..Default::default()
+    }
+}
+
+/// A relative mount path is taken from the root, as every runtime would.
+fn absolute(path: &str) -> String {
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+}
+
+/// The subPath with `subPathExpr` expanded, checked to stay inside.
+fn sub_path(container: &Container, mount: &VolumeMount, lookup: Lookup<'_>) -> Result<String, Error> {
+    let text = match mount.sub_path_expr.as_str() {
+        "" => mount.sub_path.clone(),
+        expression => {
+            let text = expand(expression, lookup);
+            if text.contains("$(") {
+                return Err(sub_path_error(container, mount, format!("missing value for {expression:?}")));
+            }
+            text
+        }
+    };
+    let path = Path::new(&text);
+    if path.is_absolute() {
+        return Err(sub_path_error(container, mount, format!("{text:?} must not be an absolute path")));
+    }
+    if path.components().any(|c| c == Component::ParentDir) {
+        return Err(sub_path_error(container, mount, format!("{text:?} must not contain '..'")));
+    }
+    Ok(text)
+}
+
+fn sub_path_error(container: &Container, mount: &VolumeMount, cause: String) -> Error {
+    Error::SubPath { volume: mount.name.clone(), container: container.name.clone(), cause }
+}
