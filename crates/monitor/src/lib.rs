@@ -2,8 +2,19 @@
 //!
 //! Owns stdio, logs, exit codes and the namespaces of one pod sandbox, in a process of its own that
 //! outlives every agent. It must not know Kubernetes, images or networks, and depends on no room.
-//! Start with [`wire`] (the contract).
+//! Start with [`wire`] (the contract) and [`main`] (the process).
 
 pub mod client;
+mod clock;
+mod connection;
+mod container;
 pub mod exit;
+mod holder;
+mod log;
+mod note;
+mod oci;
+mod start;
+mod sys;
 pub mod wire;
+
+pub use start::main;

@@ -240,7 +240,7 @@ macro_rules! record {
         pub struct $name { $($(#[$field_meta])* pub $field: $type,)* }
 
         impl $name {
-            #[allow(unused_variables, reason = "a record may have no field yet")]
+            #[allow(unused_variables, clippy::ptr_arg, reason = "a record may have no field yet")]
             pub(crate) fn encode_body(&self, body: &mut Vec<u8>) {
                 $($crate::wire::codec::Field::put(&self.$field, $tag, body);)*
             }

@@ -111,6 +111,7 @@ impl Inbox {
     ///
     /// # Errors
     /// The stream is garbage and must be closed.
+    #[allow(clippy::should_implement_trait, reason = "it is no iterator: more may come after None")]
     pub fn next(&mut self) -> Result<Option<Frame>, Malformed> {
         let Some(header) = Header::decode(&self.bytes)? else { return Ok(None) };
         let end = HEADER_BYTES + header.length as usize;
