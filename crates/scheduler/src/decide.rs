@@ -167,9 +167,8 @@ fn refusal(pod: &Pod, node: &Node, cluster: &Cluster, handler: Option<&str>) -> 
     {
         return for_good(&format!("node(s) didn't offer the runtime handler \"{handler}\""));
     }
-    let collides = |other: &Pod| {
-        other.ports.iter().any(|theirs| pod.ports.iter().any(|ours| fit::collide(ours, theirs)))
-    };
+    let collides =
+        |other: &Pod| other.ports.iter().any(|theirs| pod.ports.iter().any(|ours| fit::collide(ours, theirs)));
     if !pod.ports.is_empty() && cluster.pods_on(&node.name).any(collides) {
         let reasons = vec!["node(s) didn't have free ports for the requested pod ports".into()];
         return Some(Refusal { reasons, others_are_in_the_way: true });
@@ -331,7 +330,8 @@ mod tests {
 
     #[test]
     fn a_selector_that_no_node_satisfies_is_named() {
-        let reason = format!("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. {HELPLESS}");
+        let reason =
+            format!("0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector. {HELPLESS}");
         check(&pod("p", json!({"nodeSelector": {"a": "b"}})), &cluster(vec![node("n", json!({}))]), &reason);
     }
 

@@ -100,7 +100,9 @@ pub fn term_matches(term: &Term, node: &Node) -> bool {
     }
     let by_label = |one: &Requirement| requirement_matches(one, node.labels.get(&one.key).map(String::as_str));
     let by_field = |one: &Requirement| {
-        one.key == "metadata.name" && requirement_matches(one, Some(&node.name)) && matches!(&*one.operator, "In" | "NotIn")
+        one.key == "metadata.name"
+            && requirement_matches(one, Some(&node.name))
+            && matches!(&*one.operator, "In" | "NotIn")
     };
     term.match_expressions.iter().all(by_label) && term.match_fields.iter().all(by_field)
 }

@@ -317,9 +317,8 @@ impl Shell {
         let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
         let posted = pending.posted.take();
         self.pending.insert(uid.clone(), pending);
-        self.calls.spawn(async move {
-            Done::Reported { outcome: act::report(&client, &pod, &message, posted).await, uid }
-        });
+        self.calls
+            .spawn(async move { Done::Reported { outcome: act::report(&client, &pod, &message, posted).await, uid } });
     }
 
     fn bound(&mut self, uid: String, outcome: Result<(), act::Error>) {

@@ -1,0 +1,17 @@
+//! The controllers: each keeps one promise of the API that no single request can keep.
+//!
+//! One module a controller, all alike: a pure `decide` over the [`view::World`] and an idempotent `act` for each of its
+//! actions. `shell.rs` is shared: it watches once for all of them, asks each what is to be done after every change,
+//! and carries that out with back-off. Start at `shell.rs`; to add a controller, copy `service_account.rs` and name it
+//! in [`shell::Action`] and `shell::decide`.
+
+#![forbid(unsafe_code)]
+
+pub mod call;
+pub mod namespace;
+pub mod pod_gc;
+pub mod service_account;
+pub mod shell;
+pub mod view;
+
+pub use shell::{Error, run};

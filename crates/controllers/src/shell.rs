@@ -1,0 +1,305 @@
+//! The shared shell: watch once, ask every controller after every change, carry out what they want.
+//!
+//! One task owns the [`World`]. An action that is under way, or that failed and rests, is not started again; one that
+//! is no longer wanted is forgotten. Actions are idempotent, so a crash between two of them loses nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::stream::BoxStream;
+use kube::runtime::utils::StreamBackoff;
+use kube::runtime::watcher::{self, Config, watcher};
+use kube::{Api, Client, Resource};
+use serde::de::DeserializeOwned;
+use tokio::task::{JoinError, JoinSet};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::pod_gc::Removal;
+use crate::view::{AccountObject, NamespaceObject, NodeObject, PodObject, World};
+use crate::{call, namespace, pod_gc, service_account};
+
+/// How many actions may be under way at once.
+const ACTIONS_MAX: usize = 32;
+
+/// How long one action may take before it is tried anew.
+const ACTION_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The pause after the first failure of an action; it doubles with each further one.
+const BACKOFF_FIRST: Duration = Duration::from_millis(100);
+
+/// The longest pause between two attempts.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
+
+/// Why the controllers ended before they were told to.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An action panicked: what it did is not known.
+    #[error("an action of a controller panicked")]
+    Panicked(#[source] JoinError),
+    /// A watch ended for good, which a watch never does.
+    #[error("the watch of {0} ended")]
+    WatchEnded(&'static str),
+}
+
+/// What can be wanted; also the key under which an action is under way or rests.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Action {
+    /// Create the ServiceAccount `default` of a namespace.
+    CreateAccount(String),
+    /// Empty a namespace and let it go.
+    EmptyNamespace(String),
+    /// Remove a pod that no node looks after.
+    RemovePod(Removal),
+}
+
+/// Everything that all controllers want now, and when to ask again though nothing changes.
+fn decide(world: &World, now: Instant) -> (BTreeSet<Action>, Option<Instant>) {
+    let (removals, wake_at) = pod_gc::decide(world, now);
+    let accounts = service_account::decide(world).into_iter().map(Action::CreateAccount);
+    let namespaces = namespace::decide(world).into_iter().map(Action::EmptyNamespace);
+    (accounts.chain(namespaces).chain(removals.into_iter().map(Action::RemovePod)).collect(), wake_at)
+}
+
+async fn act(client: &Client, action: &Action) -> Result<(), call::Error> {
+    let work = async {
+        match action {
+            Action::CreateAccount(namespace) => service_account::act(client, namespace).await,
+            Action::EmptyNamespace(namespace) => namespace::act(client, namespace).await,
+            Action::RemovePod(removal) => pod_gc::act(client, removal).await,
+        }
+    };
+    let timed_out = |_| call::Error::TimedOut(ACTION_TIMEOUT.as_secs());
+    tokio::time::timeout(ACTION_TIMEOUT, work).await.map_err(timed_out)?
+}
+
+/// Runs all controllers until they are cancelled; then finishes the actions under way.
+pub async fn run(client: Client, cancel: CancellationToken) -> Result<(), Error> {
+    let mut namespaces = watch::<NamespaceObject>(&client, Config::default());
+    let mut accounts = watch::<AccountObject>(&client, Config::default().fields("metadata.name=default"));
+    let mut pods = watch::<PodObject>(&client, Config::default());
+    let mut nodes = watch::<NodeObject>(&client, Config::default());
+    let mut shell = Shell::new(client);
+    loop {
+        let wake_at = shell.wake_at;
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            Some(done) = shell.running.join_next() => shell.done(done.map_err(Error::Panicked)?),
+            event = namespaces.next() => shell.take_namespace(event.ok_or(Error::WatchEnded("namespaces"))?),
+            event = accounts.next() => shell.take_account(event.ok_or(Error::WatchEnded("serviceaccounts"))?),
+            event = nodes.next() => shell.take_node(event.ok_or(Error::WatchEnded("nodes"))?),
+            event = pods.next() => shell.take_pod(event.ok_or(Error::WatchEnded("pods"))?),
+            () = sleep_until(wake_at) => {}
+        }
+        shell.start_what_is_wanted(Instant::now());
+    }
+    while let Some(done) = shell.running.join_next().await {
+        shell.done(done.map_err(Error::Panicked)?);
+    }
+    Ok(())
+}
+
+async fn sleep_until(at: Option<Instant>) {
+    match at {
+        Some(at) => tokio::time::sleep_until(at).await,
+        None => std::future::pending().await,
+    }
+}
+
+type Watched<K> = Result<watcher::Event<K>, watcher::Error>;
+
+fn watch<K>(client: &Client, config: Config) -> BoxStream<'static, Watched<K>>
+where
+    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let stream = watcher(Api::<K>::all(client.clone()), config);
+    StreamBackoff::new(stream, watcher::DefaultBackoff::default()).boxed()
+}
+
+/// What a list has shown so far, between Init and InitDone.
+#[derive(Default)]
+struct Listing {
+    seen: BTreeSet<String>,
+    complete: bool,
+}
+
+/// A change of one watched kind, by the key that the world has it under.
+enum Change<K> {
+    Is(String, K),
+    IsGone(String),
+    /// The list is complete: only these exist.
+    AreAll(BTreeSet<String>),
+    None,
+}
+
+impl Listing {
+    /// Turns what a watch says into a change.
+    fn take<K: Resource>(&mut self, event: Watched<K>, key: fn(&K) -> Option<&String>) -> Change<K> {
+        let key = |object: &K| key(object).cloned().unwrap_or_default();
+        match event {
+            Ok(watcher::Event::Init) => self.seen.clear(),
+            Ok(watcher::Event::InitApply(object)) => {
+                self.seen.insert(key(&object));
+                return Change::Is(key(&object), object);
+            }
+            Ok(watcher::Event::Apply(object)) => return Change::Is(key(&object), object),
+            Ok(watcher::Event::Delete(object)) => return Change::IsGone(key(&object)),
+            Ok(watcher::Event::InitDone) => {
+                self.complete = true;
+                return Change::AreAll(std::mem::take(&mut self.seen));
+            }
+            Err(error) => tracing::warn!(error = %chain(&error), "cannot watch"),
+        }
+        Change::None
+    }
+}
+
+/// An action that is under way or rests after a failure.
+struct Attempt {
+    running: bool,
+    failures: u32,
+    not_before: Instant,
+}
+
+type Done = (Action, Result<(), call::Error>);
+
+struct Shell {
+    client: Client,
+    world: World,
+    namespaces: Listing,
+    accounts: Listing,
+    pods: Listing,
+    nodes: Listing,
+    attempts: BTreeMap<Action, Attempt>,
+    running: JoinSet<Done>,
+    wake_at: Option<Instant>,
+}
+
+impl Shell {
+    fn new(client: Client) -> Shell {
+        Shell {
+            client,
+            world: World::default(),
+            namespaces: Listing::default(),
+            accounts: Listing::default(),
+            pods: Listing::default(),
+            nodes: Listing::default(),
+            attempts: BTreeMap::new(),
+            running: JoinSet::new(),
+            wake_at: None,
+        }
+    }
+
+    fn take_namespace(&mut self, event: Watched<NamespaceObject>) {
+        let known = &mut self.world.namespaces;
+        match self.namespaces.take(event, |object| object.meta().name.as_ref()) {
+            Change::Is(name, object) => drop(known.insert(name, object.into())),
+            Change::IsGone(name) => drop(known.remove(&name)),
+            Change::AreAll(names) => known.retain(|name, _| names.contains(name)),
+            Change::None => {}
+        }
+    }
+
+    fn take_account(&mut self, event: Watched<AccountObject>) {
+        let known = &mut self.world.with_default_account;
+        match self.accounts.take(event, |object| object.meta().namespace.as_ref()) {
+            Change::Is(namespace, object) if object.meta().name.as_deref() == Some("default") => {
+                known.insert(namespace);
+            }
+            Change::IsGone(namespace) => {
+                known.remove(&namespace);
+            }
+            Change::AreAll(namespaces) => known.retain(|namespace| namespaces.contains(namespace)),
+            Change::Is(..) | Change::None => {}
+        }
+    }
+
+    fn take_node(&mut self, event: Watched<NodeObject>) {
+        let known = &mut self.world.nodes;
+        match self.nodes.take(event, |object| object.meta().name.as_ref()) {
+            Change::Is(name, _) => {
+                known.insert(name);
+            }
+            Change::IsGone(name) => {
+                known.remove(&name);
+            }
+            Change::AreAll(names) => known.retain(|name| names.contains(name)),
+            Change::None => {}
+        }
+    }
+
+    fn take_pod(&mut self, event: Watched<PodObject>) {
+        let known = &mut self.world.pods;
+        match self.pods.take(event, |object| object.meta().uid.as_ref()) {
+            Change::Is(uid, object) => drop(known.insert(uid, object.into())),
+            Change::IsGone(uid) => {
+                if let Some(pod) = known.remove(&uid) {
+                    self.hurry(&Action::EmptyNamespace(pod.namespace));
+                }
+            }
+            Change::AreAll(uids) => known.retain(|uid, _| uids.contains(uid)),
+            Change::None => {}
+        }
+    }
+
+    /// What the action waits for may have happened.
+    fn hurry(&mut self, action: &Action) {
+        if let Some(attempt) = self.attempts.get_mut(action) {
+            attempt.failures = 0;
+            attempt.not_before = Instant::now();
+        }
+    }
+
+    fn done(&mut self, (action, outcome): Done) {
+        let Some(attempt) = self.attempts.get_mut(&action) else { return };
+        attempt.running = false;
+        attempt.failures += 1;
+        // A success rests too: its effect has to come back through the watch before it is asked for again.
+        attempt.not_before = Instant::now() + backoff(attempt.failures);
+        match outcome {
+            Ok(()) => tracing::debug!(?action, "done"),
+            Err(error @ call::Error::Remaining(_)) => tracing::debug!(?action, %error, "waiting"),
+            Err(error) => tracing::warn!(?action, error = %chain(&error), "an action failed, it will be tried again"),
+        }
+    }
+
+    fn start_what_is_wanted(&mut self, now: Instant) {
+        let listings = [&self.namespaces, &self.accounts, &self.pods, &self.nodes];
+        if !listings.iter().all(|listing| listing.complete) {
+            return;
+        }
+        self.world.note_missing_nodes(now);
+        let (wanted, mut wake_at) = decide(&self.world, now);
+        self.attempts.retain(|action, attempt| attempt.running || wanted.contains(action));
+        for action in wanted {
+            let attempt =
+                self.attempts.entry(action.clone()).or_insert(Attempt { running: false, failures: 0, not_before: now });
+            if attempt.running || self.running.len() >= ACTIONS_MAX {
+                continue;
+            }
+            if attempt.not_before > now {
+                wake_at = Some(wake_at.map_or(attempt.not_before, |at| at.min(attempt.not_before)));
+                continue;
+            }
+            attempt.running = true;
+            let client = self.client.clone();
+            self.running.spawn(async move {
+                let outcome = act(&client, &action).await;
+                (action, outcome)
+            });
+        }
+        self.wake_at = wake_at;
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    BACKOFF_FIRST.saturating_mul(1 << failures.saturating_sub(1).min(16)).min(BACKOFF_MAX)
+}
+
+/// An error with its sources, in one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(error.source(), |error| error.source());
+    sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
+}

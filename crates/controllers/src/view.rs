@@ -1,0 +1,166 @@
+//! What the controllers see: namespaces, default service accounts, pods and nodes, reduced to a few facts each.
+
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet};
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde::{Deserialize, Deserializer};
+use tokio::time::Instant;
+
+/// A namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// spec.finalizers: who has to finish before it may go.
+    pub finalizers: Vec<String>,
+}
+
+/// A pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pod {
+    /// metadata.namespace.
+    pub namespace: String,
+    /// metadata.name.
+    pub name: String,
+    /// The node it is bound to.
+    pub node: Option<String>,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// Whether its phase is Succeeded or Failed.
+    pub finished: bool,
+}
+
+/// Everything that the controllers decide on.
+#[derive(Debug, Default)]
+pub struct World {
+    /// By name.
+    pub namespaces: BTreeMap<String, Namespace>,
+    /// The namespaces that have a ServiceAccount `default`.
+    pub with_default_account: BTreeSet<String>,
+    /// By uid.
+    pub pods: BTreeMap<String, Pod>,
+    /// By name.
+    pub nodes: BTreeSet<String>,
+    /// Nodes that pods are bound to but that do not exist, and since when that is known.
+    pub missing_nodes: BTreeMap<String, Instant>,
+}
+
+impl World {
+    /// Brings `missing_nodes` up to date.
+    pub fn note_missing_nodes(&mut self, now: Instant) {
+        let bound: BTreeSet<&String> = self.pods.values().filter_map(|pod| pod.node.as_ref()).collect();
+        let missing = bound.into_iter().filter(|node| !self.nodes.contains(*node));
+        let since = |node: &String| self.missing_nodes.get(node).copied().unwrap_or(now);
+        self.missing_nodes = missing.map(|node| (node.clone(), since(node))).collect();
+    }
+}
+
+/// A Namespace on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct NamespaceObject {
+    metadata: ObjectMeta,
+    #[serde(deserialize_with = "null_as_default")]
+    spec: NamespaceSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NamespaceSpec {
+    #[serde(deserialize_with = "null_as_default")]
+    finalizers: Vec<String>,
+}
+
+/// A ServiceAccount on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct AccountObject {
+    metadata: ObjectMeta,
+}
+
+/// A Node on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct NodeObject {
+    metadata: ObjectMeta,
+}
+
+/// A Pod on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct PodObject {
+    metadata: ObjectMeta,
+    #[serde(deserialize_with = "null_as_default")]
+    spec: PodSpec,
+    #[serde(deserialize_with = "null_as_default")]
+    status: PodStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct PodSpec {
+    node_name: Option<String>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct PodStatus {
+    phase: Option<String>,
+}
+
+/// Other writers of objects may say `null` where nothing is meant.
+fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+impl From<NamespaceObject> for Namespace {
+    fn from(object: NamespaceObject) -> Namespace {
+        Namespace { deleting: object.metadata.deletion_timestamp.is_some(), finalizers: object.spec.finalizers }
+    }
+}
+
+impl From<PodObject> for Pod {
+    fn from(object: PodObject) -> Pod {
+        Pod {
+            deleting: object.metadata.deletion_timestamp.is_some(),
+            namespace: object.metadata.namespace.unwrap_or_default(),
+            name: object.metadata.name.unwrap_or_default(),
+            node: object.spec.node_name.filter(|node| !node.is_empty()),
+            finished: matches!(object.status.phase.as_deref(), Some("Succeeded" | "Failed")),
+        }
+    }
+}
+
+/// Tells `kube` where a slim type lives; all of them are in the core group, version v1.
+macro_rules! resource {
+    ($type:ty, $scope:ty, $kind:literal, $plural:literal) => {
+        impl kube::Resource for $type {
+            type DynamicType = ();
+            type Scope = $scope;
+            fn kind(_: &()) -> Cow<'_, str> {
+                $kind.into()
+            }
+            fn group(_: &()) -> Cow<'_, str> {
+                "".into()
+            }
+            fn version(_: &()) -> Cow<'_, str> {
+                "v1".into()
+            }
+            fn plural(_: &()) -> Cow<'_, str> {
+                $plural.into()
+            }
+            fn meta(&self) -> &ObjectMeta {
+                &self.metadata
+            }
+            fn meta_mut(&mut self) -> &mut ObjectMeta {
+                &mut self.metadata
+            }
+        }
+    };
+}
+
+resource!(NamespaceObject, k8s_openapi::ClusterResourceScope, "Namespace", "namespaces");
+resource!(AccountObject, k8s_openapi::NamespaceResourceScope, "ServiceAccount", "serviceaccounts");
+resource!(NodeObject, k8s_openapi::ClusterResourceScope, "Node", "nodes");
+resource!(PodObject, k8s_openapi::NamespaceResourceScope, "Pod", "pods");
