@@ -13,7 +13,7 @@ mod setup;
 mod test;
 
 use clap::{Parser, Subcommand};
-use xtask::shell;
+
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's own tasks")]
@@ -54,7 +54,7 @@ fn main() -> anyhow::Result<()> {
         #[cfg(feature = "bench")]
         Task::Bench { what, pods } => bench::run(&what, pods),
         #[cfg(not(feature = "bench"))]
-        Task::Bench { what, pods } => shell::run(
+        Task::Bench { what, pods } => xtask::shell::run(
             "cargo",
             &["run", "--quiet", "--release", "--package", "xtask", "--features", "bench", "--", "bench", &what, "--pods", &pods.to_string()],
         ),
