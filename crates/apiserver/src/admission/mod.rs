@@ -1,0 +1,132 @@
+//! Admission: what the cluster adds to objects and what it does not let in.
+//!
+//! One module per plugin, named as upstream names it; the chain runs in upstream's order, mutating halves first, then
+//! validation of the object, then the validating halves. A plugin reads the world and never writes to it.
+//! To add one: write a module, add it to [`PLUGINS`] at upstream's place.
+
+mod always_pull_images;
+mod default_toleration_seconds;
+mod namespace_lifecycle;
+mod node_restriction;
+mod priority;
+mod runtime_class;
+mod service_account;
+
+use api::{Kind, Timestamp};
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::status::Status;
+use crate::user::UserInfo;
+use crate::world::World;
+
+/// What is done to the object.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    /// A new object, or a new subresource such as a binding.
+    Create,
+    /// A change.
+    Update,
+    /// A removal.
+    Delete,
+}
+
+/// One request as plugins see it.
+pub struct Request<'a> {
+    /// Kind of the object.
+    pub kind: &'static Kind,
+    /// What is done.
+    pub operation: Operation,
+    /// Subresource or empty.
+    pub subresource: &'a str,
+    /// Namespace or empty.
+    pub namespace: &'a str,
+    /// Name, or the generateName prefix of an object that has no name yet.
+    pub name: &'a str,
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// The object as it is stored now.
+    pub old: Option<&'a Value>,
+    /// Read access to everything else.
+    pub world: &'a World,
+    /// When.
+    pub now: Timestamp,
+}
+
+impl Request<'_> {
+    /// Whether this is the main resource `plural` of `group`.
+    pub fn is_on(&self, group: &str, plural: &str) -> bool {
+        self.subresource.is_empty() && self.kind.group == group && self.kind.plural == plural
+    }
+
+    /// 403 in the words of this request.
+    pub fn forbidden(&self, why: impl std::fmt::Display) -> Status {
+        Status::forbidden(self.kind, self.name, &why.to_string())
+    }
+}
+
+/// One plugin.
+#[async_trait]
+pub trait Plugin: Send + Sync {
+    /// Upstream's name, as in `--enable-admission-plugins`.
+    fn name(&self) -> &'static str;
+
+    /// Changes the object, or refuses the request. Must be idempotent.
+    async fn mutate(&self, _request: &Request<'_>, _object: &mut Value) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Refuses the request, or not. No object on deletions.
+    async fn validate(&self, _request: &Request<'_>, _object: Option<&Value>) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// Every plugin, in upstream's order.
+static PLUGINS: &[&(dyn Plugin + 'static)] = &[
+    &namespace_lifecycle::NamespaceLifecycle,
+    &service_account::ServiceAccount,
+    &node_restriction::NodeRestriction,
+    &always_pull_images::AlwaysPullImages,
+    &priority::Priority,
+    &default_toleration_seconds::DefaultTolerationSeconds,
+    &runtime_class::RuntimeClass,
+];
+
+/// Names of the plugins that run unless they are switched off.
+pub const DEFAULT_PLUGINS: &[&str] =
+    &["NamespaceLifecycle", "ServiceAccount", "NodeRestriction", "Priority", "DefaultTolerationSeconds", "RuntimeClass"];
+
+/// The enabled plugins.
+pub struct Chain(Vec<&'static dyn Plugin>);
+
+impl Chain {
+    /// Plugins by name; an unknown name is returned as the error.
+    pub fn new(enabled: &[String]) -> Result<Chain, String> {
+        if let Some(unknown) = enabled.iter().find(|name| !PLUGINS.iter().any(|p| p.name() == name.as_str())) {
+            return Err(unknown.clone());
+        }
+        Ok(Chain(PLUGINS.iter().copied().filter(|p| enabled.iter().any(|name| name == p.name())).collect()))
+    }
+
+    /// Runs the mutating halves.
+    pub async fn mutate(&self, request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
+        for plugin in &self.0 {
+            plugin.mutate(request, object).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs the validating halves.
+    pub async fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
+        for plugin in &self.0 {
+            plugin.validate(request, object).await?;
+        }
+        Ok(())
+    }
+}
+
+/// The names of all plugins, in their order.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    PLUGINS.iter().map(|plugin| plugin.name())
+}

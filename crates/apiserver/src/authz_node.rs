@@ -1,0 +1,192 @@
+//! The Node authorizer: a node sees itself, its own pods, and what these refer to. Nothing else.
+//!
+//! Relations (pod on node, Secret in pod) are read from the store at each request, so that they are never stale.
+//! It must not change anything. Start at [`NodeAuthorizer`].
+
+use api::look;
+use async_trait::async_trait;
+use serde_json::Value;
+
+use crate::authz::{Attributes, Authorizer, Decision};
+use crate::world::World;
+
+/// Judges requests of `system:node:<name>`.
+pub struct NodeAuthorizer;
+
+fn allow_if(condition: bool, otherwise: &str) -> Decision {
+    if condition { Decision::Allow } else { Decision::NoOpinion(otherwise.to_owned()) }
+}
+
+#[async_trait]
+impl Authorizer for NodeAuthorizer {
+    async fn decide(&self, a: &Attributes<'_>, world: &World) -> Decision {
+        let Some(node) = a.user.node_name() else { return Decision::NoOpinion(String::new()) };
+        match (a.group, a.resource) {
+            ("", "nodes") => nodes(a, node),
+            ("", "pods") => pods(a, node, world).await,
+            ("", "secrets" | "configmaps" | "serviceaccounts") => referenced(a, node, world).await,
+            ("" | "events.k8s.io", "events") => allow_if(matches!(a.verb, "create" | "update" | "patch"), ""),
+            ("coordination.k8s.io", "leases") => leases(a, node),
+            ("node.k8s.io", "runtimeclasses") => allow_if(is_read(a), ""),
+            ("", "services") => allow_if(is_read(a), ""),
+            _ => Decision::NoOpinion(String::new()),
+        }
+    }
+}
+
+fn is_read(a: &Attributes<'_>) -> bool {
+    a.subresource.is_empty() && matches!(a.verb, "get" | "list" | "watch")
+}
+
+fn nodes(a: &Attributes<'_>, node: &str) -> Decision {
+    let own = a.name == node || selects(a.fields, "metadata.name", node);
+    let allowed = match (a.verb, a.subresource) {
+        // The name is in the body; NodeRestriction looks at it.
+        ("create", "") => true,
+        ("get" | "list" | "watch", "") => own,
+        ("update" | "patch" | "delete", "") | ("get" | "update" | "patch", "status") => own,
+        _ => false,
+    };
+    allow_if(allowed, &format!("node {node:?} can only access its own Node object"))
+}
+
+fn leases(a: &Attributes<'_>, node: &str) -> Decision {
+    let allowed = a.namespace == "kube-node-lease"
+        && match a.verb {
+            "create" => true,
+            "get" | "update" | "patch" | "delete" => a.name == node,
+            "list" | "watch" => selects(a.fields, "metadata.name", node),
+            _ => false,
+        };
+    allow_if(allowed, "can only access node lease with the same name as the requesting node")
+}
+
+async fn pods(a: &Attributes<'_>, node: &str, world: &World) -> Decision {
+    let why = format!("no relationship found between node {node:?} and this object");
+    match (a.verb, a.subresource) {
+        ("list" | "watch", "") => allow_if(selects(a.fields, "spec.nodeName", node), "can only list/watch pods with spec.nodeName field selector"),
+        // Mirror pods; NodeRestriction looks at the body.
+        ("create", "") => Decision::Allow,
+        ("get" | "delete", "") | ("get" | "update" | "patch", "status") | ("create", "eviction") => {
+            let pod = world.pod(a.namespace, a.name).await;
+            // A pod that is gone is answered with 404, not with 403: the node has to learn that it is gone.
+            allow_if(pod.is_none_or(|pod| look::text_at(&pod, &["spec", "nodeName"]) == node), &why)
+        }
+        _ => Decision::NoOpinion(String::new()),
+    }
+}
+
+async fn referenced(a: &Attributes<'_>, node: &str, world: &World) -> Decision {
+    let why = format!("no relationship found between node {node:?} and this object");
+    let name = match a.verb {
+        "get" if !a.name.is_empty() => a.name.to_owned(),
+        "list" | "watch" => match selected(a.fields, "metadata.name") {
+            Some(name) => name.to_owned(),
+            None => return Decision::NoOpinion("can only read namespaced object of this type by name".to_owned()),
+        },
+        _ => return Decision::NoOpinion(String::new()),
+    };
+    if !a.subresource.is_empty() || a.namespace.is_empty() {
+        return Decision::NoOpinion(String::new());
+    }
+    let pods = world.pods_mentioning(a.namespace, node, &name).await;
+    let related = pods.iter().any(|pod| look::text_at(pod, &["spec", "nodeName"]) == node && refers(pod, a.resource, &name));
+    allow_if(related, &why)
+}
+
+/// Whether a pod refers to the Secret, ConfigMap or ServiceAccount `name` of its namespace.
+pub fn refers(pod: &Value, resource: &str, name: &str) -> bool {
+    let spec = &pod["spec"];
+    match resource {
+        "serviceaccounts" => look::text(spec, "serviceAccountName") == name,
+        "secrets" => {
+            look::list(spec, "imagePullSecrets").iter().any(|s| look::text(s, "name") == name)
+                || volumes_refer(spec, "secret", name)
+                || containers_refer(spec, "secretKeyRef", "secretRef", name)
+        }
+        "configmaps" => {
+            volumes_refer(spec, "configMap", name) || containers_refer(spec, "configMapKeyRef", "configMapRef", name)
+        }
+        _ => false,
+    }
+}
+
+/// Volume sources carry Secret names in several fields of their own.
+const SECRET_SOURCES: &[(&str, &str)] =
+    &[("cephfs", "secretRef"), ("csi", "nodePublishSecretRef"), ("flexVolume", "secretRef"), ("iscsi", "secretRef"), ("rbd", "secretRef"), ("scaleIO", "secretRef"), ("storageos", "secretRef")];
+
+fn volumes_refer(spec: &Value, source: &str, name: &str) -> bool {
+    look::list(spec, "volumes").iter().any(|volume| {
+        let direct = match source {
+            "secret" => look::text_at(volume, &["secret", "secretName"]) == name,
+            _ => look::text_at(volume, &[source, "name"]) == name,
+        };
+        let projected = look::list_at(volume, &["projected", "sources"])
+            .iter()
+            .any(|projection| look::text_at(projection, &[source, "name"]) == name);
+        let other = source == "secret"
+            && (SECRET_SOURCES.iter().any(|(of, field)| look::text_at(volume, &[of, field, "name"]) == name)
+                || look::text_at(volume, &["azureFile", "secretName"]) == name);
+        direct || projected || other
+    })
+}
+
+fn containers_refer(spec: &Value, key_reference: &str, source_reference: &str, name: &str) -> bool {
+    let containers = ["initContainers", "containers", "ephemeralContainers"];
+    containers.iter().flat_map(|list| look::list(spec, list)).any(|container| {
+        let by_variable = look::list(container, "env")
+            .iter()
+            .any(|variable| look::text_at(variable, &["valueFrom", key_reference, "name"]) == name);
+        let by_source = look::list(container, "envFrom")
+            .iter()
+            .any(|source| look::text_at(source, &[source_reference, "name"]) == name);
+        by_variable || by_source
+    })
+}
+
+/// The value that a field selector demands of `field`.
+fn selected<'a>(fields: &'a str, field: &str) -> Option<&'a str> {
+    fields.split(',').find_map(|term| {
+        let (left, right) = term.split_once("==").or_else(|| term.split_once('='))?;
+        (left == field && !left.ends_with('!')).then_some(right)
+    })
+}
+
+fn selects(fields: &str, field: &str, value: &str) -> bool {
+    selected(fields, field) == Some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_refers_to_secrets_by_pull_secret_volume_projection_and_environment() {
+        let pod = json!({"spec": {
+            "imagePullSecrets": [{"name": "pull"}],
+            "serviceAccountName": "robot",
+            "volumes": [
+                {"secret": {"secretName": "vol"}},
+                {"projected": {"sources": [{"secret": {"name": "proj"}}, {"configMap": {"name": "pcm"}}]}},
+            ],
+            "initContainers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "env"}}}]}],
+            "containers": [{"envFrom": [{"configMapRef": {"name": "cm"}}]}],
+        }});
+        for name in ["pull", "vol", "proj", "env"] {
+            assert!(refers(&pod, "secrets", name), "{name}");
+        }
+        assert!(!refers(&pod, "secrets", "cm"));
+        assert!(refers(&pod, "configmaps", "cm") && refers(&pod, "configmaps", "pcm"));
+        assert!(refers(&pod, "serviceaccounts", "robot"));
+    }
+
+    #[test]
+    fn only_an_equality_in_the_selector_counts() {
+        assert!(selects("spec.nodeName=a,status.phase!=Failed", "spec.nodeName", "a"));
+        assert!(selects("spec.nodeName==a", "spec.nodeName", "a"));
+        assert!(!selects("spec.nodeName!=a", "spec.nodeName", "a"));
+        assert!(!selects("", "spec.nodeName", "a"));
+    }
+}

@@ -1,0 +1,42 @@
+//! The API server: HTTP in, store out.
+//!
+//! One generic path serves every kind in the table of `api`; this room owns authentication, authorization, admission,
+//! discovery, OpenAPI, watches, and the way to the node port. It must not know what a kind means (that is `api`), nor
+//! how bytes are kept (that is `store`). Start at [`ApiServer`], then `server::handle` → `resource::respond` →
+//! `registry::Registry`.
+
+#![forbid(unsafe_code)]
+
+mod admission;
+mod answer;
+mod authz;
+mod authz_node;
+mod body;
+mod bootstrap;
+mod clock;
+mod codec;
+mod delete;
+mod descriptions;
+mod discovery;
+mod filter;
+mod list;
+mod object;
+mod openapi;
+mod patch;
+mod query;
+mod registry;
+mod resource;
+mod route;
+mod serve;
+mod server;
+mod status;
+mod subresource;
+mod user;
+mod watch;
+mod world;
+
+pub use admission::{DEFAULT_PLUGINS, names as admission_plugins};
+pub use server::{ApiServer, Error, Options};
+pub use status::Status;
+pub use subresource::node_port::NodeTls;
+pub use user::{StaticToken, UserInfo};

@@ -1,0 +1,204 @@
+//! Objects as bytes: the stored form, the served form, and the little that is read out of them without decoding all.
+//!
+//! The stored form is JSON whose first members are `kind`, `apiVersion` and `metadata`, without a resourceVersion: that
+//! is the store's revision and is spliced in when the object leaves. Pure. Start at [`encode`] and [`serve`].
+
+use api::{Kind, Timestamp, look};
+use bytes::Bytes;
+use serde_json::{Map, Value};
+use store::{Entry, Revision};
+
+const METADATA: &[u8] = b"\"metadata\":{";
+
+/// Key of an object, or the prefix of a collection when `name` is None.
+pub fn key(kind: &Kind, namespace: Option<&str>, name: Option<&str>) -> String {
+    let mut key = kind.storage.prefix();
+    if let Some(namespace) = namespace {
+        key.push_str(namespace);
+        key.push('/');
+    }
+    if let Some(name) = name {
+        key.push_str(name);
+    }
+    key
+}
+
+/// Whether the stored form of `kind` is not the served form.
+pub fn is_converted(kind: &Kind) -> bool {
+    storage_group(kind) != kind.group
+}
+
+/// Group of the kind whose form is stored.
+fn storage_group(kind: &Kind) -> &'static str {
+    if kind.storage.group == "core" { "" } else { kind.storage.group }
+}
+
+/// The stored form. What clients may not keep (resourceVersion, selfLink, managedFields) is left out.
+pub fn encode(kind: &Kind, object: &Value) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(b"{\"kind\":\"");
+    out.extend_from_slice(kind.kind.as_bytes());
+    out.extend_from_slice(b"\",\"apiVersion\":\"");
+    out.extend_from_slice(kind.api_version().as_bytes());
+    out.extend_from_slice(b"\",");
+    out.extend_from_slice(METADATA);
+    let empty = Map::new();
+    let members = object.as_object().unwrap_or(&empty);
+    let metadata = members.get("metadata").and_then(Value::as_object).unwrap_or(&empty);
+    let dropped = ["resourceVersion", "selfLink", "managedFields"];
+    append_members(&mut out, metadata.iter().filter(|(name, _)| !dropped.contains(&name.as_str())));
+    out.push(b'}');
+    let rest: Vec<_> = members.iter().filter(|(name, _)| !["kind", "apiVersion", "metadata"].contains(&name.as_str())).collect();
+    if !rest.is_empty() {
+        out.push(b',');
+        append_members(&mut out, rest.into_iter());
+    }
+    out.push(b'}');
+    Bytes::from(out)
+}
+
+fn append_members<'a>(out: &mut Vec<u8>, members: impl Iterator<Item = (&'a String, &'a Value)>) {
+    for (index, (name, value)) in members.enumerate() {
+        if index > 0 {
+            out.push(b',');
+        }
+        append_json(out, name);
+        out.push(b':');
+        append_json(out, value);
+    }
+}
+
+fn append_json(out: &mut Vec<u8>, value: &(impl serde::Serialize + ?Sized)) {
+    serde_json::to_writer(out, value).expect("values and texts always serialise into memory");
+}
+
+/// Appends the served form of stored bytes: the same with `metadata.resourceVersion`.
+pub fn append_served(out: &mut Vec<u8>, stored: &[u8], revision: Revision) {
+    // The first occurrence is the real one: only `kind` and `apiVersion` come before it.
+    let Some(start) = stored.windows(METADATA.len()).position(|window| window == METADATA) else {
+        out.extend_from_slice(stored);
+        return;
+    };
+    let split = start + METADATA.len();
+    out.extend_from_slice(&stored[..split]);
+    out.extend_from_slice(b"\"resourceVersion\":\"");
+    out.extend_from_slice(revision.to_string().as_bytes());
+    out.push(b'"');
+    if stored.get(split) != Some(&b'}') {
+        out.push(b',');
+    }
+    out.extend_from_slice(&stored[split..]);
+}
+
+/// The bytes of an entry as clients of `kind` read them.
+pub fn serve(kind: &Kind, entry: &Entry) -> Bytes {
+    serve_at(kind, &entry.value, entry.modified)
+}
+
+/// The same for bytes that are shown with another revision (deletions).
+pub fn serve_at(kind: &Kind, stored: &[u8], revision: Revision) -> Bytes {
+    let mut out = Vec::with_capacity(stored.len() + 40);
+    append_kind(&mut out, kind, stored, revision);
+    Bytes::from(out)
+}
+
+/// Appends the served form for a kind, converting it where the stored kind is another one.
+pub fn append_kind(out: &mut Vec<u8>, kind: &Kind, stored: &[u8], revision: Revision) {
+    if is_converted(kind) {
+        let object = decode_at(kind, stored, revision);
+        append_json(out, &object);
+    } else {
+        append_served(out, stored, revision);
+    }
+}
+
+/// The entry as a document of `kind`, with its resourceVersion.
+pub fn decode(kind: &Kind, entry: &Entry) -> Value {
+    decode_at(kind, &entry.value, entry.modified)
+}
+
+/// The same for bytes that are shown with another revision.
+pub fn decode_at(kind: &Kind, stored: &[u8], revision: Revision) -> Value {
+    let mut object: Value = serde_json::from_slice(stored).unwrap_or(Value::Null);
+    if is_converted(kind) {
+        kind.rules.convert(&mut object, api::Toward::Served);
+        look::set(&mut object, "kind", kind.kind);
+        look::set(&mut object, "apiVersion", kind.api_version());
+    }
+    look::set(look::child(&mut object, "metadata"), "resourceVersion", revision.to_string());
+    object
+}
+
+/// Turns a document of `kind` into bytes for the store.
+pub fn to_stored(kind: &Kind, object: &Value) -> Bytes {
+    if !is_converted(kind) {
+        return encode(kind, object);
+    }
+    let mut object = object.clone();
+    kind.rules.convert(&mut object, api::Toward::Storage);
+    let stored_kind = api::kinds()
+        .iter()
+        .find(|k| k.group == storage_group(kind) && k.plural == kind.storage.plural)
+        .unwrap_or(kind);
+    encode(stored_kind, &object)
+}
+
+/// A member of metadata as text; empty when absent.
+pub fn meta<'a>(object: &'a Value, field: &str) -> &'a str {
+    look::text_at(object, &["metadata", field])
+}
+
+/// `metadata.name`.
+pub fn name(object: &Value) -> &str {
+    meta(object, "name")
+}
+
+/// The metadata for writing.
+pub fn metadata_mut(object: &mut Value) -> &mut Value {
+    look::child(object, "metadata")
+}
+
+/// A time as object metadata carries it.
+pub fn timestamp(now: Timestamp) -> String {
+    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
+}
+
+/// The metadata of an object alone, as `PartialObjectMetadata`.
+pub fn partial(object: &Value) -> Value {
+    serde_json::json!({
+        "kind": "PartialObjectMetadata",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": object.get("metadata").cloned().unwrap_or_else(|| serde_json::json!({})),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_stored_form_has_no_resource_version_and_the_served_form_has_the_revision() {
+        let kind = api::find("", "v1", "configmaps").unwrap();
+        let object = json!({
+            "data": {"metadata": "x", "trap": "\"metadata\":{"},
+            "metadata": {"name": "a", "resourceVersion": "7", "managedFields": [], "labels": {"k": "v"}},
+        });
+        let stored = encode(kind, &object);
+        let text = std::str::from_utf8(&stored).unwrap();
+        assert!(text.starts_with(r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"#), "{text}");
+        assert!(!text.contains("resourceVersion") && !text.contains("managedFields"));
+        let served: Value = serde_json::from_slice(&serve_at(kind, &stored, Revision(9))).unwrap();
+        assert_eq!(served["metadata"]["resourceVersion"], "9");
+        assert_eq!(served["data"], object["data"]);
+    }
+
+    #[test]
+    fn empty_metadata_takes_a_revision_too() {
+        let mut out = Vec::new();
+        append_served(&mut out, br#"{"kind":"X","apiVersion":"v1","metadata":{}}"#, Revision(3));
+        let value: Value = serde_json::from_slice(&out).unwrap();
+        assert_eq!(value["metadata"]["resourceVersion"], "3");
+    }
+}

@@ -1,0 +1,352 @@
+//! The registry: create, change and delete for every kind alike.
+//!
+//! Owns the order of defaulting, preparation, admission, validation and the compare-and-swap against the store. What a
+//! kind does differently is in `api`; what a request looks like is in `serve_resource`. Start at [`Registry::create`].
+
+use std::time::Duration;
+
+use api::{Kind, Timestamp, look};
+use bytes::Bytes;
+use rand::Rng;
+use serde_json::Value;
+use store::{Entry, Expect, Put, Revision};
+
+use crate::admission::{self, Operation};
+use crate::object;
+use crate::status::{Status, from_store};
+use crate::user::UserInfo;
+use crate::world::World;
+
+/// How often a write that carries no resource version of its own is tried again after a conflict.
+const RETRIES: usize = 5;
+/// How often a generated name is drawn again when it is taken.
+const NAME_RETRIES: usize = 8;
+
+/// One request on one object.
+#[derive(Clone, Copy)]
+pub struct Call<'a> {
+    /// Kind in the path.
+    pub kind: &'static Kind,
+    /// Namespace in the path.
+    pub namespace: Option<&'a str>,
+    /// Name in the path; empty on create.
+    pub name: &'a str,
+    /// Subresource in the path.
+    pub subresource: Option<&'a str>,
+    /// Who asks.
+    pub user: &'a UserInfo,
+    /// Judge only.
+    pub dry_run: bool,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// An object after a write.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// Stored form.
+    pub stored: Bytes,
+    /// Its revision; None after a dry run.
+    pub revision: Option<Revision>,
+    /// Whether it is new.
+    pub created: bool,
+    /// Whether it is gone from the store.
+    pub removed: bool,
+}
+
+/// How an object is changed: takes what is there (with its resourceVersion), gives what shall be there.
+pub type Change<'a> = dyn Fn(&Value) -> Result<Value, Status> + Sync + 'a;
+
+/// Writes objects.
+pub struct Registry {
+    /// Read access, also for plugins.
+    pub world: World,
+    /// Enabled plugins.
+    pub admission: admission::Chain,
+    /// How long events live.
+    pub event_ttl: Duration,
+}
+
+impl Registry {
+    /// Creates an object.
+    pub async fn create(&self, call: &Call<'_>, object: Value) -> Result<Written, Status> {
+        let generated = look::text_at(&object, &["metadata", "name"]).is_empty();
+        for _ in 0..NAME_RETRIES {
+            match self.create_once(call, object.clone()).await {
+                Err(status) if generated && status.reason == "AlreadyExists" => {}
+                other => return other,
+            }
+        }
+        self.create_once(call, object).await
+    }
+
+    async fn create_once(&self, call: &Call<'_>, mut object: Value) -> Result<Written, Status> {
+        let kind = call.kind;
+        kind.rules.default(&mut object);
+        fill_system_fields(&mut object, call);
+        kind.rules.prepare_create(&mut object, call.now);
+        let name = object::name(&object).to_owned();
+        let request = self.request(call, &name, None);
+        let request = admission::Request { operation: Operation::Create, ..request };
+        self.admission.mutate(&request, &mut object).await?;
+        let mut errors = api::meta::validate_create(kind, &object);
+        errors.extend(kind.rules.validate_create(&object));
+        if !errors.is_empty() {
+            return Err(Status::invalid(kind, &name, &errors));
+        }
+        self.admission.validate(&request, Some(&object)).await?;
+        let stored = object::to_stored(kind, &object);
+        let key = object::key(kind, call.namespace, Some(&name));
+        if call.dry_run {
+            let taken = self.world.store.get(&key).await.map_err(|e| from_store(kind, &name, &e))?.is_some();
+            let written = Written { stored, revision: None, created: true, removed: false };
+            return if taken { Err(Status::already_exists(kind, &name)) } else { Ok(written) };
+        }
+        match self.put(kind, key, stored, Expect::Absent).await {
+            Ok(entry) => Ok(Written::from_entry(entry, true)),
+            Err(store::Error::Conflict { .. }) => Err(Status::already_exists(kind, &name)),
+            Err(error) => Err(from_store(kind, &name, &error)),
+        }
+    }
+
+    async fn put(&self, kind: &Kind, key: String, value: Bytes, expect: Expect) -> Result<Entry, store::Error> {
+        let ttl = (kind.storage.plural == "events").then_some(self.event_ttl);
+        self.world.store.put(Put { key, value, expect, ttl }).await
+    }
+
+    fn request<'a>(&'a self, call: &Call<'a>, name: &'a str, old: Option<&'a Value>) -> admission::Request<'a> {
+        admission::Request {
+            kind: call.kind,
+            operation: Operation::Update,
+            subresource: call.subresource.unwrap_or_default(),
+            namespace: call.namespace.unwrap_or_default(),
+            name,
+            user: call.user,
+            old,
+            world: &self.world,
+            now: call.now,
+        }
+    }
+
+    /// The stored entry of the object in the path, or 404.
+    pub async fn entry(&self, call: &Call<'_>) -> Result<Entry, Status> {
+        let found = self.world.entry(call.kind, call.namespace, call.name).await;
+        found.map_err(|e| from_store(call.kind, call.name, &e))?.ok_or_else(|| Status::not_found(call.kind, call.name))
+    }
+
+    /// Replaces an object by a PUT. RTC-10: some kinds are created by it.
+    pub async fn replace(&self, call: &Call<'_>, object: Value) -> Result<Written, Status> {
+        let kind = call.kind;
+        let creates = call.subresource.is_none() && kind.rules.creates_on_update();
+        if creates && matches!(self.entry(call).await, Err(status) if status.code == 404) {
+            let given = object::meta(&object, "resourceVersion");
+            return match given {
+                "" | "0" => self.create(call, without_revision(object)).await,
+                _ => Err(Status::not_found(kind, call.name)),
+            };
+        }
+        let unconditional = kind.rules.unconditional_update();
+        self.modify(call, &move |old| {
+            let mut new = object.clone();
+            let metadata = object::metadata_mut(&mut new);
+            if unconditional && look::text(metadata, "resourceVersion").is_empty() {
+                look::copy(&old["metadata"], metadata, "resourceVersion");
+            }
+            Ok(new)
+        })
+        .await
+    }
+
+    /// Changes an object. A conflict with another writer is tried again; a resource version that the change itself
+    /// brought is compared each time, so that a stale one is a 409.
+    pub async fn modify(&self, call: &Call<'_>, change: &Change<'_>) -> Result<Written, Status> {
+        for _ in 0..=RETRIES {
+            let entry = self.entry(call).await?;
+            if let Some(written) = self.modify_once(call, &entry, change).await? {
+                return Ok(written);
+            }
+        }
+        Err(Status::modified(call.kind, call.name))
+    }
+
+    /// None: another writer was faster.
+    async fn modify_once(&self, call: &Call<'_>, entry: &Entry, change: &Change<'_>) -> Result<Option<Written>, Status> {
+        let kind = call.kind;
+        let old = object::decode(kind, entry);
+        let mut new = change(&old)?;
+        check_unchanged_identity(call, &new, &old)?;
+        kind.rules.default(&mut new);
+        keep_system_fields(&mut new, &old);
+        kind.rules.prepare_update(&mut new, &old, call.subresource);
+        let request = self.request(call, call.name, Some(&old));
+        self.admission.mutate(&request, &mut new).await?;
+        let mut errors = api::meta::validate_update(&new, &old);
+        errors.extend(kind.rules.validate_update(&new, &old, call.subresource));
+        if !errors.is_empty() {
+            return Err(Status::invalid(kind, call.name, &errors));
+        }
+        self.admission.validate(&request, Some(&new)).await?;
+        self.commit(call, entry, (&new, &old)).await
+    }
+
+    /// Writes `new` in place of `entry`; removes the object when its last finalizer went.
+    async fn commit(
+        &self,
+        call: &Call<'_>,
+        entry: &Entry,
+        (new, old): (&Value, &Value),
+    ) -> Result<Option<Written>, Status> {
+        if new == old {
+            return Ok(Some(Written::from_entry(entry.clone(), false)));
+        }
+        let stored = object::to_stored(call.kind, new);
+        if call.dry_run {
+            return Ok(Some(Written { stored, revision: Some(entry.modified), created: false, removed: false }));
+        }
+        if is_due(call.kind, new) {
+            let removed = self.world.store.delete(&entry.key, Expect::Revision(entry.modified)).await;
+            return match removed {
+                Ok((_, revision)) => {
+                    Ok(Some(Written { stored, revision: Some(revision), created: false, removed: true }))
+                }
+                Err(store::Error::Conflict { .. }) => Ok(None),
+                Err(error) => Err(from_store(call.kind, call.name, &error)),
+            };
+        }
+        match self.put(call.kind, entry.key.to_string(), stored, Expect::Revision(entry.modified)).await {
+            Ok(entry) => Ok(Some(Written::from_entry(entry, false))),
+            Err(store::Error::Conflict { .. }) => Ok(None),
+            Err(error) => Err(from_store(call.kind, call.name, &error)),
+        }
+    }
+
+    /// Runs the validating halves of admission for a deletion.
+    pub async fn admit_delete(&self, call: &Call<'_>, old: &Value) -> Result<(), Status> {
+        let request = self.request(call, call.name, Some(old));
+        self.admission.validate(&admission::Request { operation: Operation::Delete, ..request }, None).await
+    }
+
+    /// Writes an object that is being deleted, or removes it; no rules run. None: another writer was faster.
+    pub async fn mark(&self, call: &Call<'_>, entry: &Entry, new: &Value) -> Result<Option<Written>, Status> {
+        let old = object::decode(call.kind, entry);
+        self.commit(call, entry, (new, &old)).await
+    }
+
+    /// Removes the entry. None: another writer was faster.
+    pub async fn remove(&self, call: &Call<'_>, entry: &Entry) -> Result<Option<Written>, Status> {
+        let gone = |revision| Written { stored: entry.value.clone(), revision: Some(revision), created: false, removed: true };
+        if call.dry_run {
+            return Ok(Some(gone(entry.modified)));
+        }
+        match self.world.store.delete(&entry.key, Expect::Revision(entry.modified)).await {
+            Ok((_, revision)) => Ok(Some(gone(revision))),
+            Err(store::Error::Conflict { current: Some(_), .. }) => Ok(None),
+            Err(error) => Err(from_store(call.kind, call.name, &error)),
+        }
+    }
+}
+
+impl Written {
+    fn from_entry(entry: Entry, created: bool) -> Written {
+        Written { stored: entry.value, revision: Some(entry.modified), created, removed: false }
+    }
+}
+
+fn without_revision(mut object: Value) -> Value {
+    look::remove(object::metadata_mut(&mut object), "resourceVersion");
+    object
+}
+
+/// Whether nothing keeps a deleted object any more.
+fn is_due(kind: &Kind, object: &Value) -> bool {
+    let metadata = &object["metadata"];
+    look::get(metadata, "deletionTimestamp").is_some()
+        && look::integer(metadata, "deletionGracePeriodSeconds").unwrap_or(0) == 0
+        && !has_finalizers(kind, object)
+}
+
+/// Whether somebody asked to be waited for. Namespaces have a second list in their spec.
+pub fn has_finalizers(kind: &Kind, object: &Value) -> bool {
+    let own = !look::list_at(object, &["metadata", "finalizers"]).is_empty();
+    let spec = kind.kind == "Namespace" && !look::list_at(object, &["spec", "finalizers"]).is_empty();
+    own || spec
+}
+
+/// What only the server sets on a new object.
+fn fill_system_fields(object: &mut Value, call: &Call<'_>) {
+    let metadata = object::metadata_mut(object);
+    for field in ["resourceVersion", "selfLink", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+        look::remove(metadata, field);
+    }
+    if look::text(metadata, "name").is_empty() {
+        let prefix = look::text(metadata, "generateName").to_owned();
+        if !prefix.is_empty() {
+            look::set(metadata, "name", generate_name(&prefix));
+        }
+    }
+    match call.namespace {
+        Some(namespace) => look::set(metadata, "namespace", namespace),
+        None => drop(look::remove(metadata, "namespace")),
+    }
+    look::set(metadata, "uid", uuid::Uuid::new_v4().to_string());
+    look::set(metadata, "creationTimestamp", object::timestamp(call.now));
+}
+
+/// What an update cannot change and need not repeat.
+fn keep_system_fields(new: &mut Value, old: &Value) {
+    let old = &old["metadata"];
+    let metadata = object::metadata_mut(new);
+    look::remove(metadata, "managedFields");
+    look::remove(metadata, "selfLink");
+    for field in ["name", "namespace", "uid", "creationTimestamp"] {
+        if look::text(metadata, field).is_empty() {
+            look::copy(old, metadata, field);
+        }
+    }
+    look::copy(old, metadata, "generateName");
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds"] {
+        look::copy(old, metadata, field);
+    }
+    // Empty maps and lists that clients send read back as absent, as they do upstream.
+    for field in ["labels", "annotations", "finalizers", "ownerReferences"] {
+        let empty = match look::get(metadata, field) {
+            None => true,
+            Some(Value::Object(map)) => map.is_empty(),
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(_) => false,
+        };
+        if empty {
+            look::remove(metadata, field);
+        }
+    }
+}
+
+/// The uid and the resource version that a client sends are preconditions.
+fn check_unchanged_identity(call: &Call<'_>, new: &Value, old: &Value) -> Result<(), Status> {
+    let (wanted, current) = (object::meta(new, "uid"), object::meta(old, "uid"));
+    if !wanted.is_empty() && wanted != current {
+        return Err(uid_conflict(call, wanted, current));
+    }
+    let wanted = object::meta(new, "resourceVersion");
+    if !wanted.is_empty() && wanted != "0" && wanted != object::meta(old, "resourceVersion") {
+        return Err(Status::modified(call.kind, call.name));
+    }
+    Ok(())
+}
+
+/// 409: the object is not the one that the client means.
+pub fn uid_conflict(call: &Call<'_>, wanted: &str, current: &str) -> Status {
+    let why = format!("Precondition failed: UID in precondition: {wanted}, UID in object meta: {current}");
+    Status::conflict(call.kind, call.name, &why)
+}
+
+/// A name from a prefix and five letters that make no words.
+fn generate_name(prefix: &str) -> String {
+    const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+    const RANDOM: usize = 5;
+    const NAME_MAX: usize = 63;
+    let mut name: String = prefix.chars().take(NAME_MAX - RANDOM).collect();
+    let mut random = rand::rng();
+    name.extend((0..RANDOM).map(|_| char::from(LETTERS[random.random_range(0..LETTERS.len())])));
+    name
+}

@@ -1,0 +1,325 @@
+//! Requests on resources: from a route to the registry, the lists, the watches and the subresources, and back.
+//!
+//! One function for each verb, the same for every kind. It must not know a kind's rules. Start at [`respond`].
+
+use api::{Kind, look};
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use http::{HeaderMap, Method, Request};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::Value;
+
+use crate::answer::{self, Form, Include};
+use crate::authz::{self, Attributes};
+use crate::body::{self, Checked};
+use crate::codec::{self, BODY_BYTES_MAX, Format};
+use crate::delete::{self, DeleteOptions};
+use crate::filter::Filter;
+use crate::list;
+use crate::patch;
+use crate::query::{ListOptions, Query, WriteOptions};
+use crate::registry::Call;
+use crate::route::{self, Target};
+use crate::server::Core;
+use crate::status::{self, Status};
+use crate::subresource::{binding, log, stream};
+use crate::user::UserInfo;
+use crate::watch::{Subject, Watching};
+use crate::{clock, object};
+
+/// Everything about one request but its body.
+pub struct Asked {
+    target: Target,
+    user: UserInfo,
+    query: Query,
+    headers: HeaderMap,
+    form: Form,
+}
+
+impl Asked {
+    fn kind(&self) -> &'static Kind {
+        self.target.kind
+    }
+
+    fn name(&self) -> &str {
+        self.target.name.as_deref().unwrap_or_default()
+    }
+
+    fn call(&self, dry_run: bool) -> Call<'_> {
+        Call {
+            kind: self.target.kind,
+            namespace: self.target.namespace.as_deref(),
+            name: self.name(),
+            subresource: self.target.subresource.as_deref(),
+            user: &self.user,
+            dry_run,
+            now: clock::now(),
+        }
+    }
+}
+
+/// Answers a request on a resource.
+pub async fn respond(core: &Core, target: Target, user: UserInfo, request: Request<Body>) -> Result<Response, Status> {
+    let query = Query::parse(request.uri().query());
+    let verb = route::verb(
+        request.method(),
+        target.name.is_some(),
+        query.flag("watch"),
+        target.subresource.as_deref(),
+    );
+    authorize(core, &target, (&user, verb), (&query, request.uri().path())).await?;
+    check_served(&target, verb)?;
+    if let Some(response) = subresource(core, &target, &query, verb, &user).await? {
+        return streaming(core, response, request).await;
+    }
+    // Errors are JSON whatever the client accepts, so the form is settled only now.
+    let format = Format::negotiate(request.headers(), query.flag("pretty"))?;
+    let form = Form { format, include: Include::parse(query.get("includeObject"))?, now: clock::precise() };
+    let (parts, body) = request.into_parts();
+    let asked = Asked { target, user, query, headers: parts.headers, form };
+    match parts.method {
+        Method::GET | Method::HEAD => read(core, asked).await,
+        method => {
+            let body = read_body(body).await?;
+            write(core, &asked, &method, body).await
+        }
+    }
+}
+
+async fn authorize(
+    core: &Core,
+    target: &Target,
+    (user, verb): (&UserInfo, &str),
+    (query, path): (&Query, &str),
+) -> Result<(), Status> {
+    let attributes = Attributes {
+        user,
+        verb,
+        group: target.kind.group,
+        resource: target.kind.plural,
+        subresource: target.subresource.as_deref().unwrap_or_default(),
+        namespace: target.namespace.as_deref().unwrap_or_default(),
+        name: target.name.as_deref().unwrap_or_default(),
+        fields: query.get("fieldSelector").unwrap_or_default(),
+        path,
+    };
+    authz::authorize(&core.authorizers, &attributes, &core.registry.world).await
+}
+
+/// 404 for subresources that are not there, 405 for verbs that are not offered.
+fn check_served(target: &Target, verb: &str) -> Result<(), Status> {
+    let kind = target.kind;
+    match target.subresource.as_deref() {
+        Some("token") if kind.plural == "serviceaccounts" => Err(Status::not_implemented("serviceaccounts/token")),
+        Some("proxy") if kind.plural == "nodes" => Ok(()),
+        Some(name) => match kind.subresource(name) {
+            None => Err(Status::no_such_path()),
+            Some(sub) if !sub.verbs.contains(&verb) => Err(Status::method_not_allowed()),
+            Some(_) => Ok(()),
+        },
+        None if !kind.verbs.contains(&verb) => Err(Status::method_not_allowed()),
+        None if verb == "create" && (target.name.is_some() || (kind.namespaced && target.namespace.is_none())) => {
+            Err(Status::method_not_allowed())
+        }
+        None => Ok(()),
+    }
+}
+
+async fn read_body(body: Body) -> Result<Bytes, Status> {
+    match Limited::new(body, BODY_BYTES_MAX).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Status::too_large(BODY_BYTES_MAX)),
+        Err(error) => Err(Status::bad_request(format!("the request body could not be read: {error}"))),
+    }
+}
+
+/// A request that goes on to a node.
+enum Onward {
+    Log { pod: Value, node: Option<Value>, query: Query },
+    Stream { node: Value, path: String, upgrade_only: bool },
+}
+
+/// The subresources that are served by the node; None for all others.
+async fn subresource(
+    core: &Core,
+    target: &Target,
+    query: &Query,
+    _verb: &str,
+    _user: &UserInfo,
+) -> Result<Option<Onward>, Status> {
+    let world = &core.registry.world;
+    let (Some(name), Some(sub)) = (target.name.as_deref(), target.subresource.as_deref()) else { return Ok(None) };
+    match (target.kind.plural, sub) {
+        ("pods", "log" | "exec" | "attach" | "portforward") => {}
+        ("nodes", "proxy") => {
+            let node = world.find("", "nodes", None, name).await.ok_or_else(|| Status::not_found(target.kind, name))?;
+            let path = format!("/{}", target.rest);
+            return Ok(Some(Onward::Stream { node, path, upgrade_only: false }));
+        }
+        _ => return Ok(None),
+    }
+    let namespace = target.namespace.as_deref().unwrap_or_default();
+    let pod = world.pod(namespace, name).await.ok_or_else(|| Status::not_found(target.kind, name))?;
+    let node_name = look::text_at(&pod, &["spec", "nodeName"]).to_owned();
+    let node = world.find("", "nodes", None, &node_name).await;
+    if sub == "log" {
+        if node.is_none() && !node_name.is_empty() {
+            return Err(no_node(&node_name));
+        }
+        return Ok(Some(Onward::Log { pod, node, query: query.clone() }));
+    }
+    let path = stream::location(&pod, sub, query)?;
+    if node_name.is_empty() {
+        return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
+    }
+    let node = node.ok_or_else(|| no_node(&node_name))?;
+    Ok(Some(Onward::Stream { node, path, upgrade_only: true }))
+}
+
+fn no_node(name: &str) -> Status {
+    let kind = api::find("", "v1", "nodes").unwrap_or(&api::kinds()[0]);
+    Status::not_found(kind, name)
+}
+
+async fn streaming(core: &Core, onward: Onward, request: Request<Body>) -> Result<Response, Status> {
+    match onward {
+        Onward::Log { pod, node, query } => log::log(&core.node_port, &pod, node.as_ref(), &query).await,
+        Onward::Stream { upgrade_only: true, .. } if !stream::is_upgrade(&request) => {
+            Err(Status::bad_request("Upgrade request required"))
+        }
+        Onward::Stream { node, path, .. } => stream::proxy(&core.node_port, &node, &path, request).await,
+    }
+}
+
+async fn read(core: &Core, asked: Asked) -> Result<Response, Status> {
+    let kind = asked.kind();
+    let watch = asked.query.flag("watch");
+    if asked.target.name.is_some() && !watch {
+        let entry = core.registry.entry(&asked.call(false)).await?;
+        return Ok(answer::object(200, kind, (&entry.value, Some(entry.modified)), &asked.form));
+    }
+    let options = ListOptions::parse(&asked.query)?;
+    let filter = Filter::parse(kind, &options, asked.target.name.as_deref())?;
+    let prefix = list::prefix(kind, asked.target.namespace.as_deref());
+    let store = &core.registry.world.store;
+    if watch {
+        let subject = Subject { kind, prefix, filter, options, form: asked.form };
+        let watching = Watching::start(store, core.frames.clone(), subject, core.cancel.child_token()).await?;
+        return Ok(watching.into_response());
+    }
+    let (items, meta) = list::list(store, kind, &prefix, &options, &filter).await?;
+    Ok(answer::list(kind, &items, &meta, &asked.form))
+}
+
+async fn write(core: &Core, asked: &Asked, method: &Method, body: Bytes) -> Result<Response, Status> {
+    match *method {
+        Method::POST => create(core, asked, &body).await,
+        Method::PUT => update(core, asked, &body).await,
+        Method::PATCH => patch_object(core, asked, &body).await,
+        Method::DELETE if asked.target.name.is_some() => delete_one(core, asked, &body).await,
+        Method::DELETE => delete_many(core, asked, &body).await,
+        _ => Err(Status::method_not_allowed()),
+    }
+}
+
+async fn create(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Status> {
+    let options = WriteOptions::parse(&asked.query)?;
+    let call = asked.call(options.dry_run);
+    let document = codec::decode(&asked.headers, body)?;
+    match call.subresource {
+        None => {}
+        Some("binding") => {
+            let status = binding::bind(&core.registry, &call, &document.value).await?;
+            return Ok(answer::value(201, &status, asked.form.format));
+        }
+        Some("eviction") => {
+            let status = binding::evict(&core.registry, &call, &document.value, &asked.query).await?;
+            return Ok(answer::value(201, &status, asked.form.format));
+        }
+        Some(_) => return Err(Status::method_not_allowed()),
+    }
+    let Checked { object, mut warnings } = body::check(asked.kind(), document, options.field_validation)?;
+    body::check_place(&object, &call)?;
+    warnings.extend(asked.kind().rules.warnings(&object));
+    let written = core.registry.create(&call, object).await?;
+    Ok(with_warnings(answer::written(asked.kind(), &written, &asked.form), &warnings))
+}
+
+async fn update(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Status> {
+    let options = WriteOptions::parse(&asked.query)?;
+    let call = asked.call(options.dry_run);
+    let document = codec::decode(&asked.headers, body)?;
+    let Checked { object, mut warnings } = body::check(asked.kind(), document, options.field_validation)?;
+    body::check_place(&object, &call)?;
+    warnings.extend(asked.kind().rules.warnings(&object));
+    let written = core.registry.replace(&call, object).await?;
+    Ok(with_warnings(answer::written(asked.kind(), &written, &asked.form), &warnings))
+}
+
+async fn patch_object(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Status> {
+    let options = WriteOptions::parse(&asked.query)?;
+    let call = asked.call(options.dry_run);
+    let patch = patch::Patch::read(&asked.headers, body)?;
+    let warnings = std::sync::Mutex::new(Vec::new());
+    let validation = options.field_validation;
+    let written = core
+        .registry
+        .modify(&call, &|old| {
+            let (object, told) = patch.apply(call.kind, old, validation)?;
+            *warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = told;
+            body::check_place(&object, &call)?;
+            Ok(object)
+        })
+        .await?;
+    let warnings = warnings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    Ok(with_warnings(answer::written(asked.kind(), &written, &asked.form), &warnings))
+}
+
+fn with_warnings(mut response: Response, warnings: &[String]) -> Response {
+    answer::warn(&mut response, warnings);
+    response
+}
+
+fn delete_options(asked: &Asked, body: &[u8]) -> Result<DeleteOptions, Status> {
+    let document = if body.is_empty() { None } else { Some(codec::decode(&asked.headers, body)?.value) };
+    DeleteOptions::parse(document.as_ref(), &asked.query)
+}
+
+/// Kinds whose finished deletion answers with the object; the others answer with a Status.
+const RETURN_DELETED: [&str; 4] = ["pods", "namespaces", "podtemplates", "serviceaccounts"];
+
+async fn delete_one(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Status> {
+    let kind = asked.kind();
+    let options = delete_options(asked, body)?;
+    let written = delete::delete(&core.registry, &asked.call(false), &options).await?;
+    if written.removed && !RETURN_DELETED.contains(&kind.plural) {
+        let document = object::decode_at(kind, &written.stored, store::Revision(0));
+        let status = status::deleted(kind, asked.name(), object::meta(&document, "uid"));
+        return Ok(answer::value(200, &status, asked.form.format));
+    }
+    Ok(answer::written(kind, &written, &asked.form))
+}
+
+async fn delete_many(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Status> {
+    let kind = asked.kind();
+    let delete_options = delete_options(asked, body)?;
+    let options = ListOptions::parse(&asked.query)?;
+    let filter = Filter::parse(kind, &options, None)?;
+    let prefix = list::prefix(kind, asked.target.namespace.as_deref());
+    let (items, meta) = list::list(&core.registry.world.store, kind, &prefix, &options, &filter).await?;
+    for (stored, revision) in &items {
+        let document = object::decode_at(kind, stored, *revision);
+        let namespace = object::meta(&document, "namespace");
+        let call = Call {
+            name: object::name(&document),
+            namespace: kind.namespaced.then_some(namespace),
+            ..asked.call(false)
+        };
+        match delete::delete(&core.registry, &call, &delete_options).await {
+            Err(status) if status.code == 404 => {}
+            other => drop(other?),
+        }
+    }
+    Ok(answer::list(kind, &items, &meta, &asked.form))
+}

@@ -1,0 +1,207 @@
+//! The server as a whole: its parts, who may enter, and the first fork of the road.
+//!
+//! Owns [`ApiServer`]. It must not know kinds. Start at [`ApiServer::start`] and [`handle`].
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::{Extension, Router};
+use http::{Method, header};
+use store::Store;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::{self, DEFAULT_PLUGINS};
+use crate::authz::{self, Attributes, Authorizer};
+use crate::registry::Registry;
+use crate::route::{self, Route};
+use crate::status::Status;
+use crate::subresource::node_port::{NodePort, NodeTls};
+use crate::user::{StaticToken, UserInfo, same_secret};
+use crate::watch::Frames;
+use crate::world::World;
+use crate::{answer, bootstrap, discovery, openapi, resource};
+
+/// What the server is made of.
+pub struct Options {
+    /// Where objects are kept.
+    pub store: Arc<dyn Store>,
+    /// How long events live.
+    pub event_ttl: Duration,
+    /// Names of the enabled admission plugins.
+    pub admission: Vec<String>,
+    /// Identity for the node port; without it logs and streams are refused.
+    pub node_tls: Option<NodeTls>,
+    /// Bearer tokens that are known from the start.
+    pub tokens: Vec<StaticToken>,
+    /// CA of client certificates, PEM; published for clients, verified by the listener's TLS configuration.
+    pub client_ca_pem: Option<String>,
+    /// `gitVersion` of /version.
+    pub service_version: String,
+}
+
+impl Options {
+    /// The defaults over a store: upstream's plugins, events for one hour, no tokens, no node port.
+    pub fn new(store: Arc<dyn Store>) -> Options {
+        Options {
+            store,
+            event_ttl: Duration::from_secs(3600),
+            admission: DEFAULT_PLUGINS.iter().map(|name| (*name).to_owned()).collect(),
+            node_tls: None,
+            tokens: Vec::new(),
+            client_ca_pem: None,
+            service_version: "v1.36.1+sampan".to_owned(),
+        }
+    }
+}
+
+/// Why the server did not start or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An admission plugin that does not exist.
+    #[error("unknown admission plugin {0:?}")]
+    UnknownPlugin(String),
+    /// The identity for the node port cannot be used.
+    #[error("cannot use the identity for the node port: {0}")]
+    NodeTls(String),
+    /// The objects that every cluster has could not be made.
+    #[error("cannot make the initial objects: {0}")]
+    Bootstrap(Status),
+    /// The listener is broken.
+    #[error("cannot accept connections")]
+    Accept(#[source] std::io::Error),
+}
+
+/// Shared by all requests.
+pub struct Core {
+    /// Writes.
+    pub registry: Registry,
+    /// Serialised events.
+    pub frames: Arc<Frames>,
+    /// Who may do what.
+    pub authorizers: Vec<Box<dyn Authorizer>>,
+    /// The way to the nodes.
+    pub node_port: NodePort,
+    /// Ends watches and connections.
+    pub cancel: CancellationToken,
+    tokens: Vec<StaticToken>,
+    /// `gitVersion`.
+    pub service_version: String,
+}
+
+/// A running API server. Clones share everything.
+#[derive(Clone)]
+pub struct ApiServer {
+    pub(crate) core: Arc<Core>,
+}
+
+impl ApiServer {
+    /// Builds the server and makes the objects that every cluster has.
+    pub async fn start(options: Options, cancel: CancellationToken) -> Result<ApiServer, Error> {
+        let world = World { store: options.store };
+        let admission = admission::Chain::new(&options.admission).map_err(Error::UnknownPlugin)?;
+        let core = Core {
+            registry: Registry { world, admission, event_ttl: options.event_ttl },
+            frames: Arc::default(),
+            authorizers: authz::chain(),
+            node_port: NodePort::new(options.node_tls.as_ref()).map_err(Error::NodeTls)?,
+            cancel,
+            tokens: options.tokens,
+            service_version: options.service_version,
+        };
+        bootstrap::objects(&core.registry).await.map_err(Error::Bootstrap)?;
+        Ok(ApiServer { core: Arc::new(core) })
+    }
+
+    /// The door without authentication: whoever enters is authenticated by the bearer token or not at all.
+    pub fn router(&self) -> Router {
+        Router::new().fallback(handle).with_state(self.core.clone())
+    }
+
+    /// The in-process door: everything that enters is `user`, and is authorized as such.
+    pub fn router_as(&self, user: UserInfo) -> Router {
+        self.router().layer(Extension(user))
+    }
+}
+
+/// Answers one request.
+async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
+    let mut response = match respond(&core, request).await {
+        Ok(response) => response,
+        Err(status) => status.into_response(),
+    };
+    if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
+        let headers = response.headers_mut();
+        headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, private"));
+    }
+    response
+}
+
+async fn respond(core: &Core, request: Request<Body>) -> Result<Response, Status> {
+    let path = request.uri().path();
+    let user = authenticate(core, &request)?;
+    if let Some(response) = open(core, path) {
+        return Ok(response);
+    }
+    let user = user.ok_or_else(Status::unauthorized)?;
+    match route::parse(path) {
+        Route::Resource(target) => resource::respond(core, target, user, request).await,
+        Route::Unknown | Route::Plain => plain(core, &user, &request).await,
+    }
+}
+
+/// Paths that need no identity.
+fn open(core: &Core, path: &str) -> Option<Response> {
+    match path.trim_end_matches('/') {
+        "/healthz" | "/livez" | "/readyz" => Some(answer::typed(200, "text/plain; charset=utf-8", "ok")),
+        "/version" => Some(answer::json_bytes(200, discovery::version(&core.service_version).to_string())),
+        _ => None,
+    }
+}
+
+/// The identity that the door set, else the one that a bearer token proves. A wrong token is a 401, no token is nobody.
+fn authenticate(core: &Core, request: &Request<Body>) -> Result<Option<UserInfo>, Status> {
+    if let Some(user) = request.extensions().get::<UserInfo>() {
+        return Ok(Some(user.clone()));
+    }
+    let Some(authorization) = request.headers().get(header::AUTHORIZATION) else { return Ok(None) };
+    let text = authorization.to_str().map_err(|_| Status::unauthorized())?;
+    let (scheme, token) = text.split_once(' ').unwrap_or_default();
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Status::unauthorized());
+    }
+    let token = token.trim();
+    let known = core.tokens.iter().find(|known| same_secret(known.token.as_bytes(), token.as_bytes()));
+    known.map(|known| Some(known.user.clone())).ok_or_else(Status::unauthorized)
+}
+
+/// Discovery and OpenAPI.
+async fn plain(core: &Core, user: &UserInfo, request: &Request<Body>) -> Result<Response, Status> {
+    let path = request.uri().path();
+    let verb = match *request.method() {
+        Method::GET | Method::HEAD => "get",
+        Method::POST => "post",
+        Method::PUT => "put",
+        Method::PATCH => "patch",
+        _ => "delete",
+    };
+    let attributes = Attributes {
+        user,
+        verb,
+        group: "",
+        resource: "",
+        subresource: "",
+        namespace: "",
+        name: "",
+        fields: "",
+        path,
+    };
+    authz::authorize(&core.authorizers, &attributes, &core.registry.world).await?;
+    if verb != "get" {
+        return Err(if discovery::exists(path) { Status::method_not_allowed() } else { Status::no_such_path() });
+    }
+    let found = discovery::respond(path, request.headers()).or_else(|| openapi::respond(path, request.headers(), core));
+    found.unwrap_or_else(|| Err(Status::no_such_path()))
+}

@@ -1,0 +1,6 @@
+//! Subresources that are more than a view of their object.
+
+pub mod binding;
+pub mod log;
+pub mod node_port;
+pub mod stream;

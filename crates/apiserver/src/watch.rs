@@ -1,0 +1,355 @@
+//! Watches: the store's events as a stream of JSON frames.
+//!
+//! A frame is serialised once and its bytes are shared between watchers (see [`Frames`]). A watcher that is too slow for
+//! the store's history is told 410; there is never a gap. Start at [`Watching::start`].
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+
+use api::Kind;
+use axum::body::Body;
+use axum::response::Response;
+use bytes::Bytes;
+use rand::Rng;
+use serde_json::{Value, json};
+use store::{Event, Revision, Store};
+use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::{self, Form};
+use crate::codec::Output;
+use crate::filter::{Facts, Filter};
+use crate::object;
+use crate::query::ListOptions;
+use crate::status::Status;
+
+const BOOKMARK_PERIOD: Duration = Duration::from_secs(60);
+/// Upstream's shortest life of a watch that names none; the longest is twice that.
+const LIFE_SECONDS_MIN: u64 = 1800;
+/// How many recent frames are kept for watchers that come to them a moment later.
+const FRAMES_KEPT: usize = 64;
+
+/// One event as bytes, made when first asked for.
+struct Frame {
+    kind: &'static Kind,
+    event: Arc<Event>,
+    added: OnceLock<Bytes>,
+    modified: OnceLock<Bytes>,
+    deleted: OnceLock<Bytes>,
+    facts: OnceLock<Facts>,
+    previous_facts: OnceLock<Facts>,
+}
+
+/// The recent frames of all kinds.
+#[derive(Default)]
+pub struct Frames {
+    recent: Mutex<VecDeque<Arc<Frame>>>,
+}
+
+impl Frames {
+    fn of(&self, kind: &'static Kind, event: &Arc<Event>) -> Arc<Frame> {
+        let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let same = |frame: &&Arc<Frame>| std::ptr::eq(frame.kind, kind) && frame.event.revision() == event.revision();
+        if let Some(frame) = recent.iter().rev().find(same) {
+            return frame.clone();
+        }
+        let frame = Arc::new(Frame {
+            kind,
+            event: event.clone(),
+            added: OnceLock::new(),
+            modified: OnceLock::new(),
+            deleted: OnceLock::new(),
+            facts: OnceLock::new(),
+            previous_facts: OnceLock::new(),
+        });
+        if recent.len() == FRAMES_KEPT {
+            recent.pop_front();
+        }
+        recent.push_back(frame.clone());
+        frame
+    }
+}
+
+/// What an event is to one watcher.
+#[derive(Clone, Copy, PartialEq)]
+enum Sort {
+    Added,
+    Modified,
+    Deleted,
+}
+
+impl Sort {
+    fn text(self) -> &'static str {
+        match self {
+            Sort::Added => "ADDED",
+            Sort::Modified => "MODIFIED",
+            Sort::Deleted => "DELETED",
+        }
+    }
+}
+
+impl Frame {
+    /// What the event is under a filter; None if it is nothing.
+    fn sort(&self, filter: &Filter) -> Option<Sort> {
+        let key = self.event.key();
+        let before = self.event.previous().is_some_and(|previous| {
+            filter.shows(key, || {
+                self.previous_facts.get_or_init(|| Facts::read(self.kind, &previous.value)).clone()
+            })
+        });
+        let after = match &*self.event {
+            Event::Put { entry, .. } => {
+                filter.shows(key, || self.facts.get_or_init(|| Facts::read(self.kind, &entry.value)).clone())
+            }
+            Event::Delete { .. } => false,
+        };
+        match (before, after) {
+            (false, true) => Some(Sort::Added),
+            (true, true) => Some(Sort::Modified),
+            (true, false) => Some(Sort::Deleted),
+            (false, false) => None,
+        }
+    }
+
+    /// Stored bytes of the object that the event shows: the last state for a deletion.
+    fn stored(&self, sort: Sort) -> &Bytes {
+        match (&*self.event, sort) {
+            (Event::Put { previous: Some(previous), .. }, Sort::Deleted) => &previous.value,
+            (Event::Put { entry, .. }, _) => &entry.value,
+            (Event::Delete { previous, .. }, _) => &previous.value,
+        }
+    }
+
+    fn bytes(&self, sort: Sort) -> Bytes {
+        let cell = match sort {
+            Sort::Added => &self.added,
+            Sort::Modified => &self.modified,
+            Sort::Deleted => &self.deleted,
+        };
+        cell.get_or_init(|| frame_bytes(self.kind, sort.text(), self.stored(sort), self.event.revision())).clone()
+    }
+}
+
+fn frame_bytes(kind: &Kind, sort: &str, stored: &[u8], revision: Revision) -> Bytes {
+    let mut out = Vec::with_capacity(stored.len() + 80);
+    out.extend_from_slice(b"{\"type\":\"");
+    out.extend_from_slice(sort.as_bytes());
+    out.extend_from_slice(b"\",\"object\":");
+    object::append_kind(&mut out, kind, stored, revision);
+    out.extend_from_slice(b"}\n");
+    Bytes::from(out)
+}
+
+fn line(sort: &str, document: &Value) -> Bytes {
+    let mut text = json!({"type": sort, "object": document}).to_string();
+    text.push('\n');
+    Bytes::from(text)
+}
+
+/// What a watch is about.
+pub struct Subject {
+    /// Kind.
+    pub kind: &'static Kind,
+    /// Prefix of the keys.
+    pub prefix: String,
+    /// Selection.
+    pub filter: Filter,
+    /// Options of the request.
+    pub options: ListOptions,
+    /// Form of the objects.
+    pub form: Form,
+}
+
+/// One running watch.
+pub struct Watching {
+    subject: Subject,
+    frames: Arc<Frames>,
+    source: Option<store::Watch>,
+    pending: VecDeque<Bytes>,
+    bookmarks: Interval,
+    deadline: Instant,
+    cancel: CancellationToken,
+    columns_sent: bool,
+}
+
+impl Watching {
+    /// Opens a watch: reads the present state if the client wants it, and follows from there.
+    pub async fn start(
+        store: &Arc<dyn Store>,
+        frames: Arc<Frames>,
+        subject: Subject,
+        cancel: CancellationToken,
+    ) -> Result<Watching, Status> {
+        let seconds = subject
+            .options
+            .timeout_seconds
+            .unwrap_or_else(|| LIFE_SECONDS_MIN + rand::rng().random_range(0..LIFE_SECONDS_MIN));
+        let mut bookmarks = tokio::time::interval_at(Instant::now() + BOOKMARK_PERIOD, BOOKMARK_PERIOD);
+        bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watching = Watching {
+            subject,
+            frames,
+            source: None,
+            pending: VecDeque::new(),
+            bookmarks,
+            deadline: Instant::now() + Duration::from_secs(seconds.min(u64::from(u32::MAX))),
+            cancel,
+            columns_sent: false,
+        };
+        let from = watching.begin(store).await?;
+        match store.watch(&watching.subject.prefix, from).await {
+            Ok(source) => watching.source = Some(source),
+            Err(error) => watching.fail(&error),
+        }
+        Ok(watching)
+    }
+
+    /// Queues the initial events and returns the revision to follow from.
+    async fn begin(&mut self, store: &Arc<dyn Store>) -> Result<Revision, Status> {
+        let options = &self.subject.options;
+        let unset = options.revision.is_none_or(|r| r == 0);
+        let state = options.initial_events.unwrap_or(unset);
+        if !state {
+            return match options.revision.filter(|r| *r > 0) {
+                Some(revision) => Ok(Revision(revision)),
+                None => store.revision().await.map_err(|e| Status::unavailable(e.to_string())),
+            };
+        }
+        let wants_end = options.initial_events == Some(true);
+        if let Some(wanted) = options.revision {
+            let current = store.revision().await.map_err(|e| Status::unavailable(e.to_string()))?;
+            if wanted > current.0 {
+                return Err(Status::too_large_resource_version(wanted, current.0));
+            }
+        }
+        let list = store::List { prefix: self.subject.prefix.clone(), ..store::List::default() };
+        let page = store.list(list).await.map_err(|e| Status::unavailable(e.to_string()))?;
+        for entry in &page.items {
+            let kind = self.subject.kind;
+            if self.subject.filter.shows(&entry.key, || Facts::read(kind, &entry.value)) {
+                let bytes = self.render(Sort::Added, (&entry.value, entry.modified), None);
+                self.pending.push_back(bytes);
+            }
+        }
+        if wants_end {
+            let end = self.bookmark(page.revision, true);
+            self.pending.push_back(end);
+        }
+        Ok(page.revision)
+    }
+
+    fn render(&mut self, sort: Sort, (stored, revision): (&Bytes, Revision), shared: Option<&Frame>) -> Bytes {
+        let kind = self.subject.kind;
+        match (self.subject.form.format.output, shared) {
+            (Output::Object, Some(frame)) => frame.bytes(sort),
+            (Output::Object, None) => frame_bytes(kind, sort.text(), stored, revision),
+            (output, _) => {
+                let form = Form { now: crate::clock::precise(), ..self.subject.form };
+                let mut document = answer::shaped(kind, object::decode_at(kind, stored, revision), &form);
+                // The columns come with the first row only.
+                if output == Output::Table && std::mem::replace(&mut self.columns_sent, true) {
+                    document["columnDefinitions"] = Value::Null;
+                }
+                line(sort.text(), &document)
+            }
+        }
+    }
+
+    fn bookmark(&self, revision: Revision, ends_initial: bool) -> Bytes {
+        let kind = self.subject.kind;
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if ends_initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let mut document = json!({"kind": kind.kind, "apiVersion": kind.api_version(), "metadata": metadata});
+        if self.subject.form.format.output == Output::Table {
+            let row = json!({"cells": [], "object": object::partial(&document)});
+            document = json!({
+                "kind": "Table", "apiVersion": "meta.k8s.io/v1", "columnDefinitions": null,
+                "metadata": {"resourceVersion": revision.to_string()}, "rows": [row],
+            });
+        } else if self.subject.form.format.output == Output::PartialMetadata {
+            document = object::partial(&document);
+        }
+        line("BOOKMARK", &document)
+    }
+
+    fn fail(&mut self, error: &store::Error) {
+        let status = match error {
+            store::Error::Compacted { oldest } => Status::expired(format!(
+                "too old resource version: {} ({oldest})",
+                self.subject.options.revision.unwrap_or_default()
+            )),
+            // A revision from another life of the store: listing again is the only cure.
+            store::Error::Future { requested, current } => {
+                Status::expired(format!("too large resource version: {requested}, current: {current}"))
+            }
+            other => Status::unavailable(other.to_string()),
+        };
+        self.pending.push_back(line("ERROR", &status.to_value()));
+        self.source = None;
+    }
+
+    fn take(&mut self, events: &[Arc<Event>]) {
+        for event in events {
+            let frame = self.frames.of(self.subject.kind, event);
+            if let Some(sort) = frame.sort(&self.subject.filter) {
+                let bytes = self.render(sort, (frame.stored(sort), event.revision()), Some(&frame));
+                self.pending.push_back(bytes);
+            }
+        }
+    }
+
+    /// The next bytes for the client; None ends the response.
+    pub async fn next(&mut self) -> Option<Bytes> {
+        loop {
+            if let Some(bytes) = self.pending.pop_front() {
+                return Some(bytes);
+            }
+            let source = self.source.as_mut()?;
+            let step = tokio::select! {
+                biased;
+                () = self.cancel.cancelled() => Step::End,
+                events = source.next() => Step::Events(events),
+                _ = self.bookmarks.tick(), if self.subject.options.bookmarks => Step::Bookmark,
+                () = tokio::time::sleep_until(self.deadline) => Step::Last,
+            };
+            match step {
+                Step::Events(Some(Ok(events))) => self.take(&events),
+                Step::Events(Some(Err(error))) => self.fail(&error),
+                Step::Bookmark => self.push_bookmark(),
+                Step::Last => {
+                    if self.subject.options.bookmarks {
+                        self.push_bookmark();
+                    }
+                    self.source = None;
+                }
+                Step::Events(None) | Step::End => return None,
+            }
+        }
+    }
+
+    fn push_bookmark(&mut self) {
+        if let Some(revision) = self.source.as_ref().and_then(store::Watch::progress) {
+            let bytes = self.bookmark(revision, false);
+            self.pending.push_back(bytes);
+        }
+    }
+
+    /// The response that streams this watch.
+    pub fn into_response(self) -> Response {
+        let stream = futures_util::stream::unfold(self, |mut watching| async move {
+            let bytes = watching.next().await?;
+            Some((Ok::<_, std::convert::Infallible>(bytes), watching))
+        });
+        answer::typed(200, "application/json", Body::from_stream(stream))
+    }
+}
+
+enum Step {
+    Events(Option<Result<Vec<Arc<Event>>, store::Error>>),
+    Bookmark,
+    Last,
+    End,
+}

@@ -1,0 +1,59 @@
+//! Reading the stored objects by kind and name: what admission, authorization and subresources look up.
+//!
+//! It must not write. Start at [`World`].
+
+use std::sync::Arc;
+
+use api::Kind;
+use serde_json::Value;
+use store::{Entry, List, Store};
+
+use crate::object;
+
+/// Read access to the stored objects.
+#[derive(Clone)]
+pub struct World {
+    /// The store itself.
+    pub store: Arc<dyn Store>,
+}
+
+impl World {
+    /// The stored entry of an object.
+    pub async fn entry(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Option<Entry>, store::Error> {
+        self.store.get(&object::key(kind, namespace, Some(name))).await
+    }
+
+    /// An object of a served kind; None if it is not there or cannot be read.
+    pub async fn find(&self, group: &str, plural: &str, namespace: Option<&str>, name: &str) -> Option<Value> {
+        let kind = api::find(group, "v1", plural)?;
+        let entry = self.entry(kind, namespace, name).await.ok()??;
+        Some(object::decode(kind, &entry))
+    }
+
+    /// All objects of a cluster-scoped kind or of all namespaces.
+    pub async fn all(&self, group: &str, plural: &str) -> Vec<Value> {
+        let Some(kind) = api::find(group, "v1", plural) else { return Vec::new() };
+        let list = List { prefix: object::key(kind, None, None), ..List::default() };
+        let page = self.store.list(list).await;
+        page.map(|page| page.items.iter().map(|entry| object::decode(kind, entry)).collect()).unwrap_or_default()
+    }
+
+    /// A pod.
+    pub async fn pod(&self, namespace: &str, name: &str) -> Option<Value> {
+        self.find("", "pods", Some(namespace), name).await
+    }
+
+    /// The pods of a namespace whose bytes contain both words. Saves decoding all the others.
+    pub async fn pods_mentioning(&self, namespace: &str, a: &str, b: &str) -> Vec<Value> {
+        let Some(kind) = api::find("", "v1", "pods") else { return Vec::new() };
+        let list = List { prefix: object::key(kind, Some(namespace), None), ..List::default() };
+        let Ok(page) = self.store.list(list).await else { return Vec::new() };
+        let (a, b) = (format!("\"{a}\""), format!("\"{b}\""));
+        let mentions = |entry: &&Entry| contains(&entry.value, a.as_bytes()) && contains(&entry.value, b.as_bytes());
+        page.items.iter().filter(mentions).map(|entry| object::decode(kind, entry)).collect()
+    }
+}
+
+fn contains(bytes: &[u8], word: &[u8]) -> bool {
+    bytes.windows(word.len()).any(|window| window == word)
+}
