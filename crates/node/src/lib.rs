@@ -5,11 +5,18 @@
 //! clients that the root hands in. Start at [`agent`], then `pod` (the machine of one pod) and `status`.
 #![forbid(unsafe_code)]
 
+pub mod agent;
 pub mod cgroups;
 pub mod config;
 pub mod credentials;
+pub mod event;
 pub mod heartbeat;
+pub mod image;
 pub mod object;
+pub mod pod;
 pub mod port;
 pub mod probes;
+pub mod status;
 pub mod volumes;
+
+pub use agent::{Error, Options, drain, run};

@@ -1,0 +1,153 @@
+//! The agent of one node: watches its pods in the API and the runtime's events, and gives each pod a task.
+//!
+//! Owns the map of pods, the way of news to their tasks, the removal of what belongs to no pod, and `drain`. Must not
+//! decide anything about a single pod. Cancelling [`run`] ends the agent only: containers run on, and the next run finds
+//! them again. Start at [`run`], then `Agent::turn`.
+
+mod housekeeping;
+mod options;
+mod pods;
+mod runtime;
+mod services;
+
+pub use options::{DrainOptions, Error, Options};
+
+use crate::{
+    cgroups::Cgroups,
+    config,
+    credentials::{Credentials, Places},
+    event::{Recorder, Writer},
+    pod::{act::Actor, checkpoint::Checkpoints, clock::Clock},
+    probes::Probes,
+    volumes::{Sources, Volumes},
+};
+use futures_util::StreamExt as _;
+use pods::Pods;
+use std::{sync::Arc, time::Duration};
+use tokio::{sync::Semaphore, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+/// The safety net under the runtime's events.
+const RELIST: Duration = Duration::from_secs(10);
+/// How long a drained node may take before what is left is stopped by force.
+const DRAIN_MAX: Duration = Duration::from_secs(600);
+
+/// Runs the agent until cancelled.
+///
+/// # Errors
+/// Only what makes the node unable to start at all: its directories, its cgroups.
+pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Error> {
+    let (actor, writer) = actor(&options.for_drain())?;
+    let mut background = JoinSet::new();
+    background.spawn(writer.run(options.client.clone()));
+    let (probes, mut probe_reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
+    options.serve_node(&actor, &mut background, cancel.clone());
+    let mut agent = Pods::new(actor.clone(), probes, options.max_pods);
+    let mut watch = std::pin::pin!(pods::watch(&options.client, &options.node_name));
+    let mut events = runtime::subscribe(actor.cri.clone(), cancel.clone(), &mut background);
+    let mut tick = tokio::time::interval(RELIST);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            () = cancel.cancelled() => break,
+            Some(change) = watch.next() => agent.take_change(change),
+            Some(event) = events.recv() => agent.take_event(event),
+            Some(report) = probe_reports.recv() => agent.take_report(report),
+            Some(ended) = agent.join_next() => agent.take_end(ended),
+            _ = tick.tick() => agent.housekeep(),
+        }
+    }
+    agent.shut_down().await;
+    background.shutdown().await;
+    Ok(())
+}
+
+/// Stops all pods of the node in order, with their hooks, and removes them from the machine; the API keeps them. Call
+/// it when [`run`] has returned. `progress` gets one line per pod.
+///
+/// # Errors
+/// When the API or the runtime cannot be asked what there is.
+pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Result<(), Error> {
+    let (actor, writer) = actor(&options)?;
+    let mut background = JoinSet::new();
+    background.spawn(writer.run(options.client.clone()));
+    let (probes, _reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
+    let mut agent = Pods::new(actor.clone(), probes, u32::MAX);
+    let mut events = runtime::subscribe(actor.cri.clone(), CancellationToken::new(), &mut background);
+    let present = housekeeping::present(&actor.cri).await.map_err(Error::Runtime)?;
+    for pod in pods::list(&options.client, &options.node_name).await? {
+        if present.contains_key(pod.uid()) {
+            progress(&format!("stopping pod {}/{}", pod.namespace(), pod.name()));
+            agent.drain(Arc::new(pod));
+        }
+    }
+    let deadline = tokio::time::Instant::now() + DRAIN_MAX;
+    while !agent.is_empty() {
+        tokio::select! {
+            Some(event) = events.recv() => agent.take_event(event),
+            Some(ended) = agent.join_next() => {
+                if let Some(pod) = agent.take_drained(ended) {
+                    progress(&format!("stopped pod {}/{}", pod.namespace(), pod.name()));
+                }
+            }
+            () = tokio::time::sleep(RELIST) => agent.relist_all(),
+            () = tokio::time::sleep_until(deadline) => break,
+        }
+    }
+    let left = housekeeping::present(&actor.cri).await.map_err(Error::Runtime)?.into_keys();
+    let left: std::collections::BTreeSet<String> =
+        left.chain(actor.volumes.known()).chain(actor.cgroups.known()).collect();
+    for uid in &left {
+        progress(&format!("removing what is left of pod {uid}"));
+    }
+    housekeeping::sweep(&actor, &left).await;
+    background.shutdown().await;
+    Ok(())
+}
+
+/// What all actions share.
+fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer), Error> {
+    let cpu_milli = options::cpu_milli();
+    let cgroups = Cgroups::new(&options.cgroup_top, cpu_milli).map_err(|error| Error::Cgroups(error.to_string()))?;
+    let ctx = Arc::new(options.context(&cgroups, cpu_milli));
+    let (recorder, writer) = Recorder::new(&options.node_name);
+    let sources = Sources::new(options.client.clone());
+    let checkpoints = Checkpoints::open(&options.data_dir.join("node/pods"))
+        .map_err(|source| Error::Directory { path: options.data_dir.join("node/pods"), source })?;
+    let actor = Actor {
+        cri: options.cri.clone(),
+        client: options.client.clone(),
+        ctx: ctx.clone(),
+        volumes: Volumes::new(sources.clone(), ctx.clone()),
+        cgroups,
+        credentials: Credentials::new(sources, Places::of_node(&options.data_dir)),
+        checkpoints,
+        recorder,
+        pulls: Arc::new(Semaphore::new(options.parallel_pulls_max)),
+        clock: Clock::System,
+        runtime_class_fails_pod: options.runtime_class_fails_pod,
+    };
+    Ok((Arc::new(actor), writer))
+}
+
+impl DrainOptions {
+    fn context(&self, cgroups: &Cgroups, cpu_milli: i64) -> config::Context {
+        let resolv_conf = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        config::Context {
+            node_name: self.node_name.clone(),
+            host_name: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+            node_ips: vec![self.node_ip],
+            data_dir: self.data_dir.clone(),
+            log_dir: self.log_dir.clone(),
+            cgroup_top: self.cgroup_top.clone(),
+            cgroup_v2: cgroups.is_v2(),
+            resolv_conf: config::ResolvConf::parse(&resolv_conf),
+            cluster_dns: self.cluster_dns.clone(),
+            cluster_domain: self.cluster_domain.clone(),
+            cpu_milli,
+            memory_bytes: options::memory_bytes(),
+            storage_bytes: options::storage_bytes(&self.data_dir),
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What belongs to no pod: sandboxes, directories, cgroups and checkpoints that were left over (HOOK-100, POD-28).
+//!
+//! Also the safety net under the runtime's events: a pod whose part of the listing changed is asked to look again.
+
+use super::pods::Pods;
+use crate::{
+    config::label,
+    pod::act::{Actor, limited, rpc, rpc_text},
+};
+use cri::v1;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::task::JoinSet;
+
+const TIMEOUT: Duration = Duration::from_secs(120);
+/// Orphans get one second, and never less than two (HOOK-81, HOOK-100).
+const ORPHAN_STOP_SECONDS: i64 = 2;
+
+/// What the runtime has, by pod UID: the ids and states of all that is there.
+type Fingerprints = BTreeMap<String, BTreeSet<(String, i32)>>;
+
+/// The round of housekeeping under way, and what the last one saw.
+#[derive(Default)]
+pub(super) struct Orphans {
+    round: JoinSet<Seen>,
+    last: Seen,
+}
+
+/// What one round saw.
+#[derive(Default)]
+struct Seen {
+    prints: Fingerprints,
+    /// Every UID of which something is on the machine.
+    traces: BTreeSet<String>,
+}
+
+impl Orphans {
+    pub(super) async fn shut_down(&mut self) {
+        self.round.shutdown().await;
+    }
+}
+
+impl Pods {
+    /// Begins a round unless one is under way; takes in what the last one saw.
+    pub(super) fn housekeep(&mut self) {
+        while let Some(ended) = self.orphans.round.try_join_next() {
+            let Ok(seen) = ended else { continue };
+            let last = &self.orphans.last.prints;
+            let changed = seen.prints.iter().filter(|(uid, print)| last.get(*uid) != Some(*print)).map(|(uid, _)| uid);
+            let vanished = last.keys().filter(|uid| !seen.prints.contains_key(*uid));
+            changed.chain(vanished).for_each(|uid| self.relist(uid));
+            self.orphans.last = seen;
+        }
+        if self.orphans.round.is_empty() {
+            let strays = self.strays();
+            let actor = self.actor.clone();
+            self.orphans.round.spawn(async move { round(actor, strays).await });
+        }
+    }
+
+    /// What was on the machine *before* now and belongs to no pod that is known *now*: a pod that has just been bound
+    /// is never among them. None before the API has told which pods there are.
+    fn strays(&self) -> BTreeSet<String> {
+        let Some(known) = self.known() else { return BTreeSet::new() };
+        self.orphans.last.traces.difference(&known).cloned().collect()
+    }
+}
+
+async fn round(actor: Arc<Actor>, strays: BTreeSet<String>) -> Seen {
+    sweep(&actor, &strays).await;
+    let prints = fingerprints(&actor.cri).await.unwrap_or_else(|error| {
+        tracing::warn!(error, "runtime not listed");
+        Fingerprints::new()
+    });
+    let mut traces: BTreeSet<String> = prints.keys().cloned().collect();
+    traces.extend(actor.volumes.known());
+    traces.extend(actor.cgroups.known());
+    traces.extend(actor.checkpoints.uids());
+    traces.extend(logs(&actor).await.into_keys());
+    Seen { prints, traces }
+}
+
+/// The sandboxes in the runtime by pod UID.
+pub(super) async fn present(cri: &cri::Client) -> Result<BTreeMap<String, Vec<String>>, String> {
+    let request = limited(v1::ListPodSandboxRequest { filter: None }, TIMEOUT);
+    let answer = rpc(cri.runtime.clone().list_pod_sandbox(request)).await.map_err(|status| rpc_text(&status))?;
+    let mut present: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for sandbox in answer.into_inner().items {
+        if let Some(uid) = sandbox.labels.get(label::POD_UID) {
+            present.entry(uid.clone()).or_default().push(sandbox.id);
+        }
+    }
+    Ok(present)
+}
+
+async fn fingerprints(cri: &cri::Client) -> Result<Fingerprints, String> {
+    let (mut runtime, mut other) = (cri.runtime.clone(), cri.runtime.clone());
+    let sandboxes = rpc(runtime.list_pod_sandbox(limited(v1::ListPodSandboxRequest { filter: None }, TIMEOUT)));
+    let records = rpc(other.list_containers(limited(v1::ListContainersRequest { filter: None }, TIMEOUT)));
+    let (sandboxes, records) = tokio::try_join!(sandboxes, records).map_err(|status| rpc_text(&status))?;
+    let mut prints = Fingerprints::new();
+    for sandbox in sandboxes.into_inner().items {
+        if let Some(uid) = sandbox.labels.get(label::POD_UID) {
+            prints.entry(uid.clone()).or_default().insert((sandbox.id, sandbox.state));
+        }
+    }
+    for record in records.into_inner().containers {
+        if let Some(uid) = record.labels.get(label::POD_UID) {
+            prints.entry(uid.clone()).or_default().insert((record.id, record.state));
+        }
+    }
+    Ok(prints)
+}
+
+/// HOOK-100: without a spec there are no hooks; what runs is stopped and everything is removed.
+pub(super) async fn remove_orphan(actor: &Actor, uid: &str, sandboxes: &[String]) {
+    for sandbox in sandboxes {
+        if let Err(status) = remove_sandbox(actor, sandbox).await {
+            tracing::warn!(uid, sandbox, error = rpc_text(&status), "orphan not removed; it is tried again");
+        }
+    }
+}
+
+async fn remove_sandbox(actor: &Actor, sandbox: &str) -> Result<(), tonic::Status> {
+    let mut runtime = actor.cri.runtime.clone();
+    let filter = v1::ContainerFilter { pod_sandbox_id: sandbox.to_owned(), ..Default::default() };
+    let request = limited(v1::ListContainersRequest { filter: Some(filter) }, TIMEOUT);
+    for record in rpc(runtime.list_containers(request)).await?.into_inner().containers {
+        if record.state == v1::ContainerState::ContainerRunning as i32 {
+            let stop = v1::StopContainerRequest { container_id: record.id, timeout: ORPHAN_STOP_SECONDS };
+            rpc(runtime.stop_container(limited(stop, TIMEOUT))).await?;
+        }
+    }
+    let pod_sandbox_id = sandbox.to_owned();
+    rpc(runtime.stop_pod_sandbox(limited(v1::StopPodSandboxRequest { pod_sandbox_id }, TIMEOUT))).await?;
+    let pod_sandbox_id = sandbox.to_owned();
+    rpc(runtime.remove_pod_sandbox(limited(v1::RemovePodSandboxRequest { pod_sandbox_id }, TIMEOUT))).await?;
+    Ok(())
+}
+
+/// Removes everything of these pods from the machine.
+pub(super) async fn sweep(actor: &Actor, strays: &BTreeSet<String>) {
+    if strays.is_empty() {
+        return;
+    }
+    let Ok(present) = present(&actor.cri).await else { return };
+    let logs = logs(actor).await;
+    for uid in strays {
+        tracing::info!(uid, "what is left of a pod that the API does not have is removed");
+        if let Some(sandboxes) = present.get(uid) {
+            remove_orphan(actor, uid, sandboxes).await;
+        }
+        if let Err(error) = actor.volumes.tear_down(uid).await {
+            tracing::warn!(uid, %error, "volumes of a pod that is gone are not removed");
+        }
+        if let Err(error) = actor.cgroups.remove(uid).await {
+            tracing::warn!(uid, %error, "cgroup of a pod that is gone is not removed");
+        }
+        actor.checkpoints.remove(uid);
+        for path in logs.get(uid).into_iter().flatten() {
+            let _ = tokio::fs::remove_dir_all(path).await;
+        }
+    }
+}
+
+/// The log directories of pods by UID (POD-65).
+async fn logs(actor: &Actor) -> BTreeMap<String, Vec<PathBuf>> {
+    let mut logs: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
+    let Ok(mut entries) = tokio::fs::read_dir(&actor.ctx.log_dir).await else { return logs };
+    while let Ok(Some(entry)) = entries.next_entry().await {
+        let name = entry.file_name();
+        if let Some((_, uid)) = name.to_str().and_then(|name| name.rsplit_once('_')) {
+            logs.entry(uid.to_owned()).or_default().push(entry.path());
+        }
+    }
+    logs
+}

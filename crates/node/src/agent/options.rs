@@ -1,0 +1,124 @@
+//! What the root hands to the agent, and the facts of the machine.
+
+use std::{
+    io,
+    net::{IpAddr, TcpListener},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// Everything that the agent needs.
+pub struct Options {
+    /// The name of the Node object.
+    pub node_name: String,
+    /// The API, with the identity `system:node:<node_name>`.
+    pub client: kube::Client,
+    /// The runtime.
+    pub cri: cri::Client,
+    /// All durable state.
+    pub data_dir: PathBuf,
+    /// All state that ends with the machine's uptime.
+    pub run_dir: PathBuf,
+    /// One directory per pod with its logs; `/var/log/pods` by default.
+    pub log_dir: PathBuf,
+    /// The top cgroup of this instance, for example `/sampan`.
+    pub cgroup_top: String,
+    /// The node's primary address.
+    pub node_ip: IpAddr,
+    /// Its external address, for the Node object.
+    pub node_external_ip: Option<IpAddr>,
+    /// The node port's socket, listening.
+    pub listener: TcpListener,
+    /// TLS of the node port; it requires client certificates of our CA.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// At most so many pods.
+    pub max_pods: u32,
+    /// The addresses of pods, for the Node object.
+    pub pod_cidr: String,
+    /// Addresses of the cluster's DNS service.
+    pub cluster_dns: Vec<IpAddr>,
+    /// The cluster's domain.
+    pub cluster_domain: String,
+    /// At most so many image pulls at a time.
+    pub parallel_pulls_max: usize,
+    /// A pod whose RuntimeClass or handler does not exist fails at once (`runtimeClassFailurePolicy: FailPod`).
+    pub runtime_class_fails_pod: bool,
+}
+
+/// What [`crate::drain`] needs: the part of [`Options`] without the node port.
+#[derive(Clone)]
+#[allow(missing_docs)] // As in `Options`.
+pub struct DrainOptions {
+    pub node_name: String,
+    pub client: kube::Client,
+    pub cri: cri::Client,
+    pub data_dir: PathBuf,
+    pub log_dir: PathBuf,
+    pub cgroup_top: String,
+    pub node_ip: IpAddr,
+    pub cluster_dns: Vec<IpAddr>,
+    pub cluster_domain: String,
+    pub parallel_pulls_max: usize,
+    pub runtime_class_fails_pod: bool,
+}
+
+impl Options {
+    /// The part that draining needs, to be taken before [`crate::run`] gets the whole.
+    pub fn for_drain(&self) -> DrainOptions {
+        DrainOptions {
+            node_name: self.node_name.clone(),
+            client: self.client.clone(),
+            cri: self.cri.clone(),
+            data_dir: self.data_dir.clone(),
+            log_dir: self.log_dir.clone(),
+            cgroup_top: self.cgroup_top.clone(),
+            node_ip: self.node_ip,
+            cluster_dns: self.cluster_dns.clone(),
+            cluster_domain: self.cluster_domain.clone(),
+            parallel_pulls_max: self.parallel_pulls_max,
+            runtime_class_fails_pod: self.runtime_class_fails_pod,
+        }
+    }
+}
+
+/// Why the agent cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A directory of its own.
+    #[error("make the directory {path}")]
+    Directory {
+        /// Which.
+        path: PathBuf,
+        /// The operating system's answer.
+        source: io::Error,
+    },
+    /// The cgroup tree.
+    #[error("make the cgroup tree: {0}")]
+    Cgroups(String),
+    /// The runtime does not answer.
+    #[error("ask the runtime for its pods: {0}")]
+    Runtime(String),
+    /// The API does not answer.
+    #[error("ask the API for the node's pods")]
+    Api(#[source] kube::Error),
+}
+
+/// The machine's CPUs in thousandths.
+pub(super) fn cpu_milli() -> i64 {
+    std::thread::available_parallelism().map_or(1000, |n| i64::try_from(n.get()).unwrap_or(1) * 1000)
+}
+
+/// The machine's memory in bytes.
+pub(super) fn memory_bytes() -> i64 {
+    let info = rustix::system::sysinfo();
+    // The field widths differ between platforms; a machine's memory fits in an i64 on all of them.
+    #[allow(clippy::useless_conversion, clippy::unnecessary_cast)]
+    let bytes = (info.totalram as u64).saturating_mul(u64::from(info.mem_unit));
+    i64::try_from(bytes).unwrap_or(i64::MAX)
+}
+
+/// The bytes of the file system that holds the data directory.
+pub(super) fn storage_bytes(data_dir: &Path) -> i64 {
+    rustix::fs::statvfs(data_dir)
+        .map_or(0, |fs| i64::try_from(fs.f_blocks.saturating_mul(fs.f_frsize)).unwrap_or(i64::MAX))
+}

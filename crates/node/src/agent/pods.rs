@@ -1,0 +1,273 @@
+//! The map of pods: one task each, fed with wishes, runtime news and probe results.
+
+use super::{Error, housekeeping, runtime::RuntimeEvent};
+use crate::{
+    object::Pod,
+    pod::{
+        act::Actor,
+        checkpoint::Verdict,
+        observe::Listing,
+        shell::{News, Task, Wish},
+        view::{Record, Sandbox},
+    },
+    probes::{Probes, Report},
+};
+use cri::v1;
+use futures_util::Stream;
+use kube::{
+    Api,
+    api::ListParams,
+    runtime::{WatchStreamExt as _, watcher},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{JoinError, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+/// News that wait for one pod; more are replaced by a listing.
+const NEWS_MAX: usize = 256;
+
+/// One pod's end of the channels.
+struct Handle {
+    wishes: watch::Sender<Wish>,
+    news: mpsc::Sender<News>,
+}
+
+/// All pods of this node.
+pub(super) struct Pods {
+    pub(super) actor: Arc<Actor>,
+    probes: Probes,
+    handles: BTreeMap<String, Handle>,
+    tasks: JoinSet<(String, bool)>,
+    cancel: CancellationToken,
+    /// Pods whose task has ended and of which the API may still tell old news.
+    gone: BTreeSet<String>,
+    /// The pods of a listing under way.
+    listed: BTreeSet<String>,
+    /// The API's pods are all known.
+    synced: bool,
+    max_pods: u32,
+    pub(super) orphans: housekeeping::Orphans,
+}
+
+type Change = Result<watcher::Event<Pod>, watcher::Error>;
+
+/// The changes of the pods bound to this node.
+pub(super) fn watch(client: &kube::Client, node_name: &str) -> impl Stream<Item = Change> + Send + use<> {
+    let api: Api<Pod> = Api::all(client.clone());
+    let config = watcher::Config::default().fields(&format!("spec.nodeName={node_name}"));
+    watcher(api, config).default_backoff().modify(|pod| pod.metadata.managed_fields = None)
+}
+
+/// The pods bound to this node.
+pub(super) async fn list(client: &kube::Client, node_name: &str) -> Result<Vec<Pod>, Error> {
+    let api: Api<Pod> = Api::all(client.clone());
+    let parameters = ListParams::default().fields(&format!("spec.nodeName={node_name}"));
+    Ok(api.list(&parameters).await.map_err(Error::Api)?.items)
+}
+
+impl Pods {
+    pub(super) fn new(actor: Arc<Actor>, probes: Probes, max_pods: u32) -> Self {
+        Self {
+            actor,
+            probes,
+            handles: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            cancel: CancellationToken::new(),
+            gone: BTreeSet::new(),
+            listed: BTreeSet::new(),
+            synced: false,
+            max_pods,
+            orphans: housekeeping::Orphans::default(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    /// The UIDs of all pods that this node is to know; `None` before the API has told them all.
+    pub(super) fn known(&self) -> Option<BTreeSet<String>> {
+        self.synced.then(|| self.handles.keys().chain(&self.gone).cloned().collect())
+    }
+
+    pub(super) fn take_change(&mut self, change: Change) {
+        match change {
+            Ok(watcher::Event::Init) => self.listed.clear(),
+            Ok(watcher::Event::InitApply(pod)) => {
+                self.listed.insert(pod.uid().to_owned());
+                self.apply(pod);
+            }
+            Ok(watcher::Event::InitDone) => self.end_listing(),
+            Ok(watcher::Event::Apply(pod)) => self.apply(pod),
+            Ok(watcher::Event::Delete(pod)) => self.removed(pod),
+            Err(error) => tracing::warn!(%error, "the watch of pods broke; it is begun again"),
+        }
+    }
+
+    fn end_listing(&mut self) {
+        let listed = std::mem::take(&mut self.listed);
+        for (uid, handle) in &self.handles {
+            if !listed.contains(uid) {
+                handle.wishes.send_modify(|wish| wish.removed = true);
+            }
+        }
+        self.gone.retain(|uid| listed.contains(uid));
+        if !self.synced {
+            self.synced = true;
+            self.housekeep();
+        }
+    }
+
+    fn apply(&mut self, pod: Pod) {
+        let uid = pod.uid().to_owned();
+        if self.gone.contains(&uid) {
+            return;
+        }
+        match self.handles.get(&uid) {
+            Some(handle) => handle.wishes.send_modify(|wish| wish.pod = Arc::new(pod)),
+            None => {
+                self.admit(&pod);
+                self.begin(Arc::new(pod), false);
+            }
+        }
+    }
+
+    /// RTC-69, POD-7: a pod that finds no room is refused, and that is on disk before its task begins.
+    fn admit(&self, pod: &Pod) {
+        let fresh = pod.status.start_time.is_none() && !pod.is_deleting();
+        if !fresh || u32::try_from(self.handles.len()).unwrap_or(u32::MAX) < self.max_pods {
+            return;
+        }
+        let (used, capacity) = (self.handles.len(), self.max_pods);
+        let message = format!(
+            "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: {used}, capacity: {capacity}"
+        );
+        let target = crate::event::Target::pod(pod);
+        self.actor.recorder.warning(target, "OutOfpods", message.clone());
+        let mut checkpoint = self.actor.checkpoints.load(pod.uid());
+        let at = self.actor.clock.now();
+        checkpoint.verdict.get_or_insert(Verdict { reason: "OutOfpods".into(), message, at, grace_seconds: 1 });
+        if let Err(error) = self.actor.checkpoints.save(pod.uid(), &checkpoint) {
+            tracing::error!(uid = pod.uid(), %error, "checkpoint not written");
+        }
+    }
+
+    fn removed(&mut self, pod: Pod) {
+        let uid = pod.uid().to_owned();
+        self.gone.remove(&uid);
+        if let Some(handle) = self.handles.get(&uid) {
+            handle.wishes.send_modify(|wish| {
+                wish.pod = Arc::new(pod);
+                wish.removed = true;
+            });
+        }
+    }
+
+    /// Begins a task that empties the node of this pod.
+    pub(super) fn drain(&mut self, pod: Arc<Pod>) {
+        self.begin(pod, true);
+    }
+
+    fn begin(&mut self, pod: Arc<Pod>, drained: bool) {
+        let uid = pod.uid().to_owned();
+        let (wishes, wish) = watch::channel(Wish { pod, removed: false, drained, relist: 0 });
+        let (news, inbox) = mpsc::channel(NEWS_MAX);
+        let task = Task::new(self.actor.clone(), self.probes.clone(), wish, inbox);
+        let (cancel, ended) = (self.cancel.clone(), uid.clone());
+        self.tasks.spawn(async move { (ended, task.run(cancel).await) });
+        self.handles.insert(uid, Handle { wishes, news });
+    }
+
+    pub(super) async fn join_next(&mut self) -> Option<Result<(String, bool), JoinError>> {
+        self.tasks.join_next().await
+    }
+
+    /// A task ended: its pod is gone from this node. A task that broke off is begun again.
+    pub(super) fn take_end(&mut self, ended: Result<(String, bool), JoinError>) {
+        match ended {
+            Ok((uid, true)) => {
+                let removed = self.handles.remove(&uid).is_some_and(|handle| handle.wishes.borrow().removed);
+                if !removed {
+                    self.gone.insert(uid);
+                }
+            }
+            Ok((_, false)) => {}
+            Err(error) => {
+                tracing::error!(%error, "the task of a pod broke off; it is begun again");
+                let broken: Vec<Wish> =
+                    self.handles.values().filter(|h| h.news.is_closed()).map(|h| h.wishes.borrow().clone()).collect();
+                for wish in broken {
+                    self.begin(wish.pod, wish.drained);
+                }
+            }
+        }
+    }
+
+    /// Like [`Self::take_end`], for a node that is being emptied: the pod that has gone.
+    pub(super) fn take_drained(&mut self, ended: Result<(String, bool), JoinError>) -> Option<Arc<Pod>> {
+        let pod = match &ended {
+            Ok((uid, _)) => self.handles.get(uid).map(|handle| handle.wishes.borrow().pod.clone()),
+            Err(_) => None,
+        };
+        self.take_end(ended);
+        pod
+    }
+
+    pub(super) fn take_event(&mut self, event: RuntimeEvent) {
+        let event = match event {
+            RuntimeEvent::Relist => return self.housekeep(),
+            RuntimeEvent::Container(event) => event,
+        };
+        let Some(sandbox) = &event.pod_sandbox_status else { return self.relist_all() };
+        let uid = sandbox.metadata.as_ref().map(|metadata| metadata.uid.clone()).unwrap_or_default();
+        let Some(handle) = self.handles.get(&uid) else { return };
+        let kind = v1::ContainerEventType::try_from(event.container_event_type);
+        match kind {
+            // Made and started are what the pod's own actions have just told it.
+            Ok(v1::ContainerEventType::ContainerCreatedEvent | v1::ContainerEventType::ContainerStartedEvent) => {}
+            Ok(v1::ContainerEventType::ContainerStoppedEvent) if !event.containers_statuses.is_empty() => {
+                let records = event.containers_statuses.iter().map(|s| Record::from_cri(s, &sandbox.id)).collect();
+                let listing = Listing { sandboxes: vec![Sandbox::from_cri(sandbox)], records };
+                if handle.news.try_send(News::Runtime(listing)).is_err() {
+                    relist(handle);
+                }
+            }
+            _ => relist(handle),
+        }
+    }
+
+    pub(super) fn take_report(&mut self, report: Report) {
+        if let Some(handle) = self.handles.get(&report.uid)
+            && handle.news.try_send(News::Probe(report)).is_err()
+        {
+            tracing::debug!("probe result dropped: the pod is busy");
+        }
+    }
+
+    pub(super) fn relist_all(&self) {
+        self.handles.values().for_each(relist);
+    }
+
+    pub(super) fn relist(&self, uid: &str) {
+        if let Some(handle) = self.handles.get(uid) {
+            relist(handle);
+        }
+    }
+
+    /// Ends all tasks; containers run on.
+    pub(super) async fn shut_down(mut self) {
+        self.cancel.cancel();
+        while self.tasks.join_next().await.is_some() {}
+        self.orphans.shut_down().await;
+    }
+}
+
+fn relist(handle: &Handle) {
+    handle.wishes.send_modify(|wish| wish.relist += 1);
+}

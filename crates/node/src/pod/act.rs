@@ -1,0 +1,375 @@
+//! Carries out one action of a plan: calls the runtime, the API and the other rooms of the node.
+//!
+//! Owns the calls, their time-outs, and the events and texts that belong to them. Each action is idempotent: losing its
+//! outcome and doing it again is safe. Must not decide what comes next: it tells what happened in an [`Outcome`]. Start
+//! at [`Actor::run`].
+
+mod image;
+mod sandbox;
+
+use super::{
+    checkpoint::{Checkpoints, Verdict},
+    clock::Clock,
+    decide::Action,
+    view::{ImageReady, Record, Sandbox, StartError},
+};
+use crate::{
+    cgroups::Cgroups,
+    config,
+    credentials::Credentials,
+    event::{Recorder, Target},
+    image::Refusal,
+    object::{Container, Pod},
+    volumes::{Mounted, Volumes},
+};
+use cri::v1;
+use kube::{Api, api::DeleteParams};
+use std::{pin::Pin, sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+
+/// CRI calls without a limit of their own.
+const CRI_TIMEOUT: Duration = Duration::from_secs(120);
+/// RunPodSandbox (RTC-42).
+const SANDBOX_TIMEOUT: Duration = Duration::from_secs(240);
+const API_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Everything that actions need, shared by all pods of the node.
+pub struct Actor {
+    /// The runtime.
+    pub cri: cri::Client,
+    /// The API, as this node.
+    pub client: kube::Client,
+    /// Facts of the node.
+    pub ctx: Arc<config::Context>,
+    /// Volumes of pods.
+    pub volumes: Volumes,
+    /// Cgroups of pods.
+    pub cgroups: Cgroups,
+    /// Registry credentials.
+    pub credentials: Credentials,
+    /// Checkpoint files.
+    pub checkpoints: Checkpoints,
+    /// Events.
+    pub recorder: Recorder,
+    /// At most so many pulls at a time, in the order of their asking (IMG-250).
+    pub pulls: Arc<Semaphore>,
+    /// The time.
+    pub clock: Clock,
+    /// A pod whose RuntimeClass or handler does not exist fails at once, instead of being tried for ever (RTC-38).
+    pub runtime_class_fails_pod: bool,
+}
+
+/// What an action needs to know of its pod.
+#[derive(Debug, Clone)]
+pub struct Scene {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Its volumes, once prepared.
+    pub mounted: Arc<Mounted>,
+    /// Its present sandbox.
+    pub sandbox: Option<Sandbox>,
+    /// The image of the container that the action is about.
+    pub image: Option<ImageReady>,
+    /// The handler that an earlier sandbox of the pod had.
+    pub handler: Option<String>,
+    /// For an ephemeral container, the id of the one whose processes it sees.
+    pub target_id: Option<String>,
+}
+
+/// What happened.
+#[derive(Debug)]
+pub enum Outcome {
+    /// The action did what it is for.
+    Done,
+    /// The volumes are there.
+    Mounted(Mounted),
+    /// The sandbox is there, made with this handler.
+    Sandbox(Sandbox, String),
+    /// The image is there.
+    Image(ImageReady),
+    /// The image cannot be had.
+    Refused(Refusal),
+    /// A record was made or changed its state.
+    Record(Record),
+    /// A hook ended, with the text of its failure if it failed.
+    Hook(Option<String>),
+    /// A container could not be made or started; with the record if there is one.
+    StartFailed(StartError, Option<Record>),
+    /// The pod cannot run on this node.
+    Verdict(Verdict),
+    /// It failed and is to be tried again.
+    Failed(String),
+    /// The API does not have this pod any more.
+    ApiGone,
+}
+
+impl Actor {
+    /// Carries out `action` for the pod in `scene`.
+    pub async fn run(&self, scene: &Scene, action: &Action) -> Outcome {
+        let pod = &*scene.pod;
+        match action {
+            Action::EnsureCgroup => self.ensure_cgroup(pod).await,
+            Action::PrepareVolumes => self.prepare_volumes(pod).await,
+            Action::CreateSandbox { attempt } => self.create_sandbox(scene, *attempt).await,
+            Action::EnsureImage { container, attempt } => self.ensure_image(pod, container, *attempt).await,
+            Action::CreateContainer { container, attempt, sandbox, step } => {
+                self.create_container(scene, container, *attempt, (sandbox, *step)).await
+            }
+            Action::StartContainer { id, container } => self.start_container(scene, id, container).await,
+            Action::RunPostStart { id, container } => self.run_hook(scene, id, container, true).await,
+            Action::RunPreStop { id, container } => self.run_hook(scene, id, container, false).await,
+            Action::StopContainer { id, timeout_seconds, .. } => self.stop_container(scene, id, *timeout_seconds).await,
+            Action::StopSandbox { id } => self.stop_sandbox(pod, id).await,
+            Action::RemoveContainer { id } => self.remove_container(id).await,
+            Action::RemoveSandbox { id } => self.remove_sandbox(id).await,
+            Action::TearDownVolumes => done(self.volumes.tear_down(pod.uid()).await),
+            Action::RemoveCgroup => done(self.cgroups.remove(pod.uid()).await),
+            Action::RemoveTraces { logs } => self.remove_traces(pod, *logs).await,
+            Action::DeleteFromApi => self.delete_from_api(pod).await,
+            Action::Cancel(_) | Action::Record(_) | Action::Tell(_) => Outcome::Done,
+        }
+    }
+
+    pub(super) fn tell(&self, pod: &Pod, container: &str, warning: bool, reason: &str, message: impl Into<String>) {
+        let target = if container.is_empty() { Target::pod(pod) } else { Target::container(pod, container) };
+        match warning {
+            true => self.recorder.warning(target, reason, message),
+            false => self.recorder.normal(target, reason, message),
+        }
+    }
+
+    async fn ensure_cgroup(&self, pod: &Pod) -> Outcome {
+        match self.cgroups.ensure(pod) {
+            Ok(_) => Outcome::Done,
+            Err(error) => {
+                self.tell(pod, "", true, "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
+                Outcome::Failed(error.to_string())
+            }
+        }
+    }
+
+    async fn prepare_volumes(&self, pod: &Pod) -> Outcome {
+        match self.volumes.prepare(pod).await {
+            Ok(mounted) => Outcome::Mounted(mounted),
+            Err(error) => {
+                for failure in &error.failures {
+                    self.tell(pod, "", true, "FailedMount", failure.to_string());
+                }
+                Outcome::Failed(error.to_string())
+            }
+        }
+    }
+
+    async fn create_container(&self, scene: &Scene, name: &str, attempt: u32, place: (&str, u32)) -> Outcome {
+        let pod = &*scene.pod;
+        let Some((_, container)) = pod.container(name) else {
+            return Outcome::Failed(format!("pod has no container {name}"));
+        };
+        let config = match self.container_config(scene, container, attempt, place.1).await {
+            Ok(config) => config,
+            Err(message) => return self.start_failed(pod, name, "CreateContainerConfigError", message, None),
+        };
+        let mut sandbox_config = config::sandbox(pod, &self.ctx);
+        if let (Some(metadata), Some(sandbox)) = (&mut sandbox_config.metadata, &scene.sandbox) {
+            metadata.attempt = sandbox.attempt;
+        }
+        let request = limited(
+            v1::CreateContainerRequest {
+                pod_sandbox_id: place.0.to_owned(),
+                config: Some(config),
+                sandbox_config: Some(sandbox_config),
+            },
+            CRI_TIMEOUT,
+        );
+        match rpc(self.cri.runtime.clone().create_container(request)).await {
+            Ok(answer) => {
+                let id = answer.into_inner().container_id;
+                self.tell(pod, name, false, "Created", "Container created");
+                self.record_of(&id, place.0).await
+            }
+            Err(status) => self.start_failed(pod, name, "CreateContainerError", rpc_text(&status), None),
+        }
+    }
+
+    async fn container_config(
+        &self,
+        scene: &Scene,
+        container: &Container,
+        attempt: u32,
+        step: u32,
+    ) -> Result<v1::ContainerConfig, String> {
+        let pod = &*scene.pod;
+        let image = scene.image.as_ref().ok_or("the image is not known")?;
+        let objects =
+            self.volumes.sources().environment(pod, container).await.map_err(|error| error.to_string())?;
+        let pod_ips = self.pod_ips(scene);
+        let spec = v1::ImageSpec {
+            image: image.id.clone(),
+            user_specified_image: container.image.clone(),
+            image_ref: image.id.clone(),
+            ..v1::ImageSpec::default()
+        };
+        let inputs = config::Inputs {
+            attempt,
+            image: &spec,
+            image_uid: image.uid,
+            image_user: &image.user,
+            pod_ips: &pod_ips,
+            mounted: &scene.mounted,
+            objects: &objects,
+            target_id: scene.target_id.as_deref(),
+        };
+        let mut config =
+            config::container(pod, container, inputs, &self.ctx).map_err(|error| error.to_string())?;
+        config.annotations.insert(super::view::CRASH_STEP.to_owned(), step.to_string());
+        Ok(config)
+    }
+
+    /// The pod's addresses; the node's for a pod on the host network.
+    pub(super) fn pod_ips(&self, scene: &Scene) -> Vec<String> {
+        match &scene.sandbox {
+            Some(sandbox) if !scene.pod.spec.host_network => sandbox.ips.clone(),
+            _ => self.ctx.node_ips.iter().map(ToString::to_string).collect(),
+        }
+    }
+
+    async fn start_container(&self, scene: &Scene, id: &str, name: &str) -> Outcome {
+        let pod = &*scene.pod;
+        let sandbox = scene.sandbox.as_ref().map(|sandbox| sandbox.id.clone()).unwrap_or_default();
+        let request = limited(v1::StartContainerRequest { container_id: id.to_owned() }, CRI_TIMEOUT);
+        match rpc(self.cri.runtime.clone().start_container(request)).await {
+            Ok(_) => {
+                self.tell(pod, name, false, "Started", "Container started");
+                self.record_of(id, &sandbox).await
+            }
+            Err(status) => {
+                let message = rpc_text(&status);
+                let record = match self.record_of(id, &sandbox).await {
+                    Outcome::Record(record) => Some(self.never_started(record, &message)),
+                    _ => None,
+                };
+                self.start_failed(pod, name, "RunContainerError", message, record)
+            }
+        }
+    }
+
+    /// A record whose start failed counts as ended, whatever the runtime calls it (POD-37: exit 128, StartError).
+    fn never_started(&self, mut record: Record, message: &str) -> Record {
+        if record.state == super::view::RecordState::Created {
+            record.state = super::view::RecordState::Exited(super::view::Exit {
+                code: 128,
+                reason: "StartError".into(),
+                message: message.to_owned(),
+                started_at: None,
+                finished_at: self.clock.now(),
+            });
+        }
+        record
+    }
+
+    fn start_failed(&self, pod: &Pod, name: &str, reason: &str, message: String, record: Option<Record>) -> Outcome {
+        self.tell(pod, name, true, "Failed", format!("Error: {message}"));
+        Outcome::StartFailed(StartError { reason: reason.into(), message, at: self.clock.now() }, record)
+    }
+
+    async fn record_of(&self, id: &str, sandbox: &str) -> Outcome {
+        let request =
+            limited(v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false }, CRI_TIMEOUT);
+        match rpc(self.cri.runtime.clone().container_status(request)).await {
+            Ok(answer) => match answer.into_inner().status {
+                Some(status) => Outcome::Record(Record::from_cri(&status, sandbox)),
+                None => Outcome::Failed(format!("container {id} has no status")),
+            },
+            Err(status) => Outcome::Failed(rpc_text(&status)),
+        }
+    }
+
+    async fn stop_container(&self, scene: &Scene, id: &str, timeout_seconds: i64) -> Outcome {
+        let limit = CRI_TIMEOUT + Duration::from_secs(timeout_seconds.unsigned_abs());
+        let request = limited(v1::StopContainerRequest { container_id: id.to_owned(), timeout: timeout_seconds }, limit);
+        let stopped = rpc(self.cri.runtime.clone().stop_container(request)).await;
+        match stopped {
+            Err(status) if status.code() != tonic::Code::NotFound => {
+                let text = rpc_text(&status);
+                self.tell(&scene.pod, "", true, "FailedKillPod", format!("error killing pod: {text}"));
+                Outcome::Failed(text)
+            }
+            _ => self.record_of(id, "").await,
+        }
+    }
+
+    async fn remove_container(&self, id: &str) -> Outcome {
+        let status = limited(v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false }, CRI_TIMEOUT);
+        let log = match rpc(self.cri.runtime.clone().container_status(status)).await {
+            Ok(answer) => answer.into_inner().status.map(|status| status.log_path),
+            Err(_) => None,
+        };
+        if let Some(path) = log.filter(|path| path.starts_with('/')) {
+            let _ = tokio::fs::remove_file(path).await;
+        }
+        let request = limited(v1::RemoveContainerRequest { container_id: id.to_owned() }, CRI_TIMEOUT);
+        absent_is_done(rpc(self.cri.runtime.clone().remove_container(request)).await)
+    }
+
+    async fn remove_traces(&self, pod: &Pod, logs: bool) -> Outcome {
+        if logs {
+            let directory = config::pod_log_directory(&self.ctx.log_dir, pod);
+            if let Err(error) = tokio::fs::remove_dir_all(&directory).await
+                && error.kind() != std::io::ErrorKind::NotFound
+            {
+                return Outcome::Failed(error.to_string());
+            }
+        }
+        self.checkpoints.remove(pod.uid());
+        Outcome::Done
+    }
+
+    async fn delete_from_api(&self, pod: &Pod) -> Outcome {
+        let api: Api<Pod> = Api::namespaced(self.client.clone(), pod.namespace());
+        let mut parameters = DeleteParams { grace_period_seconds: Some(0), ..DeleteParams::default() };
+        parameters.preconditions =
+            Some(kube::api::Preconditions { uid: Some(pod.uid().to_owned()), resource_version: None });
+        match tokio::time::timeout(API_TIMEOUT, api.delete(pod.name(), &parameters)).await {
+            Ok(Ok(_)) => Outcome::ApiGone,
+            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Outcome::ApiGone,
+            Ok(Err(error)) => Outcome::Failed(error.to_string()),
+            Err(_) => Outcome::Failed("the API did not answer".into()),
+        }
+    }
+}
+
+/// A call to the runtime, boxed: the compiler cannot prove the generated future `Send` inside a larger one.
+pub(crate) fn rpc<'a, T>(call: impl Future<Output = T> + Send + 'a) -> Pin<Box<dyn Future<Output = T> + Send + 'a>> {
+    Box::pin(call)
+}
+
+/// A request with a deadline of its own.
+pub(crate) fn limited<T>(message: T, limit: Duration) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(limit);
+    request
+}
+
+/// A runtime's error in the words that users know: the bare text of an Unknown, else code and text (IMG-51).
+pub(crate) fn rpc_text(status: &tonic::Status) -> String {
+    match status.code() {
+        tonic::Code::Unknown => status.message().to_owned(),
+        tonic::Code::Cancelled => format!("rpc error: code = Canceled desc = {}", status.message()),
+        code => format!("rpc error: code = {code:?} desc = {}", status.message()),
+    }
+}
+
+fn done<E: std::fmt::Display>(result: Result<(), E>) -> Outcome {
+    match result {
+        Ok(()) => Outcome::Done,
+        Err(error) => Outcome::Failed(error.to_string()),
+    }
+}
+
+fn absent_is_done<T>(result: Result<T, tonic::Status>) -> Outcome {
+    match result {
+        Ok(_) => Outcome::Done,
+        Err(status) if status.code() == tonic::Code::NotFound => Outcome::Done,
+        Err(status) => Outcome::Failed(rpc_text(&status)),
+    }
+}

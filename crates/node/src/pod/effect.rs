@@ -1,0 +1,179 @@
+//! What an outcome does to the facts; pure, so that the tests' world and the shell share it.
+
+use super::{
+    act::Outcome,
+    checkpoint::HookRun,
+    decide::{Action, Entry, Key, Verb},
+    view::{Fact, Observed, Record, Retry, StartError, View},
+};
+use crate::image::{Failures, Refusal};
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeSet;
+
+impl View {
+    /// Takes in how an action ended.
+    pub fn apply(&mut self, action: &Action, outcome: Outcome, now: Timestamp) {
+        let key = action.key();
+        let observed = &mut self.observed;
+        match outcome {
+            Outcome::Failed(_) => return observed.try_again(key, now),
+            Outcome::StartFailed(error, record) => {
+                if let Action::CreateContainer { container, .. } | Action::StartContainer { container, .. } = action {
+                    observed.start_errors.insert(container.clone(), error);
+                }
+                match record {
+                    Some(record) => observed.see_outcome(record),
+                    None => return observed.try_again(key, now),
+                }
+            }
+            Outcome::Refused(refusal) => return self.refused(key, action, refusal, now),
+            Outcome::Done => observed.done(action),
+            Outcome::Mounted(_) => observed.volumes = Fact::Ready,
+            Outcome::Sandbox(sandbox, handler) => {
+                observed.see_sandbox(sandbox);
+                observed.checkpoint.handler = Some(handler).filter(|handler| !handler.is_empty());
+            }
+            Outcome::Image(ready) => {
+                if let Action::EnsureImage { container, .. } = action {
+                    observed.image_failures.remove(&ready.image);
+                    observed.images.insert(container.clone(), ready);
+                    observed.start_errors.remove(container);
+                }
+            }
+            Outcome::Record(record) => {
+                let started = matches!(action, Action::StartContainer { .. });
+                if started && observed.post_start(&record.id).is_none() {
+                    observed.start_errors.remove(&record.name);
+                }
+                observed.see_outcome(record);
+            }
+            Outcome::Hook(failure) => observed.hook_ended(action, failure, now),
+            Outcome::Verdict(verdict) => observed.checkpoint.verdict = Some(verdict),
+            Outcome::ApiGone => observed.api_gone = true,
+        }
+        self.observed.retries.remove(&key);
+    }
+
+    fn refused(&mut self, key: Key, action: &Action, refusal: Refusal, now: Timestamp) {
+        let Action::EnsureImage { container, .. } = action else { return };
+        let error = StartError { reason: refusal.reason.into(), message: refusal.message.clone(), at: now };
+        self.observed.start_errors.insert(container.clone(), error);
+        if !refusal.backs_off {
+            return self.observed.try_again(key, now);
+        }
+        let image = self.pod.container(container).map(|(_, c)| c.image.clone()).unwrap_or_default();
+        let known = self.observed.image_failures.get(&image);
+        let failures = Failures::after(known, now, refusal.reason, &refusal.message);
+        self.observed.image_failures.insert(image, failures);
+    }
+
+    /// HOOK-60, HOOK-63: what is to be on disk before this action begins. True if the checkpoint changed.
+    pub fn begin(&mut self, action: &Action, now: Timestamp) -> bool {
+        let checkpoint = &mut self.observed.checkpoint;
+        match action {
+            Action::StartContainer { id, container } => {
+                let lifecycle = self.pod.container(container).and_then(|(_, c)| c.lifecycle.as_ref());
+                if lifecycle.is_none_or(|lifecycle| lifecycle.post_start.is_none()) {
+                    return false;
+                }
+                checkpoint.hooks.entry(id.clone()).or_default().post_start = Some(HookRun::Pending);
+            }
+            Action::RunPostStart { id, .. } => {
+                checkpoint.hooks.entry(id.clone()).or_default().post_start = Some(HookRun::Started(now));
+            }
+            Action::RunPreStop { id, .. } => {
+                checkpoint.hooks.entry(id.clone()).or_default().pre_stop = Some(HookRun::Started(now));
+            }
+            Action::Record(Entry::Kill(id, kill)) => {
+                checkpoint.kills.insert(id.clone(), kill.clone());
+            }
+            Action::Record(Entry::PreStopAbandoned(id, at)) => {
+                let run = HookRun::Finished(*at, Some("not completed in grace period".into()));
+                checkpoint.hooks.entry(id.clone()).or_default().pre_stop = Some(run);
+            }
+            _ => return false,
+        }
+        true
+    }
+}
+
+impl Observed {
+    fn see_outcome(&mut self, mut record: Record) {
+        if record.sandbox.is_empty()
+            && let Some(known) = self.containers.get(&record.id)
+        {
+            record.sandbox.clone_from(&known.sandbox);
+        }
+        self.see_container(record);
+    }
+
+    fn done(&mut self, action: &Action) {
+        match action {
+            Action::EnsureCgroup => self.cgroup = Fact::Ready,
+            Action::RemoveCgroup => self.cgroup = Fact::Gone,
+            Action::TearDownVolumes => self.volumes = Fact::Gone,
+            Action::RemoveTraces { .. } => self.traces_removed = true,
+            Action::StopSandbox { id } => {
+                self.sandboxes_stopped.insert(id.clone());
+                if let Some(sandbox) = self.sandboxes.get_mut(id) {
+                    sandbox.ready = false;
+                }
+            }
+            Action::RemoveSandbox { id } => {
+                self.sandboxes.remove(id);
+                self.containers.retain(|_, record| record.sandbox != *id);
+                self.forget_dead_ids();
+            }
+            Action::RemoveContainer { id } => {
+                self.containers.remove(id);
+                self.forget_dead_ids();
+            }
+            _ => {}
+        }
+    }
+
+    fn forget_dead_ids(&mut self) {
+        let ids: BTreeSet<String> = self.containers.keys().cloned().collect();
+        self.checkpoint.hooks.retain(|id, _| ids.contains(id));
+        self.checkpoint.kills.retain(|id, _| ids.contains(id));
+        self.probes.retain(|id, _| ids.contains(id));
+        self.last_words.retain(|id, _| ids.contains(id));
+    }
+
+    fn hook_ended(&mut self, action: &Action, failure: Option<String>, now: Timestamp) {
+        match action {
+            Action::RunPostStart { id, container } => {
+                match &failure {
+                    Some(message) => {
+                        let reason = "PostStartHookError".to_owned();
+                        let error = StartError { reason, message: message.clone(), at: now };
+                        self.start_errors.insert(container.clone(), error);
+                    }
+                    None => {
+                        self.start_errors.remove(container);
+                    }
+                }
+                self.checkpoint.hooks.entry(id.clone()).or_default().post_start =
+                    Some(HookRun::Finished(now, failure));
+            }
+            Action::RunPreStop { id, .. } => {
+                self.checkpoint.hooks.entry(id.clone()).or_default().pre_stop =
+                    Some(HookRun::Finished(now, failure));
+            }
+            _ => {}
+        }
+    }
+
+    /// The action may be tried again later: ever later, within the bounds of its kind.
+    pub fn try_again(&mut self, key: Key, now: Timestamp) {
+        let failures = self.retries.get(&key).map_or(0, |retry| retry.failures) + 1;
+        let seconds = SignedDuration::from_secs;
+        let delay = match key.0 {
+            // RTC-38, POD-4, HOOK-82: what a pod's start or end depends on is tried every ten seconds.
+            Verb::CreateSandbox | Verb::CreateContainer | Verb::EnsureImage | Verb::EnsureCgroup => seconds(10),
+            Verb::StopContainer | Verb::StopSandbox => seconds(10),
+            _ => crate::image::doubled(SignedDuration::from_millis(500), failures - 1, seconds(10)),
+        };
+        self.retries.insert(key, Retry { failures, at: now + delay });
+    }
+}

@@ -1,0 +1,381 @@
+//! The task of one pod: a loop that waits for something to happen, decides, begins actions and publishes the status.
+//!
+//! Owns one pod and everything in flight for it; nobody else touches either. Dropping the task is safe at any point:
+//! what it knows is in the runtime, in the checkpoint or in the API. Start at [`Task::run`].
+
+mod apply;
+mod probe;
+mod publish;
+
+use super::{
+    act::{Actor, Outcome, Scene},
+    checkpoint::StopRecord,
+    decide::{Action, InFlight, Key, Plan, Stage, Verb, decide},
+    observe::{self, Listing},
+    view::{Cause, Desired, Fact, Observed, Stop, View},
+};
+use crate::{event::Target, object::Pod, volumes::Mounted};
+use jiff::{SignedDuration, Timestamp};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinSet},
+};
+use tokio_util::sync::CancellationToken;
+
+/// How many rounds of recording and deciding again may follow one event; a bound against a fault in the rules.
+const ROUNDS_MAX: usize = 32;
+/// Contents of ConfigMap and Secret volumes are brought up to date this often.
+const REFRESH: SignedDuration = SignedDuration::from_secs(60);
+/// How long a first look at the runtime waits before it is repeated.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What the agent wants of a pod; only the latest counts.
+#[derive(Debug, Clone)]
+pub struct Wish {
+    /// The pod as last seen in the API.
+    pub pod: Arc<Pod>,
+    /// It is no longer there.
+    pub removed: bool,
+    /// The node is being emptied.
+    pub drained: bool,
+    /// Counts the requests to list the runtime again.
+    pub relist: u64,
+}
+
+/// What happens to a pod beside its own actions.
+#[derive(Debug)]
+pub enum News {
+    /// The runtime told of sandboxes and records.
+    Runtime(Listing),
+    /// A probe has a result.
+    Probe(crate::probes::Report),
+}
+
+/// One pod's task.
+pub struct Task {
+    actor: Arc<Actor>,
+    wishes: watch::Receiver<Wish>,
+    news: mpsc::Receiver<News>,
+    probes: crate::probes::Probes,
+    view: View,
+    mounted: Arc<Mounted>,
+    acts: JoinSet<(Action, Outcome)>,
+    flights: BTreeMap<Key, Flight>,
+    /// Outcomes taken in so far; a listing begun earlier than one of them must not remove anything.
+    outcomes: u64,
+    looks: JoinSet<(u64, Result<Listing, String>)>,
+    look_wanted: bool,
+    relists_seen: u64,
+    refreshed_at: Timestamp,
+    publish: publish::Publish,
+}
+
+struct Flight {
+    abort: AbortHandle,
+    kill_at: Option<Timestamp>,
+}
+
+/// What woke the task.
+enum Event {
+    Wish,
+    News(News),
+    Acted(Result<(tokio::task::Id, (Action, Outcome)), tokio::task::JoinError>),
+    Looked(u64, Result<Listing, String>),
+    Published(publish::Answer),
+    Time,
+    Nobody,
+}
+
+impl Task {
+    /// A task for the pod in `wishes`.
+    pub fn new(
+        actor: Arc<Actor>,
+        probes: crate::probes::Probes,
+        wishes: watch::Receiver<Wish>,
+        news: mpsc::Receiver<News>,
+    ) -> Self {
+        let pod = wishes.borrow().pod.clone();
+        let checkpoint = actor.checkpoints.load(pod.uid());
+        let observed = Observed { checkpoint, ..Observed::default() };
+        let host_ips = actor.ctx.node_ips.iter().map(ToString::to_string).collect();
+        let view = View { pod, desired: Desired::Run, observed, host_ips };
+        let refreshed_at = actor.clock.now();
+        Self {
+            actor,
+            wishes,
+            news,
+            probes,
+            view,
+            mounted: Arc::default(),
+            acts: JoinSet::new(),
+            flights: BTreeMap::new(),
+            outcomes: 0,
+            looks: JoinSet::new(),
+            look_wanted: false,
+            relists_seen: 0,
+            refreshed_at,
+            publish: publish::Publish::default(),
+        }
+    }
+
+    /// Runs the pod until nothing of it is left (true), or until cancelled (false): then containers run on.
+    pub async fn run(mut self, cancel: CancellationToken) -> bool {
+        if cancel.run_until_cancelled(self.first_look()).await.is_none() {
+            return false;
+        }
+        self.take_wish();
+        loop {
+            let plan = self.settle();
+            if plan.stage == Stage::Gone && self.flights.is_empty() {
+                self.probes.stop(self.view.pod.uid());
+                return true;
+            }
+            let now = self.actor.clock.now();
+            let wake_at = [plan.wake_at, self.publish.due_at, self.refresh_at()].into_iter().flatten().min();
+            let sleep = wake_at.map_or(Duration::from_secs(3600), |at| until(now, at));
+            let Some(event) = cancel.run_until_cancelled(self.next(sleep)).await else { return false };
+            if self.take(event) {
+                return false;
+            }
+        }
+    }
+
+    async fn first_look(&mut self) {
+        loop {
+            match observe::pod(&self.actor.cri, self.view.pod.uid()).await {
+                Ok(listing) => return self.view.observed.see_all(listing.sandboxes, listing.records),
+                Err(error) => tracing::warn!(pod = self.view.pod.full_name(), error, "runtime not listed"),
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+    }
+
+    async fn next(&mut self, sleep: Duration) -> Event {
+        tokio::select! {
+            biased;
+            changed = self.wishes.changed() => if changed.is_ok() { Event::Wish } else { Event::Nobody },
+            Some(acted) = self.acts.join_next_with_id() => Event::Acted(acted),
+            Some(news) = self.news.recv() => Event::News(news),
+            Some(answer) = self.publish.flight.join_next() => match answer {
+                Ok(answer) => Event::Published(answer),
+                Err(error) => Event::Published(publish::Answer::Failed(error.to_string())),
+            },
+            Some(looked) = self.looks.join_next() => match looked {
+                Ok((outcomes, listing)) => Event::Looked(outcomes, listing),
+                Err(error) => Event::Looked(0, Err(error.to_string())),
+            },
+            () = tokio::time::sleep(sleep) => Event::Time,
+        }
+    }
+
+    /// Takes in what happened; true if nobody is interested in this task any more.
+    fn take(&mut self, event: Event) -> bool {
+        match event {
+            Event::Wish => self.take_wish(),
+            Event::News(News::Runtime(listing)) => self.take_listing(listing, false),
+            Event::News(News::Probe(report)) => self.take_probe(report),
+            Event::Acted(acted) => self.take_outcome(acted),
+            Event::Looked(outcomes, Ok(listing)) => self.take_listing(listing, outcomes == self.outcomes),
+            Event::Looked(_, Err(error)) => {
+                tracing::warn!(pod = self.view.pod.full_name(), error, "runtime not listed");
+            }
+            Event::Published(answer) => self.take_answer(answer),
+            Event::Time => {}
+            Event::Nobody => return true,
+        }
+        false
+    }
+
+    fn take_wish(&mut self) {
+        let wish = self.wishes.borrow_and_update().clone();
+        self.take_pod(wish.pod);
+        if wish.removed {
+            self.view.observed.api_gone = true;
+        }
+        self.look_wanted |= wish.relist != self.relists_seen;
+        self.relists_seen = wish.relist;
+        self.take_stop(wish.removed, wish.drained);
+    }
+
+    /// Only a newer version of the pod replaces the one that is known.
+    fn take_pod(&mut self, pod: Arc<Pod>) {
+        if version(&pod) >= version(&self.view.pod) {
+            self.view.pod = pod;
+        }
+    }
+
+    /// HOOK-76, HOOK-77: the deadline is absolute, comes from the API where there is one, and only moves closer.
+    fn take_stop(&mut self, removed: bool, drained: bool) {
+        let pod = &self.view.pod;
+        let now = self.actor.clock.now();
+        let cause = match (removed, pod.is_deleting(), drained) {
+            (true, ..) => Cause::Removed,
+            (false, true, _) => Cause::Deleted,
+            (false, false, true) => Cause::Drained,
+            (false, false, false) => return,
+        };
+        let known = self.view.observed.checkpoint.stop;
+        let since = known.map_or(now, |known| known.since);
+        let own = pod.metadata.deletion_grace_period_seconds;
+        let seconds = own.unwrap_or_else(|| pod.spec.termination_grace_period_seconds.unwrap_or(30)).max(1);
+        let from_api = pod.metadata.deletion_timestamp.as_ref().map(|at| Timestamp::from(at.0));
+        let wanted = match from_api {
+            Some(at) if own != Some(0) => at.min(since + SignedDuration::from_secs(seconds)),
+            // A forced deletion is seen when its clock is over: what is left is the floor, from now.
+            Some(_) => now + SignedDuration::from_secs(1),
+            None => since + SignedDuration::from_secs(seconds),
+        };
+        let wanted = wanted.max(since + SignedDuration::from_secs(1));
+        let deadline = known.map_or(wanted, |known| known.deadline.min(wanted));
+        if known.is_none_or(|known| known.deadline != deadline) {
+            self.view.observed.checkpoint.stop = Some(StopRecord { since, deadline });
+            self.save();
+        }
+        self.view.desired = Desired::Stop(Stop { cause, since, deadline });
+    }
+
+    /// Decides and begins actions until nothing is left to record, then reports.
+    fn settle(&mut self) -> Plan {
+        self.hear_last_words();
+        for _ in 0..ROUNDS_MAX {
+            let now = self.actor.clock.now();
+            let plan = decide(&self.view, &self.in_flight(), now);
+            let mut recorded = false;
+            for action in plan.actions.clone() {
+                recorded |= self.begin(action);
+            }
+            if !recorded {
+                self.look_if_wanted();
+                self.report(&plan, now);
+                return plan;
+            }
+        }
+        tracing::error!(pod = self.view.pod.full_name(), "the rules do not settle");
+        let now = self.actor.clock.now();
+        Plan { wake_at: Some(now + SignedDuration::from_secs(1)), ..decide(&self.view, &self.in_flight(), now) }
+    }
+
+    fn in_flight(&self) -> InFlight {
+        let mut flights: InFlight = self.flights.iter().map(|(key, flight)| (key.clone(), flight.kill_at)).collect();
+        if !self.publish.flight.is_empty() {
+            flights.insert(Key(Verb::Publish, String::new()), None);
+        }
+        flights
+    }
+
+    /// Begins one action; true if it changed the facts at once, so that the plan is to be made again.
+    fn begin(&mut self, action: Action) -> bool {
+        match action {
+            Action::Record(_) => {
+                self.view.begin(&action, self.actor.clock.now());
+                self.save();
+                return true;
+            }
+            Action::Tell(notice) => {
+                let pod = &self.view.pod;
+                let target = notice.container.as_ref().map_or_else(|| Target::pod(pod), |c| Target::container(pod, c));
+                match notice.warning {
+                    true => self.actor.recorder.warning(target, notice.reason, notice.message),
+                    false => self.actor.recorder.normal(target, notice.reason, notice.message),
+                }
+                self.view.observed.told.insert(notice.key);
+                return false;
+            }
+            Action::Cancel(key) => {
+                if let Some(flight) = self.flights.remove(&key) {
+                    flight.abort.abort();
+                }
+                return false;
+            }
+            _ => {}
+        }
+        if self.view.begin(&action, self.actor.clock.now()) {
+            self.save();
+        }
+        self.spawn(action);
+        false
+    }
+
+    fn spawn(&mut self, action: Action) {
+        let key = action.key();
+        let kill_at = match &action {
+            Action::StopContainer { kill_at, .. } => Some(*kill_at),
+            _ => None,
+        };
+        let (actor, scene) = (self.actor.clone(), self.scene(&action));
+        let abort = self.acts.spawn(async move {
+            let outcome = actor.run(&scene, &action).await;
+            (action, outcome)
+        });
+        // A StopContainer with a shorter time-out takes the place of the one before it (HOOK-78).
+        if let Some(earlier) = self.flights.insert(key, Flight { abort, kill_at }) {
+            earlier.abort.abort();
+        }
+    }
+
+    fn scene(&self, action: &Action) -> Scene {
+        let observed = &self.view.observed;
+        let container = match action {
+            Action::CreateContainer { container, .. } => Some(container),
+            _ => None,
+        };
+        let target = container
+            .and_then(|name| self.view.pod.container(name))
+            .map(|(_, container)| container.target_container_name.as_str())
+            .filter(|target| !target.is_empty());
+        Scene {
+            pod: self.view.pod.clone(),
+            mounted: self.mounted.clone(),
+            sandbox: observed.newest_sandbox().cloned(),
+            image: container.and_then(|name| observed.images.get(name).cloned()),
+            handler: observed.checkpoint.handler.clone(),
+            target_id: target.and_then(|name| observed.newest(name)).map(|record| record.id.clone()),
+        }
+    }
+
+    fn save(&self) {
+        let uid = self.view.pod.uid();
+        if let Err(error) = self.actor.checkpoints.save(uid, &self.view.observed.checkpoint) {
+            tracing::error!(uid, %error, "checkpoint not written");
+        }
+    }
+
+    fn look_if_wanted(&mut self) {
+        if self.look_wanted && self.looks.is_empty() {
+            self.look_wanted = false;
+            let (cri, uid, outcomes) = (self.actor.cri.clone(), self.view.pod.uid().to_owned(), self.outcomes);
+            self.looks.spawn(async move { (outcomes, observe::pod(&cri, &uid).await) });
+        }
+    }
+
+    /// When the contents of volumes are due to be brought up to date.
+    fn refresh_at(&mut self) -> Option<Timestamp> {
+        let living = self.view.desired == Desired::Run && self.view.observed.volumes == Fact::Ready;
+        let fresh = self.view.pod.spec.volumes.iter().any(|volume| {
+            volume.config_map.is_some()
+                || volume.secret.is_some()
+                || volume.downward_api.is_some()
+                || volume.projected.is_some()
+        });
+        if !living || !fresh || self.view.pod.is_terminal() {
+            return None;
+        }
+        let now = self.actor.clock.now();
+        let key = Action::PrepareVolumes.key();
+        if now >= self.refreshed_at + REFRESH && !self.flights.contains_key(&key) {
+            self.refreshed_at = now;
+            self.spawn(Action::PrepareVolumes);
+        }
+        Some(self.refreshed_at + REFRESH)
+    }
+}
+
+fn until(now: Timestamp, at: Timestamp) -> Duration {
+    at.duration_since(now).try_into().unwrap_or(Duration::ZERO)
+}
+
+/// The resource version as a number, for comparing two states of one pod.
+fn version(pod: &Pod) -> u64 {
+    pod.metadata.resource_version.as_deref().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX)
+}

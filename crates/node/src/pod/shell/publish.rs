@@ -1,0 +1,108 @@
+//! Publishing the status: one patch in flight, the latest wins, urgent changes at once (POD-49).
+
+use super::Task;
+use crate::{
+    object::{Pod, PodStatus},
+    pod::decide::{Key, Plan, Verb},
+    status::patch,
+};
+use jiff::{SignedDuration, Timestamp};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::task::JoinSet;
+
+/// A change that nobody waits for may be joined by others for so long.
+const COALESCE: SignedDuration = SignedDuration::from_millis(100);
+const PATCH_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// The state of publishing one pod's status.
+#[derive(Default)]
+pub(super) struct Publish {
+    /// The patch on its way; never more than one.
+    pub flight: JoinSet<Answer>,
+    /// When a change that waits for others is to go out.
+    pub due_at: Option<Timestamp>,
+}
+
+/// How the API answered.
+pub(super) enum Answer {
+    /// It has it; the pod as it is now.
+    Taken(Box<Pod>),
+    /// There is no such pod, or another with the same name.
+    Gone,
+    /// It has not.
+    Failed(String),
+}
+
+impl Task {
+    /// Brings the API's status to the plan's.
+    pub(super) fn report(&mut self, plan: &Plan, now: Timestamp) {
+        self.sync_probes();
+        let Some(wanted) = &plan.status else {
+            self.publish.due_at = None;
+            return;
+        };
+        if !self.publish.flight.is_empty() {
+            return;
+        }
+        let known = &self.view.pod.status;
+        let Some(change) = patch::merge(self.view.pod.uid(), known, wanted) else {
+            self.publish.due_at = None;
+            return;
+        };
+        let key = Key(Verb::Publish, String::new());
+        let retry_at = self.view.observed.retries.get(&key).map(|retry| retry.at);
+        let due_at = match retry_at {
+            Some(at) => at,
+            None if self.is_urgent(known, wanted) => now,
+            None => self.publish.due_at.unwrap_or(now + COALESCE),
+        };
+        if due_at > now {
+            self.publish.due_at = Some(due_at);
+            return;
+        }
+        self.publish.due_at = None;
+        let api: Api<Pod> = Api::namespaced(self.actor.client.clone(), self.view.pod.namespace());
+        let name = self.view.pod.name().to_owned();
+        self.publish.flight.spawn(async move { send(&api, &name, change).await });
+    }
+
+    /// HOOK-34: a hook may need the pod's address to be known, so it goes out at once where there are hooks.
+    fn is_urgent(&self, known: &PodStatus, wanted: &PodStatus) -> bool {
+        let hooked = self.view.containers().any(|(_, c)| c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()));
+        patch::is_urgent(known, wanted) || (hooked && known.pod_ip != wanted.pod_ip)
+    }
+
+    pub(super) fn take_answer(&mut self, answer: Answer) {
+        let key = Key(Verb::Publish, String::new());
+        match answer {
+            Answer::Taken(pod) => {
+                self.view.observed.retries.remove(&key);
+                self.take_pod(Arc::new(*pod));
+            }
+            Answer::Gone => self.view.observed.api_gone = true,
+            Answer::Failed(error) => {
+                tracing::warn!(pod = self.view.pod.full_name(), error, "status not published");
+                let now = self.actor.clock.now();
+                self.view.observed.try_again(key, now);
+            }
+        }
+    }
+}
+
+async fn send(api: &Api<Pod>, name: &str, change: serde_json::Value) -> Answer {
+    let parameters = PatchParams::default();
+    let patch = Patch::Merge(change);
+    match tokio::time::timeout(PATCH_TIMEOUT, api.patch_status(name, &parameters, &patch)).await {
+        Ok(Ok(mut pod)) => {
+            pod.metadata.managed_fields = None;
+            Answer::Taken(Box::new(pod))
+        }
+        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Answer::Gone,
+        Ok(Err(error)) => Answer::Failed(error.to_string()),
+        Err(_) => Answer::Failed("the API did not answer".into()),
+    }
+}

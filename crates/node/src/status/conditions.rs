@@ -1,0 +1,144 @@
+//! The conditions that the node writes (POD-46); conditions of others are kept.
+
+use crate::{
+    object::{PodCondition, PodStatus, Time},
+    pod::{
+        decide::is_initialised,
+        view::{Desired, View},
+    },
+};
+use jiff::Timestamp;
+
+const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "ContainersReady", "PodScheduled"];
+
+/// All conditions of the pod: ours as they are now, others as the API has them.
+pub(super) fn conditions(view: &View, status: &PodStatus, now: Timestamp) -> Vec<PodCondition> {
+    let known = &view.pod.status.conditions;
+    let containers_ready = containers_ready(status);
+    let ready = ready(view, &containers_ready);
+    let made = [
+        Verdict::when(has_sandbox(view)),
+        initialized(view, status),
+        ready,
+        containers_ready,
+        Verdict::when(true),
+    ];
+    let mut all: Vec<PodCondition> = OURS
+        .iter()
+        .zip(made)
+        .map(|(type_, verdict)| verdict.into_condition(type_, known, view.pod.metadata.generation, now))
+        .collect();
+    all.extend(known.iter().filter(|condition| !OURS.contains(&condition.type_.as_str())).cloned());
+    all
+}
+
+/// What a condition says.
+#[derive(Clone)]
+struct Verdict {
+    holds: bool,
+    reason: &'static str,
+    message: String,
+}
+
+impl Verdict {
+    fn when(holds: bool) -> Self {
+        Self { holds, reason: "", message: String::new() }
+    }
+
+    fn because(holds: bool, reason: &'static str) -> Self {
+        Self { holds, reason, message: String::new() }
+    }
+
+    fn into_condition(
+        self,
+        type_: &str,
+        known: &[PodCondition],
+        generation: Option<i64>,
+        now: Timestamp,
+    ) -> PodCondition {
+        let status = if self.holds { "True" } else { "False" };
+        let before = known.iter().find(|condition| condition.type_ == type_);
+        // lastTransitionTime moves only when the status does.
+        let since = before.filter(|condition| condition.status == status).and_then(|c| c.last_transition_time.clone());
+        PodCondition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            observed_generation: generation,
+            last_probe_time: None,
+            last_transition_time: since.or(Some(Time::from(now))),
+            reason: self.reason.to_owned(),
+            message: self.message,
+        }
+    }
+}
+
+fn has_sandbox(view: &View) -> bool {
+    let stopping = matches!(view.desired, Desired::Stop(_)) && view.observed.sandboxes.is_empty();
+    !stopping
+        && view
+            .observed
+            .newest_sandbox()
+            .is_some_and(|sandbox| sandbox.ready && (view.pod.spec.host_network || !sandbox.ips.is_empty()))
+}
+
+fn initialized(view: &View, status: &PodStatus) -> Verdict {
+    if status.phase == "Succeeded" {
+        return Verdict::because(true, "PodCompleted");
+    }
+    if is_initialised(view) {
+        return Verdict::when(true);
+    }
+    let unfinished = status.init_container_statuses.iter().filter(|s| !s.ready).map(|s| s.name.as_str());
+    let names: Vec<&str> = unfinished.collect();
+    Verdict {
+        holds: false,
+        reason: "ContainersNotInitialized",
+        message: format!("containers with incomplete status: [{}]", names.join(" ")),
+    }
+}
+
+fn containers_ready(status: &PodStatus) -> Verdict {
+    match status.phase.as_str() {
+        "Succeeded" => return Verdict::because(false, "PodCompleted"),
+        "Failed" => return Verdict::because(false, "PodFailed"),
+        _ => {}
+    }
+    let sidecars = status.init_container_statuses.iter().filter(|s| s.state.running.is_some() && !s.ready);
+    let unready = sidecars.chain(status.container_statuses.iter().filter(|s| !s.ready));
+    let names: Vec<&str> = unready.map(|s| s.name.as_str()).collect();
+    if names.is_empty() {
+        return Verdict::when(true);
+    }
+    Verdict {
+        holds: false,
+        reason: "ContainersNotReady",
+        message: format!("containers with unready status: [{}]", names.join(" ")),
+    }
+}
+
+fn ready(view: &View, containers_ready: &Verdict) -> Verdict {
+    if !containers_ready.holds {
+        return containers_ready.clone();
+    }
+    let open: Vec<String> = view
+        .pod
+        .spec
+        .readiness_gates
+        .iter()
+        .filter_map(|gate| {
+            let wanted = &gate.condition_type;
+            match view.pod.status.conditions.iter().find(|condition| condition.type_ == *wanted) {
+                None => Some(format!("corresponding condition of pod readiness gate {wanted:?} does not exist.")),
+                Some(condition) if condition.status != "True" => Some(format!(
+                    "the status of pod readiness gate {wanted:?} is not \"True\", but {}",
+                    condition.status
+                )),
+                Some(_) => None,
+            }
+        })
+        .collect();
+    if open.is_empty() {
+        return Verdict::when(true);
+    }
+    Verdict { holds: false, reason: "ReadinessGatesNotReady", message: open.join(", ") }
+}

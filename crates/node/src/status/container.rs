@@ -1,0 +1,171 @@
+//! The status of one container from the ledger, the start errors and the probes (POD-31 … POD-39, IMG-330 … IMG-332).
+
+use crate::{
+    object::{
+        Container, ContainerKind, ContainerState, ContainerStatus, StateRunning, StateTerminated, StateWaiting, Time,
+    },
+    pod::{
+        checkpoint::HookRun,
+        decide::{Stage, Waiting, is_initialised, restarts, termination},
+        view::{Record, RecordState, View},
+    },
+};
+
+/// The scheme of container ids in statuses.
+const RUNTIME: &str = "sampan";
+
+/// The status of `container`.
+pub(super) fn status(
+    view: &View,
+    stage: Stage,
+    kind: ContainerKind,
+    container: &Container,
+    waiting: Option<&Waiting>,
+) -> ContainerStatus {
+    let records = view.observed.records(&container.name);
+    let Some(newest) = records.first() else { return unseen(view, stage, kind, container, waiting) };
+    let mut state = state_of(view, newest);
+    let mut last_state = records.get(1).map(|older| state_of(view, older)).unwrap_or_default();
+    // POD-34: what is due to start again waits with a reason, and its end becomes the last state.
+    let restarting = restarts(view, kind, container, newest) && termination(view).is_none();
+    if let Some(waiting) = waiting.filter(|_| restarting && state.running.is_none()) {
+        if state.terminated.is_some() {
+            last_state = state;
+        }
+        state = wait(&waiting.reason, &waiting.message);
+    }
+    let running = state.running.is_some();
+    let started = running && view.is_started(container, newest);
+    ContainerStatus {
+        name: container.name.clone(),
+        ready: ready(view, kind, container, newest, started),
+        started: Some(started),
+        restart_count: i32::try_from(newest.attempt).unwrap_or(i32::MAX),
+        image: image_name(container, newest),
+        image_id: newest.image_ref.clone(), // IMG-331
+        container_id: format!("{RUNTIME}://{}", newest.id),
+        state,
+        last_state,
+    }
+}
+
+/// A container without a record.
+fn unseen(
+    view: &View,
+    stage: Stage,
+    kind: ContainerKind,
+    container: &Container,
+    waiting: Option<&Waiting>,
+) -> ContainerStatus {
+    let known = view.pod.status.container_statuses.iter().chain(&view.pod.status.init_container_statuses);
+    let known = known.chain(&view.pod.status.ephemeral_container_statuses).find(|s| s.name == container.name);
+    // An ended pod's last known ends stay as they were, and so do inits whose records were collected (POD-14).
+    let stays = view.pod.is_terminal() || (kind == ContainerKind::Init && is_initialised(view));
+    if let Some(known) = known.filter(|known| stays && known.state.terminated.is_some()) {
+        return known.clone();
+    }
+    let lost = known.is_some_and(|known| known.state.running.is_some());
+    let settled = super::is_settled(view, stage);
+    let state = match waiting {
+        _ if settled => vanished(),
+        Some(waiting) => wait(&waiting.reason, &waiting.message),
+        None if !view.pod.spec.init_containers.is_empty() && kind != ContainerKind::Ephemeral => {
+            wait("PodInitializing", "")
+        }
+        None => wait("ContainerCreating", ""),
+    };
+    ContainerStatus {
+        name: container.name.clone(),
+        image: container.image.clone(),
+        last_state: if lost && !settled { vanished() } else { ContainerState::default() },
+        restart_count: known.map_or(0, |known| known.restart_count),
+        started: Some(false),
+        state,
+        ..ContainerStatus::default()
+    }
+}
+
+/// POD-33. While postStart runs the container is not Running for clients (HOOK-34).
+fn state_of(view: &View, record: &Record) -> ContainerState {
+    match &record.state {
+        RecordState::Created => default_wait(view),
+        RecordState::Running { started_at } => match view.observed.post_start(&record.id) {
+            None | Some(HookRun::Finished(_, None)) => ContainerState {
+                running: Some(StateRunning { started_at: Some(Time::from(*started_at)) }),
+                ..ContainerState::default()
+            },
+            Some(HookRun::Finished(_, Some(error))) => wait("PostStartHookError", error),
+            Some(_) => default_wait(view),
+        },
+        RecordState::Exited(exit) => ContainerState {
+            terminated: Some(StateTerminated {
+                exit_code: exit.code,
+                reason: exit.reason.clone(),
+                message: last_words(view, record, &exit.message),
+                started_at: exit.started_at.map(Time::from),
+                finished_at: Some(Time::from(exit.finished_at)),
+                container_id: format!("{RUNTIME}://{}", record.id),
+                ..StateTerminated::default()
+            }),
+            ..ContainerState::default()
+        },
+    }
+}
+
+fn default_wait(view: &View) -> ContainerState {
+    wait(if view.pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" }, "")
+}
+
+fn wait(reason: &str, message: &str) -> ContainerState {
+    let waiting = StateWaiting { reason: reason.to_owned(), message: message.to_owned() };
+    ContainerState { waiting: Some(waiting), ..ContainerState::default() }
+}
+
+/// HOOK-85: the end of a container of which nothing is known.
+fn vanished() -> ContainerState {
+    let terminated = StateTerminated {
+        exit_code: 137,
+        reason: "ContainerStatusUnknown".into(),
+        message: "The container could not be located when the pod was terminated".into(),
+        ..StateTerminated::default()
+    };
+    ContainerState { terminated: Some(terminated), ..ContainerState::default() }
+}
+
+/// POD-39.
+fn ready(view: &View, kind: ContainerKind, container: &Container, record: &Record, started: bool) -> bool {
+    match kind {
+        ContainerKind::Init => record.exit().is_some_and(|exit| exit.code == 0),
+        _ if container.readiness_probe.is_none() => started,
+        _ => started && view.observed.probes.get(&record.id).is_some_and(|probed| probed.ready),
+    }
+}
+
+/// IMG-332: the user's own words for the image, in full form, not another name that the runtime knows it by.
+fn image_name(container: &Container, record: &Record) -> String {
+    let full = reference::apply_default_tag(&container.image).and_then(|image| reference::Reference::parse(&image));
+    match full {
+        Ok(parsed) => parsed.canonical(),
+        Err(_) if record.image.is_empty() => container.image.clone(),
+        Err(_) => record.image.clone(),
+    }
+}
+
+/// POD-38: the runtime's text and the container's own, joined.
+fn last_words(view: &View, record: &Record, runtime_text: &str) -> String {
+    let own = view.observed.last_words.get(&record.id).map_or("", String::as_str);
+    if own.is_empty() && runtime_text.is_empty() {
+        return known_words(view, record);
+    }
+    let parts: Vec<&str> = [runtime_text, own].into_iter().filter(|text| !text.is_empty()).collect();
+    parts.join(": ")
+}
+
+/// What the API remembers of this record's end, for after a restart of the agent.
+fn known_words(view: &View, record: &Record) -> String {
+    let id = format!("{RUNTIME}://{}", record.id);
+    let status = &view.pod.status;
+    let all = status.container_statuses.iter().chain(&status.init_container_statuses);
+    let ends = all.flat_map(|s| [&s.state.terminated, &s.last_state.terminated]).flatten();
+    ends.filter(|end| end.container_id == id).map(|end| end.message.clone()).next().unwrap_or_default()
+}
