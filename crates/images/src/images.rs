@@ -1,0 +1,214 @@
+//! The door of this room: [`Images`].
+
+use crate::credential::Credential;
+use crate::error::{OpenError, PullError, RemoveError};
+use crate::flight::{Flights, NamedLocks};
+use crate::progress::ProgressSink;
+use crate::pull;
+use crate::registry::Transport;
+use crate::store::{Image, Store};
+use reference::{Digest, Platform, Reference};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+const NO_PROGRESS: Duration = Duration::from_secs(300);
+const LAYERS_AT_ONCE: usize = 3;
+
+/// How to open a store.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// `<data-dir>/images`.
+    pub root: PathBuf,
+    /// Directories of host files; not read yet.
+    pub hosts_dir: Vec<PathBuf>,
+    /// What this node runs.
+    pub platform: Platform,
+    /// How long a pull may go without a byte (IMG-151).
+    pub no_progress: Duration,
+    /// How many layers of one pull are fetched at once (IMG-142).
+    pub layers_at_once: usize,
+}
+
+impl Options {
+    /// The defaults for a directory, on the machine this program was built for.
+    pub fn new(root: impl Into<PathBuf>) -> Options {
+        Options {
+            root: root.into(),
+            hosts_dir: Vec::new(),
+            platform: Platform::compiled_for(),
+            no_progress: NO_PROGRESS,
+            layers_at_once: LAYERS_AT_ONCE,
+        }
+    }
+}
+
+/// What to pull.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct PullRequest {
+    /// The name, in any form a user may write.
+    pub image: String,
+    /// What to present if the registry asks.
+    pub credential: Option<Credential>,
+    /// Extra headers for the registry itself; never shown.
+    pub headers: Vec<(String, String)>,
+}
+
+/// What the store takes on its file system.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Bytes of layers and partial blobs.
+    pub bytes: u64,
+    /// Inodes of layers.
+    pub inodes: u64,
+}
+
+/// What all pulls of a store share.
+pub(crate) struct Core {
+    pub(crate) store: Store,
+    pub(crate) transport: Arc<Transport>,
+    pub(crate) options: Options,
+    /// One fetch per layer, by diff id and by blob digest (IMG-109).
+    pub(crate) layer_locks: NamedLocks,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// The image store of a node. Cloning is cheap; all clones are one store.
+#[derive(Clone)]
+pub struct Images {
+    core: Arc<Core>,
+    flights: Arc<Flights<PullRequest>>,
+}
+
+impl Images {
+    /// Opens the store, removes what a crash has left, and loads what is whole.
+    pub async fn open(options: Options) -> Result<Images, OpenError> {
+        let root = options.root.clone();
+        let store = tokio::task::spawn_blocking(move || Store::open(&root))
+            .await
+            .map_err(|error| OpenError::Io { path: options.root.clone(), source: std::io::Error::other(error) })??;
+        let core = Core {
+            store,
+            transport: Arc::new(Transport::default()),
+            options,
+            layer_locks: NamedLocks::default(),
+            tasks: TaskTracker::new(),
+        };
+        Ok(Images { core: Arc::new(core), flights: Flights::new() })
+    }
+
+    /// Pulls an image; joins an identical pull in flight. Whoever cancels, or drops the future, leaves; the work itself
+    /// ends when nobody is left.
+    pub async fn pull(
+        &self,
+        request: PullRequest,
+        progress: ProgressSink,
+        cancel: CancellationToken,
+    ) -> Result<Arc<Image>, PullError> {
+        let reference = Reference::parse(&request.image)
+            .map_err(|source| PullError::InvalidName { image: request.image.clone(), source })?
+            .stored();
+        let name = reference.canonical();
+        let key = PullRequest { image: name.clone(), ..request.clone() };
+        let (core, tasks) = (self.core.clone(), self.core.tasks.clone());
+        let seat = self.flights.join(key, progress, &tasks, |flight| async move {
+            let cancelled = PullError::Cancelled { reference: reference.canonical() };
+            tokio::select! {
+                outcome = pull::pull(&core, reference, request, &flight.board) => outcome,
+                () = flight.cancel.cancelled() => Err(cancelled),
+            }
+        });
+        tokio::select! {
+            outcome = seat.outcome() => outcome,
+            () = cancel.cancelled() => Err(PullError::Cancelled { reference: name }),
+        }
+    }
+
+    /// The image of a familiar or canonical name, `name@digest`, id, or unambiguous beginning of an id (IMG-231).
+    pub fn resolve(&self, name_or_id: &str) -> Option<Arc<Image>> {
+        self.core.store.resolve(name_or_id)
+    }
+
+    /// All images.
+    pub fn list(&self) -> Vec<Arc<Image>> {
+        self.core.store.list()
+    }
+
+    /// Removes an image with all its names, and the layers that neither another image nor a [`Hold`] needs.
+    pub async fn remove(&self, name_or_id: &str) -> Result<(), RemoveError> {
+        let (core, image) = (self.core.clone(), name_or_id.to_owned());
+        let removed = tokio::task::spawn_blocking(move || core.store.remove(&image)).await;
+        let removed = removed.unwrap_or_else(|error| Err(std::io::Error::other(error)));
+        match removed {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => Err(RemoveError::NotFound { image: name_or_id.to_owned() }),
+            Err(source) => Err(RemoveError::Io { image: name_or_id.to_owned(), source }),
+        }
+    }
+
+    /// The directories to stack for an image, topmost first, each once; an empty one for an image without layers.
+    pub fn layers(&self, image: &Image) -> Vec<PathBuf> {
+        let mut seen: Vec<&Digest> = Vec::new();
+        for diff_id in image.layers.iter().rev() {
+            // overlayfs refuses a directory that is named twice; the upper place decides.
+            if !seen.contains(&diff_id) {
+                seen.push(diff_id);
+            }
+        }
+        if seen.is_empty() {
+            return vec![self.core.store.empty_directory()];
+        }
+        seen.into_iter().map(|diff_id| self.core.store.layer_files(diff_id)).collect()
+    }
+
+    /// Keeps the layers of an image on disk, also if the image is removed, until the hold is dropped. For whoever has
+    /// them mounted.
+    #[must_use]
+    pub fn hold(&self, image: &Image) -> Hold {
+        self.core.store.pin(&image.layers);
+        Hold { core: self.core.clone(), layers: image.layers.clone() }
+    }
+
+    /// The manifests, indexes and config of an image, as they came from the registry: digest and bytes.
+    pub fn documents(&self, image: &Image) -> std::io::Result<Vec<(Digest, Vec<u8>)>> {
+        image.blobs.iter().map(|digest| Ok((digest.clone(), self.core.store.read_blob(digest)?))).collect()
+    }
+
+    /// What the store takes on disk.
+    pub fn usage(&self) -> Usage {
+        let (bytes, inodes) = self.core.store.usage();
+        Usage { bytes, inodes }
+    }
+
+    /// Waits until everything in the background is done: flushes, and pulls that were left. For an orderly end; a
+    /// kill needs none.
+    pub async fn settle(&self) {
+        self.core.tasks.close();
+        self.core.tasks.wait().await;
+        self.core.tasks.reopen();
+    }
+}
+
+/// A claim on the layers of an image.
+pub struct Hold {
+    core: Arc<Core>,
+    layers: Vec<Digest>,
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        self.core.store.unpin(&self.layers);
+        let (core, layers) = (self.core.clone(), std::mem::take(&mut self.layers));
+        let collect = move || {
+            if let Err(error) = core.store.collect(&layers) {
+                tracing::warn!(%error, "layers that nobody needs could not be removed");
+            }
+        };
+        match tokio::runtime::Handle::try_current() {
+            Ok(_) => drop(self.core.tasks.spawn_blocking(collect)),
+            Err(_) => collect(),
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! Images: the registry client, manifests, the content store and the unpacking of layers.
+//!
+//! Owns `<data-dir>/images` and every byte that comes from a registry. Knows nothing of pods, policies or back-off:
+//! it is told what to pull with which credential, and answers with an [`Image`] whose layers are whole, or with a
+//! [`PullError`]. Start at [`Images`]; `pull.rs` is the road from a name to an image, `layer/` the streaming pass,
+//! `registry/` the protocol, `store/` what is on disk. The contract and the promises about crashes are in
+//! `docs/walls/registry.md`.
+
+#![forbid(unsafe_code)]
+
+mod credential;
+mod error;
+mod flight;
+mod hash;
+mod images;
+mod layer;
+mod machine;
+mod manifest;
+mod progress;
+mod pull;
+mod registry;
+mod store;
+
+pub use credential::Credential;
+pub use error::{Attempt, OpenError, PullError, RemoveError};
+pub use images::{Hold, Images, Options, PullRequest, Usage};
+pub use manifest::ImageConfig;
+pub use progress::{LayerProgress, LayerState, ProgressSink};
+pub use store::Image;

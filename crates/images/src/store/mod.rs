@@ -1,0 +1,319 @@
+//! What is on disk: layers, documents, the list of images, and the rules that make it survive a kill at any step.
+//!
+//! Owns `<root>` and its memory image. All methods block; the caller keeps them off the async threads. An image exists
+//! exactly when `images.json` says so, and that file is replaced atomically after everything that it names is whole.
+//! Start at [`Store::open`]; `files.rs` is the durable writing, `record.rs` what is written.
+
+mod files;
+mod open;
+mod record;
+
+pub use record::Image;
+pub(crate) use record::{LayerRecord, NewImage};
+
+use crate::error::PullError;
+use files::write_durably;
+use reference::{Digest, Reference};
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+const ID_PREFIX_DIGITS_MIN: usize = 12;
+
+pub(crate) struct Store {
+    root: PathBuf,
+    boot: String,
+    state: Mutex<State>,
+    /// Held while the list of images is rewritten, so that writers come one after another.
+    writer: Mutex<()>,
+    counter: AtomicU64,
+    /// Keeps other processes out for as long as this one lives.
+    _lock: File,
+}
+
+#[derive(Default)]
+struct State {
+    /// By image id.
+    images: BTreeMap<String, Arc<Image>>,
+    layers: BTreeMap<Digest, LayerRecord>,
+    /// Layers that a pull or a container needs now, with the number of those who do.
+    pins: BTreeMap<Digest, usize>,
+}
+
+impl Store {
+    fn state(&self) -> MutexGuard<'_, State> {
+        // Every change of the state is a single assignment: a panic leaves nothing half changed.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn list(&self) -> Vec<Arc<Image>> {
+        self.state().images.values().cloned().collect()
+    }
+
+    /// An image by id, id prefix, or any form of its names (IMG-231).
+    pub(crate) fn resolve(&self, name_or_id: &str) -> Option<Arc<Image>> {
+        let state = self.state();
+        let id = if name_or_id.starts_with("sha") { name_or_id.to_owned() } else { format!("sha256:{name_or_id}") };
+        if let Some(image) = state.images.get(&id) {
+            return Some(image.clone());
+        }
+        if let Ok(reference) = Reference::parse(name_or_id) {
+            let name = reference.stored().canonical();
+            let named = |image: &&Arc<Image>| image.tags.contains(&name) || image.digests.contains(&name);
+            if let Some(image) = state.images.values().find(named) {
+                return Some(image.clone());
+            }
+        }
+        let digits = id.split_once(':').map_or("", |(_, hex)| hex);
+        if digits.len() < ID_PREFIX_DIGITS_MIN || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut matching = state.images.iter().filter(|(own, _)| own.starts_with(&id));
+        match (matching.next(), matching.next()) {
+            (Some((_, image)), None) => Some(image.clone()),
+            _ => None,
+        }
+    }
+
+    /// The image that a manifest or index digest stands for, if it is here.
+    pub(crate) fn by_root(&self, digest: &Digest) -> Option<Arc<Image>> {
+        let suffix = format!("@{digest}");
+        self.state().images.values().find(|image| image.digests.iter().any(|name| name.ends_with(&suffix))).cloned()
+    }
+
+    /// Where a layer's files are.
+    pub(crate) fn layer_files(&self, diff_id: &Digest) -> PathBuf {
+        self.layer_directory(diff_id).join("fs")
+    }
+
+    fn layer_directory(&self, diff_id: &Digest) -> PathBuf {
+        self.root.join("layers").join(diff_id.hex())
+    }
+
+    /// An empty directory, for images without layers.
+    pub(crate) fn empty_directory(&self) -> PathBuf {
+        self.root.join("empty")
+    }
+
+    pub(crate) fn has_layer(&self, diff_id: &Digest) -> bool {
+        self.state().layers.contains_key(diff_id)
+    }
+
+    /// The file that keeps a blob's bytes until its layer is whole.
+    pub(crate) fn partial(&self, digest: &Digest) -> PathBuf {
+        self.root.join("partial").join(digest.hex())
+    }
+
+    /// How many bytes of a blob are at hand; a file that is longer than the blob is worthless.
+    pub(crate) fn partial_bytes(&self, digest: &Digest, size: u64) -> u64 {
+        let path = self.partial(digest);
+        match std::fs::metadata(&path).map(|metadata| metadata.len()) {
+            Ok(length) if length <= size => length,
+            Ok(_) => {
+                self.drop_partial(digest);
+                0
+            }
+            Err(_) => 0,
+        }
+    }
+
+    pub(crate) fn drop_partial(&self, digest: &Digest) {
+        // If it cannot be removed now, the sweep will.
+        let _ = std::fs::remove_file(self.partial(digest));
+    }
+
+    /// A new directory under construction; dropped, it is removed.
+    pub(crate) fn begin_layer(&self) -> io::Result<NewLayer> {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let directory = self.root.join("layers").join(format!("tmp-{number}"));
+        std::fs::create_dir(&directory)?;
+        let layer = NewLayer { directory: Some(directory) };
+        std::fs::create_dir(layer.files())?;
+        files::set_mode(&layer.files(), 0o755)?;
+        Ok(layer)
+    }
+
+    /// Makes a finished directory the layer. From the rename on it is whole.
+    pub(crate) fn commit_layer(&self, mut layer: NewLayer, record: LayerRecord) -> io::Result<()> {
+        let target = self.layer_directory(&record.diff_id);
+        let record = LayerRecord { boot: self.boot.clone(), ..record };
+        std::fs::write(layer.path().join("layer.json"), serde_json::to_vec(&record)?)?;
+        if target.exists() {
+            // Left behind by a removal that was interrupted; the list of layers does not know it.
+            self.discard(&target)?;
+        }
+        std::fs::rename(layer.path(), &target)?;
+        layer.directory = None;
+        self.state().layers.insert(record.diff_id.clone(), record);
+        Ok(())
+    }
+
+    /// Takes a layer's directory out of sight in one step, then removes it.
+    fn discard(&self, directory: &Path) -> io::Result<()> {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let grave = self.root.join("layers").join(format!("tmp-gone-{number}"));
+        std::fs::rename(directory, &grave)?;
+        std::fs::remove_dir_all(&grave)
+    }
+
+    /// Keeps a manifest or config.
+    pub(crate) fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+        let path = self.blob(digest);
+        if path.exists() {
+            return Ok(());
+        }
+        write_durably(&path, bytes)
+    }
+
+    fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs").join(digest.algorithm().name()).join(digest.hex())
+    }
+
+    /// The bytes of a manifest or config that an image names.
+    pub(crate) fn read_blob(&self, digest: &Digest) -> io::Result<Vec<u8>> {
+        std::fs::read(self.blob(digest))
+    }
+
+    /// Makes an image visible, or adds names to one; a tag that moves leaves the image it stood for (IMG-112).
+    pub(crate) fn commit_image(&self, new: &NewImage) -> Result<Arc<Image>, PullError> {
+        let writing = |error: io::Error| PullError::storage("recording an image", &error);
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let (mut images, missing, bytes) = {
+            let state = self.state();
+            let missing = new.layers.iter().find(|diff_id| !state.layers.contains_key(*diff_id)).cloned();
+            let size = |diff_id: &Digest| state.layers.get(diff_id).map_or(0, |layer| layer.bytes);
+            (state.images.clone(), missing, new.layers.iter().map(size).sum::<u64>())
+        };
+        if let Some(diff_id) = missing {
+            return Err(writing(io::Error::other(format!("layer {diff_id} has vanished"))));
+        }
+        for image in images.values_mut() {
+            if new.tag.as_ref().is_some_and(|tag| image.tags.contains(tag)) && image.id != new.id.as_str() {
+                Arc::make_mut(image).tags.retain(|tag| Some(tag) != new.tag.as_ref());
+            }
+        }
+        let image = new.merged_with(images.get(new.id.as_str()).map(Arc::as_ref), bytes);
+        let image = Arc::new(image);
+        images.insert(image.id.clone(), image.clone());
+        self.write_list(&images).map_err(writing)?;
+        self.state().images = images;
+        Ok(image)
+    }
+
+    fn write_list(&self, images: &BTreeMap<String, Arc<Image>>) -> io::Result<()> {
+        let list: Vec<record::SavedImage> = images.values().map(|image| record::SavedImage::of(image)).collect();
+        write_durably(&self.root.join("images.json"), &serde_json::to_vec_pretty(&list)?)
+    }
+
+    /// Forgets an image with all its names, then removes what no other image uses and nobody holds.
+    pub(crate) fn remove(&self, name_or_id: &str) -> io::Result<Option<Arc<Image>>> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(image) = self.resolve(name_or_id) else { return Ok(None) };
+        let mut images = self.state().images.clone();
+        images.remove(&image.id);
+        self.write_list(&images)?;
+        self.state().images = images;
+        drop(writer);
+        self.collect(&image.layers)?;
+        self.collect_blobs(&image);
+        Ok(Some(image))
+    }
+
+    /// Removes those of the given layers that nothing needs.
+    pub(crate) fn collect(&self, layers: &[Digest]) -> io::Result<()> {
+        for diff_id in layers {
+            {
+                let mut state = self.state();
+                let used = state.images.values().any(|image| image.layers.contains(diff_id));
+                if used || state.pins.contains_key(diff_id) || state.layers.remove(diff_id).is_none() {
+                    continue;
+                }
+            }
+            // Out of the list first: a pull that comes now fetches it anew.
+            self.discard(&self.layer_directory(diff_id))?;
+        }
+        Ok(())
+    }
+
+    fn collect_blobs(&self, image: &Image) {
+        let used = |blob: &Digest| self.state().images.values().any(|other| other.blobs.contains(blob));
+        for blob in image.blobs.iter().filter(|blob| !used(blob)) {
+            let _ = std::fs::remove_file(self.blob(blob));
+        }
+    }
+
+    pub(crate) fn pin(&self, layers: &[Digest]) {
+        let mut state = self.state();
+        for diff_id in layers {
+            *state.pins.entry(diff_id.clone()).or_default() += 1;
+        }
+    }
+
+    pub(crate) fn unpin(&self, layers: &[Digest]) {
+        let mut state = self.state();
+        for diff_id in layers {
+            if let Some(count) = state.pins.get_mut(diff_id) {
+                *count -= 1;
+                if *count == 0 {
+                    state.pins.remove(diff_id);
+                }
+            }
+        }
+    }
+
+    /// Bytes and inodes of all layers and partial blobs.
+    pub(crate) fn usage(&self) -> (u64, u64) {
+        let (bytes, inodes) =
+            self.state().layers.values().fold((0, 0), |(bytes, inodes), l| (bytes + l.bytes, inodes + l.inodes));
+        let partial = std::fs::read_dir(self.root.join("partial")).into_iter().flatten().flatten();
+        let partial: u64 = partial.filter_map(|entry| entry.metadata().ok()).map(|metadata| metadata.len()).sum();
+        (bytes + partial, inodes)
+    }
+
+    /// Flushes the layers that were written in this boot and says so beside them, so that they outlive a power loss.
+    pub(crate) fn make_durable(&self) -> io::Result<()> {
+        let fresh: Vec<Digest> =
+            self.state().layers.values().filter(|layer| !layer.durable).map(|layer| layer.diff_id.clone()).collect();
+        if fresh.is_empty() {
+            return Ok(());
+        }
+        rustix::fs::syncfs(File::open(&self.root)?)?;
+        for diff_id in fresh {
+            let mut state = self.state();
+            // Under the lock, so that the layer is not removed in between.
+            if let Some(layer) = state.layers.get_mut(&diff_id) {
+                File::create(self.layer_directory(&diff_id).join("durable"))?;
+                layer.durable = true;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A layer under construction.
+pub(crate) struct NewLayer {
+    directory: Option<PathBuf>,
+}
+
+impl NewLayer {
+    fn path(&self) -> &Path {
+        self.directory.as_deref().expect("the directory is only taken by the commit, which consumes the layer")
+    }
+
+    /// The directory to unpack into.
+    pub(crate) fn files(&self) -> PathBuf {
+        self.path().join("fs")
+    }
+}
+
+impl Drop for NewLayer {
+    fn drop(&mut self) {
+        if let Some(directory) = self.directory.take() {
+            // If it cannot be removed now, the next opening sweeps it.
+            let _ = std::fs::remove_dir_all(directory);
+        }
+    }
+}
