@@ -109,6 +109,8 @@ async fn a_pod_waits_for_a_node_and_is_bound_as_soon_as_one_comes() {
     assert_eq!(call, "PATCH /api/v1/namespaces/ns/pods/web/status");
     let condition = &patch["status"]["conditions"][0];
     assert_eq!((&condition["reason"], &condition["status"]), (&json!("Unschedulable"), &json!("False")));
+    let time = condition["lastTransitionTime"].as_str().unwrap();
+    assert_eq!((time.len(), &time[19..]), ("2026-01-01T00:00:00Z".len(), "Z"), "whole seconds");
     let (call, event) = script.call().await;
     assert_eq!(call, "POST /api/v1/namespaces/ns/events");
     assert_eq!(event["reason"], "FailedScheduling");
