@@ -1,0 +1,30 @@
+//! Kubernetes objects and their rules.
+//!
+//! This room owns: the one table of served kinds ([`kinds`]), defaulting, validation, selectors, quantities, patches,
+//! printer columns and the per-kind strategies ([`Rules`]). Objects are `serde_json::Value` while rules run.
+//!
+//! It must not do: I/O, clocks, async. Time is an argument wherever it is needed.
+//!
+//! Start at [`kind`] for the table, at [`rules`] for what a kind does, at [`pod`] for arithmetic that the scheduler and
+//! the node share. The contract is `docs/walls/cluster-api.md`.
+#![forbid(unsafe_code)]
+
+pub mod field;
+pub mod kind;
+pub mod look;
+pub mod meta;
+pub mod names;
+pub mod patch;
+pub mod pod;
+pub mod quantity;
+pub mod rules;
+pub mod schema;
+pub mod selector;
+pub mod table;
+pub mod time;
+
+pub use field::{Cause, FieldError, FieldErrorKind, Path};
+pub use jiff::Timestamp;
+pub use kind::{Kind, Storage, Subresource, find, find_kind, kinds};
+pub use rules::{Rules, Toward};
+pub use table::Column;

@@ -1,0 +1,107 @@
+//! Columns of tables, as `kubectl get` prints them.
+
+/// One column. Cells come from `Rules::cells`, in the order of the columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Column {
+    /// Heading; kubectl prints it in capitals.
+    pub name: &'static str,
+    /// `string`, `integer`, `boolean`.
+    pub kind: &'static str,
+    /// `name` for the column that names the object, else empty.
+    pub format: &'static str,
+    /// What it shows.
+    pub description: &'static str,
+    /// 0 is always shown, 1 only in wide output.
+    pub priority: i32,
+}
+
+impl Column {
+    const fn new(name: &'static str, kind: &'static str, description: &'static str, priority: i32) -> Column {
+        Column { name, kind, format: "", description, priority }
+    }
+}
+
+const NAME: Column = Column {
+    name: "Name",
+    kind: "string",
+    format: "name",
+    description: "Name of the object, unique among its kind in its namespace.",
+    priority: 0,
+};
+const WIDE_NAME: Column = Column { priority: 1, ..NAME };
+const AGE: Column = text("Age", "Time since the object was created.");
+
+const fn text(name: &'static str, description: &'static str) -> Column {
+    Column::new(name, "string", description, 0)
+}
+
+const fn wide(name: &'static str, description: &'static str) -> Column {
+    Column::new(name, "string", description, 1)
+}
+
+pub(crate) const PODS: &[Column] = &[
+    NAME,
+    text("Ready", "Ready containers of all that are meant to keep running."),
+    text("Status", "What the containers of the pod are doing, in one word."),
+    text("Restarts", "How often containers were restarted, and how long ago the last time was."),
+    AGE,
+    wide("IP", "First address of the pod."),
+    wide("Node", "Node that the pod runs on."),
+    wide("Nominated Node", "Node that is being cleared for the pod."),
+    wide("Readiness Gates", "Readiness gates that are true, of all."),
+];
+
+pub(crate) const POD_TEMPLATES: &[Column] = &[
+    NAME,
+    text("Containers", "Names of the containers of the template."),
+    text("Images", "Images of the containers of the template."),
+    text("Pod Labels", "Labels of the template."),
+];
+
+pub(crate) const NODES: &[Column] = &[
+    NAME,
+    text("Status", "Whether the node is ready and takes pods."),
+    text("Roles", "Roles of the node."),
+    AGE,
+    text("Version", "Version of the node agent."),
+    wide("Internal-IP", "Address inside of the cluster."),
+    wide("External-IP", "Address outside of the cluster."),
+    wide("OS-Image", "Operating system of the node."),
+    wide("Kernel-Version", "Kernel of the node."),
+    wide("Container-Runtime", "Container runtime of the node and its version."),
+];
+
+pub(crate) const NAMESPACES: &[Column] = &[NAME, text("Status", "Active or Terminating."), AGE];
+
+pub(crate) const SECRETS: &[Column] =
+    &[NAME, text("Type", "What the secret is for."), text("Data", "Number of entries."), AGE];
+
+pub(crate) const CONFIG_MAPS: &[Column] = &[NAME, text("Data", "Number of entries."), AGE];
+
+pub(crate) const SERVICE_ACCOUNTS: &[Column] = &[NAME, AGE];
+
+pub(crate) const EVENTS: &[Column] = &[
+    text("Last Seen", "Time since the event was last seen."),
+    text("Type", "Normal or Warning."),
+    text("Reason", "Machine-readable reason."),
+    text("Object", "What the event is about."),
+    wide("Subobject", "Part of the object that the event is about."),
+    wide("Source", "Who reports the event."),
+    text("Message", "What happened, for people."),
+    wide("First Seen", "Time since the event was first seen."),
+    wide("Count", "How often the event was seen."),
+    WIDE_NAME,
+];
+
+pub(crate) const LEASES: &[Column] = &[NAME, text("Holder", "Who holds the lease."), AGE];
+
+pub(crate) const RUNTIME_CLASSES: &[Column] =
+    &[NAME, text("Handler", "Runtime configuration that the class means."), AGE];
+
+pub(crate) const PRIORITY_CLASSES: &[Column] = &[
+    NAME,
+    Column::new("Value", "integer", "Priority of pods of this class.", 0),
+    Column::new("Global-Default", "boolean", "Whether pods without a class get this one.", 0),
+    AGE,
+    wide("PreemptionPolicy", "Whether pods of this class may push out others."),
+];
