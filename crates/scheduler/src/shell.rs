@@ -55,7 +55,7 @@ pub async fn run(client: Client, cancel: CancellationToken) -> Result<(), Error>
             Some(done) = shell.calls.join_next() => Event::Done(done.map_err(Error::Panicked)?),
             event = nodes.next() => Event::Node(event.ok_or(Error::WatchEnded("nodes"))?),
             event = classes.next() => Event::Class(event.ok_or(Error::WatchEnded("runtimeclasses"))?),
-            event = pods.next() => Event::Pod(event.ok_or(Error::WatchEnded("pods"))?),
+            event = pods.next() => Event::Pod(Box::new(event.ok_or(Error::WatchEnded("pods"))?)),
             () = sleep_until(wake_at) => Event::Woken,
         };
         shell.take(event);
@@ -86,7 +86,7 @@ where
 
 /// Everything that can happen.
 enum Event {
-    Pod(Watched<PodObject>),
+    Pod(Box<Watched<PodObject>>),
     Node(Watched<NodeObject>),
     Class(Watched<ClassObject>),
     Done(Done),
@@ -125,7 +125,7 @@ struct Shell {
     pending: BTreeMap<String, Pending>,
     /// Pods that were given a node which the watch has not confirmed yet; by uid.
     assumed: BTreeMap<String, Pending>,
-    /// Uid by namespace and name: a list says by absence that a pod is gone.
+    /// How many pods have come to wait so far.
     arrivals: u64,
     pods: Listing,
     nodes: Listing,
@@ -150,11 +150,13 @@ impl Shell {
 
     fn take(&mut self, event: Event) {
         match event {
-            Event::Pod(Ok(event)) => self.take_pod(event),
+            Event::Pod(event) => match *event {
+                Ok(event) => self.take_pod(event),
+                Err(error) => tracing::warn!(error = %chain(&error), "cannot watch pods"),
+            },
             Event::Node(Ok(event)) => self.take_node(event),
             Event::Class(Ok(event)) => self.take_class(event),
-            Event::Pod(Err(error)) => tracing::warn!(%error, "cannot watch pods"),
-            Event::Node(Err(error)) => tracing::warn!(%error, "cannot watch nodes"),
+            Event::Node(Err(error)) => tracing::warn!(error = %chain(&error), "cannot watch nodes"),
             Event::Class(Err(error)) => {
                 // Without classes no handler is looked for; that must not keep pods from being scheduled.
                 tracing::warn!(%error, "cannot watch runtime classes");
