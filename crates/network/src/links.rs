@@ -147,6 +147,9 @@ impl Links {
     async fn configure(&self, index: u32, pod: &Pod<'_>) -> Result<(), Error> {
         let add = self.handle.address().add(index, IpAddr::V4(pod.address), pod.prefix).execute().await;
         unless_exists(add, || format!("giving {POD_LINK} the address {}", pod.address))?;
+        // Not while the pair is made: one end cannot be up before it knows the other.
+        let up = LinkUnspec::new_with_index(index).up().build();
+        at(self.handle.link().set(up).execute().await, || format!("setting {POD_LINK} up"))?;
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(pod.gateway).output_interface(index).build();
         unless_exists(self.handle.route().add(route).execute().await, || {
             format!("adding the default route by {}", pod.gateway)
@@ -193,7 +196,6 @@ fn veth_pair(pod: &Pod<'_>, bridge: u32, namespace: &OwnedFd) -> LinkMessage {
         .mtu(pod.mtu)
         .address(hardware_address(pod.address))
         .setns_by_fd(namespace.as_raw_fd())
-        .up()
         .build();
     LinkMessageBuilder::<LinkVeth>::new(&pod.host_name, POD_LINK)
         .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
