@@ -1,1 +1,220 @@
-//! The Node object, its status and its Lease.
+//! The Node object: registering it, keeping its status true, and renewing its lease.
+//!
+//! Owns `Node/<name>` (but for what controllers write on it) and `Lease/<name>` in `kube-node-lease`. `facts` reads the
+//! machine and the runtime, `status` (pure) turns them into the object. Must not judge pods. Start at [`run`].
+
+mod facts;
+mod status;
+
+use cri::v1;
+use facts::{Machine, Seen};
+use http::StatusCode;
+use jiff::Timestamp;
+use k8s_openapi::api::{coordination::v1::Lease, core::v1::Node};
+use kube::{
+    Api,
+    api::{Patch, PatchParams, PostParams},
+};
+use serde_json::{Value, json};
+use std::{net::IpAddr, path::PathBuf, time::Duration};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// The runtime's status is asked this often (RTC-49).
+const LOOK_PERIOD: Duration = Duration::from_secs(5);
+/// The lease is renewed this often; it is valid four times as long.
+const LEASE_PERIOD: Duration = Duration::from_secs(10);
+const LEASE_SECONDS: u64 = 40;
+/// An unchanged status is written again after this, so that its heartbeat times move.
+const REPORT_PERIOD: Duration = Duration::from_secs(300);
+/// Until the node is ready, what failed is tried again after this.
+const RETRY_PERIOD: Duration = Duration::from_millis(200);
+const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+
+/// What the heartbeat needs.
+#[derive(Clone)]
+pub struct Options {
+    /// The API, with the node's identity.
+    pub client: kube::Client,
+    /// The runtime.
+    pub cri: cri::Client,
+    /// The name of the Node object.
+    pub node_name: String,
+    /// The node's primary address.
+    pub node_ip: IpAddr,
+    /// Its external address.
+    pub node_external_ip: Option<IpAddr>,
+    /// The port of the node's own server.
+    pub port: u16,
+    /// The addresses of pods.
+    pub pod_cidr: String,
+    /// At most so many pods.
+    pub max_pods: u32,
+    /// The data directory, whose file system holds the pods' ephemeral storage.
+    pub data_dir: PathBuf,
+}
+
+/// Why the Node object is not up to date; it is tried again.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("the runtime does not answer: {0}")]
+    Runtime(String),
+    #[error("the API refuses")]
+    Api(#[source] Box<kube::Error>),
+    #[error("the API does not answer")]
+    TimedOut,
+}
+
+/// Registers the node and reports until cancelled. `ready` turns true when the API has accepted the first Ready status
+/// and follows the node's readiness from then on.
+pub async fn run(options: Options, ready: watch::Sender<bool>, cancel: CancellationToken) {
+    let mut heart = Heart {
+        nodes: Api::all(options.client.clone()),
+        leases: Api::namespaced(options.client.clone(), LEASE_NAMESPACE),
+        machine: Machine::read(&options.data_dir),
+        options,
+        is_registered: false,
+        written: None,
+        written_at: None,
+        lease_at: None,
+    };
+    loop {
+        let Some(beat) = cancel.run_until_cancelled(heart.beat()).await else { return };
+        let pause = match beat {
+            Ok(is_ready) => {
+                ready.send_if_modified(|old| std::mem::replace(old, is_ready) != is_ready);
+                if is_ready { LOOK_PERIOD } else { RETRY_PERIOD }
+            }
+            Err(error) => {
+                tracing::warn!(%error, cause = ?std::error::Error::source(&error).map(ToString::to_string), "node not reported");
+                if heart.written.is_some() { LOOK_PERIOD } else { RETRY_PERIOD }
+            }
+        };
+        if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+            return;
+        }
+    }
+}
+
+struct Heart {
+    options: Options,
+    nodes: Api<Node>,
+    leases: Api<Lease>,
+    machine: Machine,
+    is_registered: bool,
+    /// The status that the API has, without heartbeat times.
+    written: Option<Value>,
+    written_at: Option<Timestamp>,
+    lease_at: Option<Timestamp>,
+}
+
+impl Heart {
+    /// One round: look, report if there is something to report, renew the lease if due. True when the node is Ready.
+    async fn beat(&mut self) -> Result<bool, Error> {
+        let seen = facts::look(&self.options.cri).await.unwrap_or_else(|error| {
+            tracing::warn!(error, "the runtime does not answer");
+            Seen::default()
+        });
+        if !self.is_registered {
+            self.register(&seen).await?;
+        }
+        let now = crate::pod::clock::Clock::System.now();
+        self.report(&seen, now).await?;
+        if self.lease_at.is_none_or(|at| is_due(at, now, LEASE_PERIOD)) {
+            // A lease that cannot be written yet (its namespace comes up beside us) must not keep the node from Ready.
+            match self.renew(now).await {
+                Ok(()) => self.lease_at = Some(now),
+                Err(error) => tracing::debug!(%error, "lease not renewed"),
+            }
+        }
+        Ok(status::ready(&seen).is_ok())
+    }
+
+    /// Creates the Node object, or brings labels and addresses of an old one up to date.
+    async fn register(&mut self, seen: &Seen) -> Result<(), Error> {
+        let node = status::node(&self.options, &self.machine, seen);
+        let typed: Node = serde_json::from_value(node.clone()).map_err(|e| Error::Runtime(e.to_string()))?;
+        match within(self.nodes.create(&PostParams::default(), &typed)).await {
+            Ok(_) => {}
+            Err(Error::Api(error)) if has_code(&error, StatusCode::CONFLICT) => {
+                let change = json!({ "metadata": { "labels": node["metadata"]["labels"] }, "spec": node["spec"] });
+                let (name, change) = (self.options.node_name.clone(), Patch::Merge(change));
+                within(self.nodes.patch(&name, &PatchParams::default(), &change)).await?;
+            }
+            Err(error) => return Err(error),
+        }
+        self.is_registered = true;
+        Ok(())
+    }
+
+    async fn report(&mut self, seen: &Seen, now: Timestamp) -> Result<(), Error> {
+        let bare = status::status(&self.options, &self.machine, seen);
+        let is_due = self.written_at.is_none_or(|at| is_due(at, now, REPORT_PERIOD));
+        if self.written.as_ref() == Some(&bare) && !is_due {
+            return Ok(());
+        }
+        let known = within(self.nodes.get_opt(&self.options.node_name)).await?;
+        let Some(known) = known else {
+            // Somebody deleted the node: it is registered anew with the next round.
+            self.is_registered = false;
+            return Err(Error::Runtime("the Node object was deleted".to_owned()));
+        };
+        let known = serde_json::to_value(known.status.and_then(|s| s.conditions).unwrap_or_default());
+        let conditions = status::stamped(&bare, known.as_ref().unwrap_or(&Value::Null), now);
+        let mut full = bare.clone();
+        full["conditions"] = conditions;
+        let change = Patch::Merge(json!({ "status": full }));
+        within(self.nodes.patch_status(&self.options.node_name, &PatchParams::default(), &change)).await?;
+        (self.written, self.written_at) = (Some(bare), Some(now));
+        Ok(())
+    }
+
+    async fn renew(&self, now: Timestamp) -> Result<(), Error> {
+        let name = &self.options.node_name;
+        let spec = json!({ "holderIdentity": name, "leaseDurationSeconds": LEASE_SECONDS, "renewTime": micro(now) });
+        let change = Patch::Merge(json!({ "spec": spec }));
+        match within(self.leases.patch(name, &PatchParams::default(), &change)).await {
+            Err(Error::Api(error)) if has_code(&error, StatusCode::NOT_FOUND) => {
+                let lease = json!({ "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                    "metadata": { "name": name, "namespace": LEASE_NAMESPACE }, "spec": spec });
+                let lease: Lease = serde_json::from_value(lease).map_err(|e| Error::Runtime(e.to_string()))?;
+                within(self.leases.create(&PostParams::default(), &lease)).await.map(drop)
+            }
+            other => other.map(drop),
+        }
+    }
+}
+
+fn is_due(at: Timestamp, now: Timestamp, period: Duration) -> bool {
+    // A clock that was set back must not silence the node.
+    now < at || Duration::try_from(now.duration_since(at)).is_ok_and(|past| past >= period)
+}
+
+/// A time with microseconds, as `MicroTime` wants it.
+fn micro(time: Timestamp) -> String {
+    format!("{time:.6}")
+}
+
+fn has_code(error: &kube::Error, code: StatusCode) -> bool {
+    matches!(error, kube::Error::Api(status) if status.code == code.as_u16())
+}
+
+/// An API call within its time limit.
+async fn within<T>(call: impl Future<Output = Result<T, kube::Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(CALL_TIMEOUT, call).await {
+        Ok(Ok(answer)) => Ok(answer),
+        Ok(Err(error)) => Err(Error::Api(Box::new(error))),
+        Err(_) => Err(Error::TimedOut),
+    }
+}
+
+/// A CRI request within the same limit.
+fn limited<T>(message: T) -> tonic::Request<T> {
+    let mut request = tonic::Request::new(message);
+    request.set_timeout(CALL_TIMEOUT);
+    request
+}
+
+/// The runtime's conditions by type.
+type Conditions = Vec<v1::RuntimeCondition>;

@@ -58,11 +58,11 @@ impl Places {
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Lookup {
     /// To be tried one after another until one works (IMG-180). Empty: one anonymous attempt (IMG-181).
-    pub credentials: Vec<v1::AuthConfig>,
+    pub auths: Vec<v1::AuthConfig>,
     /// Headers of the winning node file for a registry that it has a credential for.
     pub headers: Vec<(String, String)>,
     /// Names of pull Secrets that could not be read, for `FailedToRetrieveImagePullSecret` (IMG-183).
-    pub missing_secrets: Vec<String>,
+    pub missing: Vec<String>,
     /// Entries that were skipped and why; free of secrets (IMG-167).
     pub problems: Vec<String>,
 }
@@ -75,13 +75,8 @@ pub struct Credentials {
 }
 
 impl Credentials {
-    /// Reads pull Secrets through `sources` and node files at the places of a node with this data directory.
-    pub fn new(sources: Sources, data_dir: &Path) -> Credentials {
-        Credentials::at(sources, Places::of_node(data_dir))
-    }
-
-    /// The same with other places.
-    pub fn at(sources: Sources, places: Places) -> Credentials {
+    /// Reads pull Secrets through `sources` and node files at `places`.
+    pub fn new(sources: Sources, places: Places) -> Credentials {
         Credentials { sources, places }
     }
 
@@ -108,7 +103,11 @@ impl Credentials {
     async fn secrets(&self, pod: &Pod, out: &mut Lookup) -> Keyring {
         let names: Vec<&str> =
             pod.spec.image_pull_secrets.iter().map(|r| r.name.as_str()).filter(|name| !name.is_empty()).collect();
-        let answers = join_all(names.iter().map(|name| self.sources.secret(pod.namespace(), name))).await;
+        let mut asked = Vec::new();
+        for name in &names {
+            asked.push(self.sources.secret(pod.namespace(), name));
+        }
+        let answers = join_all(asked).await;
         let mut keyring = Keyring::default();
         for (name, answer) in names.into_iter().zip(answers) {
             match answer {
@@ -117,8 +116,8 @@ impl Credentials {
                     keyring.entries.extend(found.entries);
                     out.problems.extend(problems.into_iter().map(|p| format!("secret {name}: {p}")));
                 }
-                Ok(None) | Err(_) if out.missing_secrets.iter().any(|m| m == name) => {}
-                Ok(None) | Err(_) => out.missing_secrets.push(name.to_owned()),
+                Ok(None) | Err(_) if out.missing.iter().any(|m| m == name) => {}
+                Ok(None) | Err(_) => out.missing.push(name.to_owned()),
             }
         }
         keyring
@@ -161,8 +160,8 @@ fn take(out: &mut Lookup, keyring: &Keyring, repository: &str) -> bool {
         credential::lookup(&keys, repository, credential::GlobMode::default(), credential::PathBoundary::default());
     for index in &found {
         let auth = &keyring.entries[*index].auth;
-        if !out.credentials.contains(auth) {
-            out.credentials.push(auth.clone());
+        if !out.auths.contains(auth) {
+            out.auths.push(auth.clone());
         }
     }
     !found.is_empty()
@@ -222,7 +221,7 @@ mod tests {
         let (keyring, _) = parse::parse(json.as_bytes(), Kind::ConfigJson).unwrap();
         let mut out = Lookup::default();
         assert!(take(&mut out, &keyring, "r.io/team/app"));
-        let users: Vec<_> = out.credentials.iter().map(|a| a.username.as_str()).collect();
+        let users: Vec<_> = out.auths.iter().map(|a| a.username.as_str()).collect();
         assert_eq!(users, ["near", "wide"]);
         assert!(!take(&mut Lookup::default(), &keyring, "other.org/app"));
     }

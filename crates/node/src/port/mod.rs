@@ -1,1 +1,140 @@
-//! The node port.
+//! The node port: the HTTPS server through which the API server reaches a node's pods.
+//!
+//! Owns the connections, who may use them, and the answers of `/healthz`, `/pods`, `/containerLogs`, `/exec`, `/attach`,
+//! `/portForward`, `/run`, `/metrics` (POD-67..72). Streams are not understood here: the runtime gives a URL and bytes
+//! are passed both ways. Must not start, stop or change anything. Start at [`serve`]; `route` is the table of paths.
+
+mod identity;
+mod logs;
+mod metrics;
+mod query;
+mod route;
+mod seek;
+mod stream;
+
+use bytes::Bytes;
+use http::{Response, StatusCode, header};
+use http_body_util::{BodyExt, Full, combinators::BoxBody};
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto::Builder,
+};
+use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
+use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+/// A client that has not finished its handshake by then is no client.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// At most so many connections at a time; further ones wait in the kernel's queue.
+const CONNECTIONS_MAX: usize = 1024;
+/// Accepting can fail for want of file descriptors; it is tried again after this.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What the node port needs.
+pub struct Options {
+    /// The socket, listening.
+    pub listener: TcpListener,
+    /// TLS with our server certificate that asks for client certificates of our CA.
+    pub tls: Arc<rustls::ServerConfig>,
+    /// The API, with the node's identity: `/pods`, and what a pod is waiting for.
+    pub client: kube::Client,
+    /// The runtime.
+    pub cri: cri::Client,
+    /// The name of the Node object.
+    pub node_name: String,
+}
+
+/// Why the node port cannot be served at all.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The socket cannot be used.
+    #[error("cannot use the node port's socket")]
+    Socket(#[source] io::Error),
+}
+
+/// The body of every answer.
+type Body = BoxBody<Bytes, Infallible>;
+/// An answer; failures are answers too.
+type Answer = Response<Body>;
+
+/// Everything that a request may look at.
+struct Node {
+    client: kube::Client,
+    cri: cri::Client,
+    name: String,
+}
+
+/// Serves until cancelled. Garbage on a connection ends that connection only.
+///
+/// # Errors
+/// [`Error::Socket`] when the listener cannot be used.
+pub async fn serve(options: Options, cancel: CancellationToken) -> Result<(), Error> {
+    options.listener.set_nonblocking(true).map_err(Error::Socket)?;
+    let listener = tokio::net::TcpListener::from_std(options.listener).map_err(Error::Socket)?;
+    let node = Arc::new(Node { client: options.client, cri: options.cri, name: options.node_name });
+    let acceptor = TlsAcceptor::from(options.tls);
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
+                Ok((stream, _)) => {
+                    connections.spawn(connection(acceptor.clone(), stream, node.clone()));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "node port: connection not accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    connections.shutdown().await;
+    Ok(())
+}
+
+/// One connection from handshake to end. Dropping the task ends it, streams included.
+async fn connection(acceptor: TlsAcceptor, stream: TcpStream, node: Arc<Node>) {
+    let Ok(_) = stream.set_nodelay(true) else { return };
+    let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
+        return tracing::debug!("node port: no TLS handshake");
+    };
+    let caller = Arc::new(identity::caller(stream.get_ref().1.peer_certificates()));
+    let upgrades = stream::Upgrades::default();
+    let service = service_fn(|request| {
+        let (node, caller, upgrades) = (node.clone(), caller.clone(), upgrades.clone());
+        async move {
+            let answer = match identity::admit(&caller) {
+                Ok(()) => route::answer(&node, request, &upgrades).await,
+                Err(refusal) => *refusal,
+            };
+            Ok::<_, Infallible>(answer)
+        }
+    });
+    let builder = Builder::new(TokioExecutor::new());
+    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+        tracing::debug!(error, "node port: connection ended");
+    }
+    upgrades.finish().await;
+}
+
+/// A plain text answer.
+fn text(status: StatusCode, text: impl Into<Bytes>) -> Answer {
+    typed(status, "text/plain; charset=utf-8", text)
+}
+
+fn json(value: &impl serde::Serialize) -> Answer {
+    match serde_json::to_vec(value) {
+        Ok(body) => typed(StatusCode::OK, "application/json", body),
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
+fn typed(status: StatusCode, kind: &'static str, body: impl Into<Bytes>) -> Answer {
+    let mut answer = Response::new(Full::new(body.into()).boxed());
+    *answer.status_mut() = status;
+    answer.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    answer
+}

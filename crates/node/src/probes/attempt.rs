@@ -3,6 +3,7 @@
 //! Start at [`attempt`]. Output is cut to what fits an event.
 
 use super::http;
+use crate::pod::act::rpc;
 use crate::object::{ContainerPort, ExecAction, GrpcAction, IntOrString, Probe};
 use cri::v1;
 use std::time::Duration;
@@ -84,7 +85,7 @@ async fn exec(action: &ExecAction, place: &Place, cri: &cri::Client, limit: Dura
         timeout: i64::try_from(limit.as_secs()).unwrap_or(i64::MAX),
     });
     request.set_timeout(limit + CRI_SLACK);
-    match cri.runtime.clone().exec_sync(request).await {
+    match rpc(cri.runtime.clone().exec_sync(request)).await {
         Ok(answer) => {
             let answer = answer.into_inner();
             if answer.exit_code == 0 {
@@ -148,7 +149,7 @@ struct HealthResponse {
 async fn grpc(action: &GrpcAction, ip: &str, limit: Duration) -> Outcome {
     let Ok(port) = u16::try_from(action.port) else { return Outcome::Error("invalid port".to_owned()) };
     let place = authority(ip, port);
-    match timeout(limit, health(&place, action.service.clone().unwrap_or_default())).await {
+    match timeout(limit, rpc(health(&place, action.service.clone().unwrap_or_default()))).await {
         Ok(Ok(1)) => Outcome::Success,
         Ok(Ok(status)) => {
             let word = ["UNKNOWN", "SERVING", "NOT_SERVING", "SERVICE_UNKNOWN"];

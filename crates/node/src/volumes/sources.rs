@@ -85,11 +85,18 @@ impl Sources {
         config_maps: &BTreeSet<String>,
         secrets: &BTreeSet<String>,
     ) -> Answers {
-        let config_maps =
-            join_all(config_maps.iter().map(async |n| (n.clone(), self.config_map(namespace, n).await)));
-        let secrets = join_all(secrets.iter().map(async |n| (n.clone(), self.secret(namespace, n).await)));
-        let (config_maps, secrets) = tokio::join!(config_maps, secrets);
-        Answers { config_maps: config_maps.into_iter().collect(), secrets: secrets.into_iter().collect() }
+        let (mut maps_asked, mut secrets_asked) = (Vec::new(), Vec::new());
+        for name in config_maps {
+            maps_asked.push(self.config_map(namespace, name));
+        }
+        for name in secrets {
+            secrets_asked.push(self.secret(namespace, name));
+        }
+        let (maps_found, secrets_found) = tokio::join!(join_all(maps_asked), join_all(secrets_asked));
+        Answers {
+            config_maps: config_maps.iter().cloned().zip(maps_found).collect(),
+            secrets: secrets.iter().cloned().zip(secrets_found).collect(),
+        }
     }
 
     /// The objects that a container's environment names, for `config::Inputs`.
