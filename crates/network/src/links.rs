@@ -6,7 +6,9 @@ use crate::Error;
 use futures_util::{StreamExt, TryStreamExt};
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAttribute, RouteMessage};
-use rtnetlink::{Handle, LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection};
+use rtnetlink::{
+    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder, new_connection,
+};
 use rustix::fs::{Mode, OFlags};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::io;
@@ -141,6 +143,9 @@ impl Links {
             at(self.handle.link().add(pair).execute().await, || format!("adding {}", pod.host_name))?;
             index = inside.find(POD_LINK).await?.map(|link| link.header.index);
         }
+        // With br_netfilter loaded, what a host port leads back to its own pod never leaves the bridge's ports.
+        let port = LinkBridgePort::new(0).name(&pod.host_name).hairpin(true).build();
+        at(self.handle.link().set_port(port).execute().await, || format!("setting up the port {}", pod.host_name))?;
         inside.configure(index.ok_or_else(|| vanished(POD_LINK))?, pod).await
     }
 
