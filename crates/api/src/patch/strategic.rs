@@ -54,7 +54,8 @@ fn merge_field(known: Known, out: &mut Map<String, Value>, name: &str, change: &
     }
     let field = known.and_then(|known| known.field(name));
     let merged = match (out.get(name), change) {
-        (Some(old @ Value::Object(_)), Value::Object(_)) => merge_map(field_type(field), old, change)?,
+        // A change that meets no object is merged into an empty one.
+        (old, Value::Object(_)) => merge_map(field_type(field), old.unwrap_or(&Value::Null), change)?,
         (Some(Value::Array(old)), Value::Array(changes)) if field.is_some_and(Field::merges) => {
             let key = field.and_then(|field| field.merge_key);
             Value::Array(merge_list(item_type(field), key, old, changes)?)

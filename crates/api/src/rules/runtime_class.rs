@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn rtc_12_overhead_is_checked_as_limits() {
-        let with = |podFixed: Value| json!({"handler": "x", "overhead": {"podFixed": podFixed}});
+        let with = |list: Value| json!({"handler": "x", "overhead": {"podFixed": list}});
         check(with(json!({"cpu": "100m", "memory": "1Mi", "example.com/gpu": 1})), &[]);
         check(
             with(json!({"cpu": "-1"})),
@@ -173,9 +173,7 @@ mod tests {
         let object = json!({"scheduling": {"nodeSelector": {"beta.kubernetes.io/arch": "amd64"}}});
         assert_eq!(
             RuntimeClasses.warnings(&object),
-            [
-                "scheduling.nodeSelector: key is beta.kubernetes.io/arch: deprecated since v1.14; use \"kubernetes.io/arch\" instead"
-            ]
+            ["scheduling.nodeSelector: deprecated since v1.14; use \"kubernetes.io/arch\" instead"]
         );
     }
 }

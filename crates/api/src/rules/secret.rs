@@ -21,7 +21,6 @@ const IMMUTABLE_SET: &str = "field is immutable when `immutable` is set";
 
 impl Rules for Secrets {
     fn default(&self, object: &mut Value) {
-        look::set_empty(object, "type", "Opaque");
         // stringData is a convenience for writing only: it overrides data and is never stored.
         if let Some(Value::Object(texts)) = look::remove(object, "stringData") {
             let data = look::fields(look::child(object, "data"));
@@ -29,6 +28,11 @@ impl Rules for Secrets {
                 data.insert(key, Value::from(STANDARD.encode(value.as_str().unwrap_or(""))));
             }
         }
+    }
+
+    fn prepare_create(&self, object: &mut Value, _now: Timestamp) {
+        // Not a default of every decoded object: an update that names no type keeps the old one (IMG-185).
+        look::set_empty(object, "type", "Opaque");
     }
 
     fn validate_create(&self, object: &Value) -> Vec<FieldError> {
@@ -49,7 +53,6 @@ impl Rules for Secrets {
     }
 
     fn prepare_update(&self, new: &mut Value, old: &Value, _sub: Option<&str>) {
-        // Defaulting has already made an empty type `Opaque`; a client that names none keeps the old type.
         if look::text(new, "type").is_empty() {
             look::copy(old, new, "type");
         }
@@ -163,6 +166,7 @@ mod tests {
     fn string_data_becomes_data_and_the_type_is_opaque() {
         let mut object = json!({"data": {"a": "eA=="}, "stringData": {"b": "y", "a": "z"}});
         Secrets.default(&mut object);
+        Secrets.prepare_create(&mut object, Timestamp::UNIX_EPOCH);
         assert_eq!(object, json!({"type": "Opaque", "data": {"a": "eg==", "b": "eQ=="}}));
     }
 
@@ -207,6 +211,16 @@ mod tests {
         let value = STANDARD.encode(vec![0u8; BYTES_MAX]);
         check(json!({"data": {"a": value}}), &[]);
         check(json!({"data": {"a": value, "b": "eA=="}}), &["data: Too long: may not be more than 1048576 bytes"]);
+    }
+
+    #[test]
+    fn img_185_an_update_without_a_type_keeps_the_old_one() {
+        let old = json!({"type": "mine"});
+        let mut new = json!({"data": {"a": "eA=="}});
+        Secrets.default(&mut new);
+        Secrets.prepare_update(&mut new, &old, None);
+        assert_eq!(new["type"], "mine");
+        assert!(Secrets.validate_update(&new, &old, None).is_empty());
     }
 
     #[test]

@@ -7,11 +7,11 @@ use serde_json::Value;
 use crate::look;
 use crate::names;
 
-/// A label selector that cannot be read.
+/// A label selector that cannot be read. The texts follow upstream's `unable to parse requirement: `.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// Not of the form of a selector.
-    #[error("unable to parse requirement: found '{found}', expected: {expected}")]
+    #[error("found '{found}', expected: {expected}")]
     Form {
         /// What stands there.
         found: String,
@@ -19,7 +19,7 @@ pub enum ParseError {
         expected: &'static str,
     },
     /// A key or value that no label can have.
-    #[error("unable to parse requirement: {field}: Invalid value: {text:?}: {complaint}")]
+    #[error("{field}: Invalid value: {text:?}: {complaint}")]
     Label {
         /// Where: `key` or `values[0]`.
         field: String,

@@ -20,7 +20,7 @@ pub enum Scope {
 const HUGE_PAGES: &str = "hugepages-";
 
 /// Names without a prefix that mean something somewhere in the API.
-const STANDARD: [&str; 23] = [
+const STANDARD: [&str; 20] = [
     "cpu",
     "memory",
     "ephemeral-storage",
@@ -41,9 +41,6 @@ const STANDARD: [&str; 23] = [
     "requests.storage",
     "services.nodeports",
     "services.loadbalancers",
-    "count/pods",
-    "limits.storage",
-    "requests.pods",
 ];
 
 /// Names that are counted in whole numbers.
@@ -116,7 +113,10 @@ fn any_name(name: &str, path: &Path, errors: &mut Vec<FieldError>) -> bool {
     let complaints = names::label_key(name);
     let shaped = complaints.is_empty();
     errors.extend(complaints.into_iter().map(|text| FieldError::invalid(path, name, text)));
-    let known = name.contains('/') || STANDARD.contains(&name) || name.starts_with(HUGE_PAGES);
+    let known = name.contains('/')
+        || STANDARD.contains(&name)
+        || name.starts_with(HUGE_PAGES)
+        || name.starts_with("requests.hugepages-");
     if shaped && !known {
         let detail = "must be a standard resource type or fully qualified";
         errors.push(FieldError::invalid(path, name, detail));
