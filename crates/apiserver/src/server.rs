@@ -9,6 +9,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Router};
+use http::request::Parts;
 use http::{Method, header};
 use store::Store;
 use tokio_util::sync::CancellationToken;
@@ -148,7 +149,7 @@ async fn respond(core: &Core, request: Request<Body>) -> Result<Response, Status
     let user = user.ok_or_else(Status::unauthorized)?;
     match route::parse(path) {
         Route::Resource(target) => resource::respond(core, target, user, request).await,
-        Route::Unknown | Route::Plain => plain(core, &user, &request).await,
+        Route::Unknown | Route::Plain => plain(core, &user, &request.into_parts().0).await,
     }
 }
 
@@ -178,9 +179,9 @@ fn authenticate(core: &Core, request: &Request<Body>) -> Result<Option<UserInfo>
 }
 
 /// Discovery and OpenAPI.
-async fn plain(core: &Core, user: &UserInfo, request: &Request<Body>) -> Result<Response, Status> {
-    let path = request.uri().path();
-    let verb = match *request.method() {
+async fn plain(core: &Core, user: &UserInfo, request: &Parts) -> Result<Response, Status> {
+    let path = request.uri.path();
+    let verb = match request.method {
         Method::GET | Method::HEAD => "get",
         Method::POST => "post",
         Method::PUT => "put",
@@ -202,6 +203,6 @@ async fn plain(core: &Core, user: &UserInfo, request: &Request<Body>) -> Result<
     if verb != "get" {
         return Err(if discovery::exists(path) { Status::method_not_allowed() } else { Status::no_such_path() });
     }
-    let found = discovery::respond(path, request.headers()).or_else(|| openapi::respond(path, request.headers(), core));
+    let found = discovery::respond(path, &request.headers).or_else(|| openapi::respond(path, &request.headers, core));
     found.unwrap_or_else(|| Err(Status::no_such_path()))
 }
