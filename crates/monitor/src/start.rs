@@ -222,57 +222,39 @@ fn start_pause() -> io::Result<u32> {
     }
 }
 
-/// Moves this process into the cgroup `path` of every mounted hierarchy.
+/// Moves this process into the cgroup `path` of the hierarchies by which processes are limited, counted or ended.
 fn join_cgroup(path: &str) -> Result<(), StartError> {
     let mounts = fs::read_to_string("/proc/self/mountinfo").at("mount table")?;
-    let relative = path.trim_start_matches('/');
     for mount in cgroup_mounts(&mounts) {
-        let directory = mount.join(relative);
+        let directory = mount.join(path.trim_start_matches('/'));
         let step = || format!("cgroup {}", directory.display());
-        make_cgroup(&mount, Path::new(relative)).at(step())?;
+        fs::create_dir_all(&directory).at(step())?;
         fs::write(directory.join("cgroup.procs"), "0").at(step())?;
     }
     Ok(())
 }
 
-/// Mount points of the cgroup hierarchies in a mount table.
+/// Mount points of the cgroup hierarchies that matter to a monitor. In the others it stays where its starter is:
+/// each move costs milliseconds, because the kernel waits for all CPUs.
 fn cgroup_mounts(table: &str) -> Vec<PathBuf> {
     let mut mounts = Vec::new();
     for line in table.lines() {
         let Some((place, kind)) = line.split_once(" - ") else { continue };
-        if !kind.starts_with("cgroup ") && !kind.starts_with("cgroup2 ") {
-            continue;
-        }
+        let mut words = kind.split(' ');
+        let matters = match words.next() {
+            Some("cgroup2") => true,
+            Some("cgroup") => {
+                let options = words.nth(1).unwrap_or_default();
+                options.split(',').any(|it| ["memory", "cpu", "pids"].contains(&it) || it.starts_with("name="))
+            }
+            _ => false,
+        };
         // The fifth word is the mount point. Those of cgroups never contain the blanks that would be escaped.
-        if let Some(point) = place.split(' ').nth(4) {
+        if matters && let Some(point) = place.split(' ').nth(4) {
             mounts.push(PathBuf::from(point));
         }
     }
     mounts
-}
-
-/// Makes the cgroup with its ancestors. In a v1 cpuset a new cgroup is useless until it has its parent's CPUs and nodes.
-fn make_cgroup(mount: &Path, relative: &Path) -> io::Result<()> {
-    if mount.join(relative).join("cgroup.procs").exists() && !mount.join("cpuset.cpus").exists() {
-        return Ok(());
-    }
-    let mut directory = mount.to_owned();
-    for part in relative.components() {
-        let parent = directory.clone();
-        directory.push(part);
-        match fs::create_dir(&directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
-        for name in ["cpuset.cpus", "cpuset.mems"] {
-            let Ok(own) = fs::read_to_string(directory.join(name)) else { continue };
-            // In v2 an empty value means the parent's; only v1 has the root's file.
-            if own.trim().is_empty() && mount.join(name).exists() {
-                fs::write(directory.join(name), fs::read_to_string(parent.join(name))?)?;
-            }
-        }
-    }
-    Ok(())
 }
 
 fn set_sysctl(key: &str, value: &str) -> io::Result<()> {
@@ -327,7 +309,8 @@ mod tests {
     #[test]
     fn cgroup_mounts_are_found_in_the_mount_table() {
         let table = "25 1 0:22 / /proc rw - proc proc rw\n31 30 0:27 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n\
-                     40 30 0:36 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n";
+                     40 30 0:36 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
+                     41 30 0:37 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer\n";
         let expected = [PathBuf::from("/sys/fs/cgroup/cpu"), PathBuf::from("/sys/fs/cgroup/unified")];
         assert_eq!(cgroup_mounts(table), expected);
     }

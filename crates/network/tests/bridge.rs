@@ -37,7 +37,7 @@ impl Pod {
 
     /// Runs `work` on a thread within the namespace.
     fn inside<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> T {
-        let netns = rustix::fs::open(&self.netns(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).expect("netns");
+        let netns = rustix::fs::open(self.netns(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).expect("netns");
         std::thread::spawn(move || {
             enter(&netns);
             work()
@@ -62,7 +62,7 @@ fn enter(netns: &OwnedFd) {
 fn host() -> Pod {
     assert!(rustix::process::geteuid().is_root(), "these tests need root");
     let own = Pod::new();
-    enter(&rustix::fs::open(&own.netns(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).expect("netns"));
+    enter(&rustix::fs::open(own.netns(), OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).expect("netns"));
     // The namespace lives on in this thread.
     drop(own);
     let neighbour = Pod::new();

@@ -208,7 +208,7 @@ fn remove_cgroup(directory: &Path) {
         }
     }
     // The monitor leaves its cgroup a moment after it has closed its connections.
-    for _ in 0..200 {
+    for _ in 0..200_000 {
         match fs::remove_dir(directory) {
             Err(error) if error.raw_os_error() == Some(16) => std::thread::yield_now(),
             _ => return,
