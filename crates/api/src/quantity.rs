@@ -208,7 +208,7 @@ fn write_binary(f: &mut fmt::Formatter<'_>, mut units: u128) -> fmt::Result {
     let mut suffixes = ["", "Ki", "Mi", "Gi", "Ti", "Pi", "Ei"].into_iter();
     let mut suffix = suffixes.next().unwrap_or("");
     for next in suffixes {
-        if units % 1024 != 0 {
+        if !units.is_multiple_of(1024) {
             break;
         }
         units /= 1024;
@@ -222,7 +222,7 @@ fn write_decimal(f: &mut fmt::Formatter<'_>, mut number: u128, exponent: bool) -
         return f.write_str("0");
     }
     let mut power = -9;
-    while number % 1000 == 0 && power < 18 {
+    while number.is_multiple_of(1000) && power < 18 {
         number /= 1000;
         power += 3;
     }
@@ -325,7 +325,7 @@ fn scaled(whole: &str, fraction: &str, base: u32, exponent: i32) -> i128 {
         shift -= 1;
     }
     while shift < 0 {
-        inexact |= number % 10 != 0;
+        inexact |= !number.is_multiple_of(10);
         number /= 10;
         shift += 1;
     }

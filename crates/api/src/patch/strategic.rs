@@ -24,7 +24,7 @@ pub(super) fn merge_map(known: Known, doc: &Value, patch: &Value) -> Result<Valu
     match patch.get(DIRECTIVE).and_then(Value::as_str) {
         Some("replace") => return Ok(drop_directives(&without(patch, DIRECTIVE))),
         Some("delete") => return Ok(Value::Object(Map::new())),
-        Some("merge") | None if !patch.get(DIRECTIVE).is_some_and(|value| !value.is_string()) => {}
+        Some("merge") | None if patch.get(DIRECTIVE).is_none_or(|value| value.is_string()) => {}
         _ => return malformed(format!("unknown value of the directive {DIRECTIVE}: {}", patch[DIRECTIVE])),
     }
     let mut out = retained(doc, patch)?;

@@ -64,10 +64,10 @@ impl Toleration {
         if self.effect != other.effect && !self.effect.is_empty() {
             return false;
         }
-        if let Some(seconds) = self.toleration_seconds.filter(|_| self.effect == "NoExecute") {
-            if other.toleration_seconds.is_none_or(|other| other > seconds) {
-                return false;
-            }
+        if let Some(seconds) = self.toleration_seconds.filter(|_| self.effect == "NoExecute")
+            && other.toleration_seconds.is_none_or(|other| other > seconds)
+        {
+            return false;
         }
         match self.operator.as_str() {
             // A quirk that is upstream's: an empty operator on the other side counts as Equal only when all is the same.

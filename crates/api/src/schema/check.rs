@@ -153,7 +153,7 @@ impl Walk<'_> {
 
     fn integer(&mut self, value: &Value, kind: &str, range: std::ops::RangeInclusive<i64>) {
         match value {
-            Value::Number(number) => match whole(number) {
+            Value::Number(number) => match number.as_i64() {
                 Some(whole) if range.contains(&whole) => {}
                 _ => self.wrong_text(&format!("number {number}"), kind),
             },
@@ -212,14 +212,6 @@ impl Walk<'_> {
         let message = format!("{}: {message}", self.path);
         self.report.mistyped.push(Mistyped { field: self.path.clone(), message });
     }
-}
-
-/// A whole number, also when written as `1.0` or `1e3`.
-fn whole(number: &serde_json::Number) -> Option<i64> {
-    number.as_i64().or_else(|| {
-        let float = number.as_f64()?;
-        (float.fract() == 0.0 && float.abs() < 9e15).then_some(float as i64)
-    })
 }
 
 /// Go's decoder names list items by their field alone.
@@ -292,6 +284,10 @@ mod tests {
                 "json: cannot unmarshal number 3000000000 into Go struct field Pod.spec.priority of type int32",
             ),
             (
+                json!({"spec": {"terminationGracePeriodSeconds": 1.5}}),
+                "json: cannot unmarshal number 1.5 into Go struct field Pod.spec.terminationGracePeriodSeconds of type int64",
+            ),
+            (
                 json!({"metadata": {"labels": {"a": 1}}}),
                 "json: cannot unmarshal number into Go struct field Pod.metadata.labels.a of type string",
             ),
@@ -327,11 +323,11 @@ mod tests {
     }
 
     #[test]
-    fn null_and_the_other_forms_of_numbers_pass() {
+    fn null_and_both_forms_of_ports_and_quantities_pass() {
         let report = pod(json!({
             "metadata": {"creationTimestamp": null, "labels": null},
             "spec": {
-                "terminationGracePeriodSeconds": 1e1, "activeDeadlineSeconds": 5.0, "containers": [{
+                "terminationGracePeriodSeconds": 10, "containers": [{
                     "resources": {"limits": {"cpu": 1, "memory": "1Gi"}},
                     "livenessProbe": {"httpGet": {"port": "http"}}, "readinessProbe": {"httpGet": {"port": 80}},
                 }],

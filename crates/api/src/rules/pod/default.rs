@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 
 use super::resources;
 use crate::look;
+use crate::pod::requests;
 
 /// Mode of files in volumes: 0644.
 const FILE_MODE: i64 = 420;
@@ -20,6 +21,7 @@ pub fn pod(object: &mut Value) {
             requests_from_limits(container);
         }
     }
+    pod_requests(spec);
     look::set_absent(spec, "enableServiceLinks", true);
     if look::flag(spec, "hostNetwork") {
         host_ports(spec);
@@ -96,10 +98,11 @@ pub fn container(container: &mut Value) {
             }
         }
     }
-    if let Some(context) = look::get_mut(container, "securityContext") {
-        if look::text(context, "procMount").is_empty() && look::get(context, "procMount").is_some() {
-            look::set(context, "procMount", "Default");
-        }
+    if let Some(context) = look::get_mut(container, "securityContext")
+        && look::text(context, "procMount").is_empty()
+        && look::get(context, "procMount").is_some()
+    {
+        look::set(context, "procMount", "Default");
     }
 }
 
@@ -116,6 +119,22 @@ fn requests_from_limits(container: &mut Value) {
     let requests = look::fields(look::child(requirements, "requests"));
     for (name, quantity) in limits {
         requests.entry(name).or_insert(quantity);
+    }
+}
+
+/// A pod with limits as a whole asks, as a whole, for what its containers ask together, else for its limits.
+fn pod_requests(spec: &mut Value) {
+    let shape = requests::Shape::from_spec(spec);
+    if shape.pod_limits.is_empty() {
+        return;
+    }
+    let containers = requests::of_containers(&shape);
+    let from_containers = containers.into_iter().filter(|(name, _)| resources::overcommits(name));
+    let own = look::fields(look::child(look::child(spec, "resources"), "requests"));
+    for (name, quantity) in from_containers.chain(shape.pod_limits) {
+        if requests::is_pod_level(&name) {
+            own.entry(name).or_insert_with(|| Value::from(quantity.to_string()));
+        }
     }
 }
 
@@ -217,10 +236,10 @@ fn other_volume(volume: &mut Value) {
         look::set_empty(source, "storageMode", "ThinProvisioned");
         look::set_empty(source, "fsType", "xfs");
     }
-    if let Some(source) = look::get_mut(volume, "ephemeral") {
-        if let Some(template) = look::get_mut(source, "volumeClaimTemplate") {
-            look::set_empty(look::child(template, "spec"), "volumeMode", "Filesystem");
-        }
+    if let Some(source) = look::get_mut(volume, "ephemeral")
+        && let Some(template) = look::get_mut(source, "volumeClaimTemplate")
+    {
+        look::set_empty(look::child(template, "spec"), "volumeMode", "Filesystem");
     }
 }
 
@@ -323,6 +342,15 @@ mod tests {
         template(&mut in_template);
         assert_eq!(in_template["containers"][0]["resources"]["requests"], json!({"memory": "1Mi"}));
         assert_eq!(in_template.get("enableServiceLinks"), None);
+    }
+
+    #[test]
+    fn a_pod_with_limits_as_a_whole_asks_as_a_whole() {
+        let container = json!({"image": "x", "resources": {"requests": {"cpu": "250m"}}});
+        let spec = defaulted(json!({
+            "containers": [container, container], "resources": {"limits": {"cpu": "1", "memory": "1Gi"}},
+        }));
+        assert_eq!(spec["resources"]["requests"], json!({"cpu": "500m", "memory": "1Gi"}));
     }
 
     #[test]

@@ -322,7 +322,7 @@ mod tests {
             ),
         ];
         for (toleration, expected) in cases {
-            check(|path, errors| tolerations(&[toleration.clone()], path, errors), expected);
+            check(|path, errors| tolerations(std::slice::from_ref(&toleration), path, errors), expected);
         }
     }
 
@@ -346,7 +346,7 @@ mod tests {
     #[test]
     fn spreading_and_gates() {
         let constraint = json!({"maxSkew": 1, "topologyKey": "zone", "whenUnsatisfiable": "DoNotSchedule"});
-        check(|p, e| spread(&[constraint.clone()], p, e), &[]);
+        check(|p, e| spread(std::slice::from_ref(&constraint), p, e), &[]);
         check(
             |p, e| spread(&[constraint.clone(), constraint.clone()], p, e),
             &["x[0].{topologyKey, whenUnsatisfiable}: Duplicate value"],

@@ -122,10 +122,8 @@ fn one_source(kind: &str, source: &Value, frame: &Frame<'_>, path: &Path, errors
         }
         "image" => image(source, frame, path, errors),
         "csi" => required(source, "driver", path, errors),
-        "ephemeral" => {
-            if look::get(source, "volumeClaimTemplate").is_none() {
-                errors.push(FieldError::required(&path.child("volumeClaimTemplate"), ""));
-            }
+        "ephemeral" if look::get(source, "volumeClaimTemplate").is_none() => {
+            errors.push(FieldError::required(&path.child("volumeClaimTemplate"), ""));
         }
         // The other sources are never mounted by a node of ours; they are stored as they come.
         _ => {}
