@@ -1,12 +1,44 @@
-//! The node's services beside its pods: heartbeat and node port.
+//! The node's services beside its pods: heartbeat and node port. One that ends with an error is begun again.
 
 use super::Options;
-use crate::pod::act::Actor;
-use std::sync::Arc;
-use tokio::task::JoinSet;
+use crate::{heartbeat, port};
+use std::time::Duration;
+use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
+/// Between two beginnings of a service that fails.
+const AGAIN: Duration = Duration::from_secs(2);
+
 impl Options {
-    /// Begins the services in the background.
-    pub(super) fn serve_node(&self, _actor: &Arc<Actor>, _background: &mut JoinSet<()>, _cancel: CancellationToken) {}
+    /// Begins the services in the background. `ready` becomes true when the Node object says so.
+    pub(super) fn serve_node(self, ready: watch::Sender<bool>, background: &mut JoinSet<()>, cancel: CancellationToken) {
+        let beat = heartbeat::Options {
+            client: self.client.clone(),
+            cri: self.cri.clone(),
+            node_name: self.node_name.clone(),
+            node_ip: self.node_ip,
+            node_external_ip: self.node_external_ip,
+            port: self.listener.local_addr().map_or(0, |address| address.port()),
+            pod_cidr: self.pod_cidr.clone(),
+            max_pods: self.max_pods,
+            data_dir: self.data_dir.clone(),
+        };
+        background.spawn(heartbeat::run(beat, ready, cancel.clone()));
+        background.spawn(async move {
+            while !cancel.is_cancelled() {
+                let Ok(listener) = self.listener.try_clone() else { return };
+                let options = port::Options {
+                    listener,
+                    tls: self.tls.clone(),
+                    client: self.client.clone(),
+                    cri: self.cri.clone(),
+                    node_name: self.node_name.clone(),
+                };
+                if let Err(error) = port::serve(options, cancel.clone()).await {
+                    tracing::error!(%error, "the node port ended; it is begun again");
+                }
+                cancel.run_until_cancelled(tokio::time::sleep(AGAIN)).await;
+            }
+        });
+    }
 }

@@ -3,7 +3,7 @@
 use super::Task;
 use crate::{
     pod::view::{Desired, RecordState},
-    probes::{Kind, Report, Running},
+    probes::{Kind, Report, Subject},
 };
 
 impl Task {
@@ -19,16 +19,15 @@ impl Task {
             let RecordState::Running { started_at } = record.state else { continue };
             // HOOK-34: no probe before postStart has ended.
             if view.post_start_done(record) {
-                running.push(Running {
+                running.push(Subject {
                     container: container.name.clone(),
                     id: record.id.clone(),
                     started_at,
                     started: view.is_started(container, record),
-                    ip: ip.clone(),
                 });
             }
         }
-        self.probes.sync(&view.pod, &running, stopping);
+        self.probes.sync(&view.pod, &ip, stopping, &running);
     }
 
     pub(super) fn take_probe(&mut self, report: Report) {

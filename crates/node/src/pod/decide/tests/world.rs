@@ -1,0 +1,482 @@
+//! A node in miniature: a runtime, an API and a disk on virtual time, whose preconditions are asserts.
+//!
+//! The world carries out plans as the shell does, with latencies, failures and crashes of the agent from a tape of
+//! choices. An exhausted tape means that everything goes well, so that liveness can be asserted.
+
+use crate::{
+    object::{Container, Pod},
+    pod::{
+        act::Outcome,
+        decide::{Action, InFlight, Plan, Stage, decide},
+        view::{Cause, Desired, Exit, ImageReady, Observed, Record, RecordState, Sandbox, Stop, View},
+    },
+};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// How the processes of one container behave.
+#[derive(Debug, Clone, Copy)]
+pub struct Behaviour {
+    /// Seconds until it ends by itself, and the exit code.
+    pub ends: Option<(i64, i32)>,
+    /// Seconds from the stop signal to its end, and the exit code; `None` ignores the signal.
+    pub on_term: Option<(i64, i32)>,
+    /// Seconds that its postStart takes and whether it succeeds.
+    pub post_start: (i64, bool),
+    /// Seconds that its preStop takes and whether it succeeds.
+    pub pre_stop: (i64, bool),
+}
+
+impl Default for Behaviour {
+    fn default() -> Self {
+        Self { ends: None, on_term: Some((0, 143)), post_start: (0, true), pre_stop: (0, true) }
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Happening {
+    Acted(Action, bool),
+    Exit(String, i32),
+}
+
+pub struct World {
+    pub view: View,
+    pub now: Timestamp,
+    pub trace: Vec<String>,
+    pub plan: Option<Plan>,
+    pub behaviour: BTreeMap<String, Behaviour>,
+    origin: Timestamp,
+    in_flight: InFlight,
+    truth: Observed,
+    cgroup: bool,
+    volumes: bool,
+    pulled: BTreeSet<String>,
+    queue: BTreeMap<(Timestamp, u64), Happening>,
+    serial: u64,
+    tape: Vec<u8>,
+    pub in_api: bool,
+}
+
+pub fn pod(spec: serde_json::Value) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u"},
+        "spec": spec,
+        "status": {"phase": "Pending"},
+    }))
+    .unwrap()
+}
+
+impl World {
+    pub fn new(pod: Pod) -> Self {
+        let origin = Timestamp::from_second(1_800_000_000).unwrap();
+        let view = View {
+            pod: Arc::new(pod),
+            desired: Desired::Run,
+            observed: Observed::default(),
+            host_ips: vec!["192.0.2.1".into()],
+        };
+        Self {
+            view,
+            now: origin,
+            trace: Vec::new(),
+            plan: None,
+            behaviour: BTreeMap::new(),
+            origin,
+            in_flight: InFlight::new(),
+            truth: Observed::default(),
+            cgroup: false,
+            volumes: false,
+            pulled: BTreeSet::new(),
+            queue: BTreeMap::new(),
+            serial: 0,
+            tape: Vec::new(),
+            in_api: true,
+        }
+    }
+
+    pub fn with(mut self, name: &str, behaviour: Behaviour) -> Self {
+        self.behaviour.insert(name.into(), behaviour);
+        self
+    }
+
+    pub fn with_tape(mut self, tape: Vec<u8>) -> Self {
+        self.tape = tape;
+        self
+    }
+
+    pub fn seconds(&self) -> i64 {
+        self.now.duration_since(self.origin).as_secs()
+    }
+
+    fn choice(&mut self) -> u8 {
+        self.tape.pop().unwrap_or(255)
+    }
+
+    fn note(&mut self, text: impl std::fmt::Display) {
+        self.trace.push(format!("{} {text}", self.seconds()));
+    }
+
+    /// DELETE with this grace; a second one may only shorten.
+    pub fn delete(&mut self, grace: i64) {
+        let known = self.view.observed.checkpoint.stop;
+        let since = known.map_or(self.now, |known| known.since);
+        let wanted = (self.now + SignedDuration::from_secs(grace.max(1))).max(since + SignedDuration::from_secs(1));
+        let deadline = known.map_or(wanted, |known| known.deadline.min(wanted));
+        self.view.observed.checkpoint.stop = Some(crate::pod::checkpoint::StopRecord { since, deadline });
+        self.view.desired = Desired::Stop(Stop { cause: Cause::Deleted, since, deadline });
+        Arc::make_mut(&mut self.view.pod).metadata.deletion_timestamp =
+            Some(crate::object::Time::from(deadline));
+    }
+
+    /// The agent dies and comes back: what was in flight may or may not have happened.
+    pub fn crash(&mut self) {
+        let pending: Vec<_> = self.queue.iter().map(|(key, happening)| (*key, happening.clone())).collect();
+        for (key, happening) in pending {
+            if let Happening::Acted(action, _) = happening {
+                self.queue.remove(&key);
+                if self.choice() % 2 == 0 && !matches!(action, Action::StopContainer { .. }) {
+                    let _ = self.effect(&action);
+                }
+            }
+        }
+        self.in_flight.clear();
+        let checkpoint = self.view.observed.checkpoint.clone();
+        self.view.observed = Observed {
+            checkpoint,
+            sandboxes: self.truth.sandboxes.clone(),
+            containers: self.truth.containers.clone(),
+            ..Observed::default()
+        };
+        self.note("agent restarts");
+    }
+
+    /// The sandbox's monitor dies: its containers with it.
+    pub fn kill_sandbox(&mut self) {
+        let now = self.now;
+        for sandbox in self.truth.sandboxes.values_mut() {
+            sandbox.ready = false;
+        }
+        for record in self.truth.containers.values_mut().filter(|record| record.is_running()) {
+            record.state = exited(255, now);
+        }
+        self.view.observed.see_all(
+            self.truth.sandboxes.values().cloned().collect(),
+            self.truth.containers.values().cloned().collect(),
+        );
+    }
+
+    pub fn running(&self) -> Vec<String> {
+        let mut names: Vec<String> = self.truth.running().map(|record| record.name.clone()).collect();
+        names.sort();
+        names
+    }
+
+    pub fn is_clean(&self) -> bool {
+        self.truth.sandboxes.is_empty() && self.truth.containers.is_empty() && !self.cgroup && !self.volumes
+    }
+
+    /// Runs until `seconds` after the beginning, or until the pod is gone.
+    pub fn run_until(&mut self, seconds: i64) {
+        let horizon = self.origin + SignedDuration::from_secs(seconds);
+        for _ in 0..100_000 {
+            let plan = self.settle();
+            let gone = plan.stage == Stage::Gone;
+            let next = self.queue.keys().next().map(|key| key.0);
+            let wake = plan.wake_at;
+            self.plan = Some(plan);
+            if gone && self.in_flight.is_empty() {
+                return;
+            }
+            let Some(at) = [next, wake].into_iter().flatten().min().filter(|at| *at <= horizon) else {
+                self.now = horizon.max(self.now);
+                return;
+            };
+            self.now = at.max(self.now);
+            if let Some(entry) = self.queue.first_entry().filter(|entry| entry.key().0 <= self.now) {
+                let happening = entry.remove();
+                self.happen(happening);
+            }
+        }
+        panic!("the world does not come to rest: {:#?}", &self.trace[self.trace.len().saturating_sub(40)..]);
+    }
+
+    fn settle(&mut self) -> Plan {
+        for _ in 0..40 {
+            let plan = decide(&self.view, &self.in_flight, self.now);
+            let mut recorded = false;
+            for action in plan.actions.clone() {
+                recorded |= self.begin(action);
+            }
+            self.publish(&plan);
+            if !recorded {
+                return plan;
+            }
+        }
+        panic!("the rules do not settle: {:#?}", decide(&self.view, &self.in_flight, self.now).actions);
+    }
+
+    fn publish(&mut self, plan: &Plan) {
+        let Some(status) = &plan.status else { return };
+        assert!(self.in_api, "a status for a pod that is gone from the API");
+        let before = self.view.pod.status.phase.clone();
+        if matches!(before.as_str(), "Succeeded" | "Failed") {
+            assert_eq!(status.phase, before, "a terminal phase changed");
+        } else if matches!(status.phase.as_str(), "Succeeded" | "Failed") {
+            assert_eq!(self.truth.running().count(), 0, "a terminal phase while something runs");
+        }
+        if status.phase != before {
+            self.note(format!("A {}", status.phase));
+        }
+        Arc::make_mut(&mut self.view.pod).status = status.clone();
+    }
+
+    fn begin(&mut self, action: Action) -> bool {
+        match &action {
+            Action::Tell(notice) => {
+                self.note(format!("E {} {}", notice.reason, notice.message));
+                self.view.observed.told.insert(notice.key.clone());
+                return false;
+            }
+            Action::Cancel(key) => {
+                self.in_flight.remove(key);
+                self.queue.retain(|_, h| !matches!(h, Happening::Acted(a, _) if a.key() == *key));
+                return false;
+            }
+            _ => {}
+        }
+        if self.view.begin(&action, self.now) && matches!(action, Action::Record(_)) {
+            return true;
+        }
+        self.precondition(&action);
+        let kill_at = match &action {
+            Action::StopContainer { kill_at, .. } => Some(*kill_at),
+            _ => None,
+        };
+        let again = self.in_flight.insert(action.key(), kill_at).is_some();
+        assert!(!again || kill_at.is_some(), "begun twice: {action:?}");
+        if again {
+            self.queue.retain(|_, h| !matches!(h, Happening::Acted(a, _) if a.key() == action.key()));
+        }
+        let fails = self.choice() < 40 && !matches!(action, Action::RunPreStop { .. } | Action::RunPostStart { .. });
+        let latency = self.latency(&action, fails);
+        self.later(latency, Happening::Acted(action, fails));
+        false
+    }
+
+    fn later(&mut self, seconds: i64, happening: Happening) {
+        self.serial += 1;
+        self.queue.insert((self.now + SignedDuration::from_secs(seconds), self.serial), happening);
+    }
+
+    fn of(&self, name: &str) -> Behaviour {
+        self.behaviour.get(name).copied().unwrap_or_default()
+    }
+
+    /// What must hold before the action; and what the trace says of it.
+    fn precondition(&mut self, action: &Action) {
+        let truth = &self.truth;
+        match action {
+            Action::CreateSandbox { attempt } => {
+                assert!(self.cgroup, "a sandbox before its cgroup");
+                assert!(truth.sandboxes.values().all(|s| !s.ready), "two ready sandboxes");
+                self.note(format!("C RunPodSandbox {attempt}"));
+            }
+            Action::CreateContainer { container, attempt, sandbox, .. } => {
+                assert!(self.volumes, "a container before its volumes");
+                assert!(self.pulled.contains(container), "a container before its image");
+                assert!(truth.sandboxes.get(sandbox).is_some_and(|s| s.ready), "a container in a dead sandbox");
+                assert!(truth.running().all(|r| r.name != *container), "two of {container} at once");
+                assert!(!self.is_stopping(), "a start while the pod ends");
+                self.note(format!("C CreateContainer {container} {attempt}"));
+            }
+            Action::StartContainer { id, container } => {
+                assert_eq!(truth.containers[id].state, RecordState::Created);
+                assert!(!self.is_stopping(), "a start while the pod ends");
+                self.note(format!("C StartContainer {container}"));
+            }
+            Action::RunPostStart { container, .. } => self.note(format!("H postStart {container}")),
+            Action::RunPreStop { id, container } => {
+                assert!(truth.containers[id].is_running(), "preStop of what does not run");
+                self.note(format!("H preStop {container}"));
+            }
+            Action::StopContainer { id, timeout_seconds, .. } => {
+                assert!(*timeout_seconds >= 2);
+                let name = truth.containers[id].name.clone();
+                self.note(format!("C S({timeout_seconds}) {name}"));
+            }
+            Action::StopSandbox { id } => {
+                assert!(truth.running().all(|r| r.sandbox != *id), "a sandbox stopped under a running container");
+            }
+            Action::RemoveContainer { id } => assert!(truth.containers.get(id).is_none_or(|r| !r.is_running())),
+            Action::RemoveSandbox { id } => assert!(truth.sandboxes.get(id).is_none_or(|s| !s.ready)),
+            Action::TearDownVolumes | Action::RemoveCgroup => {
+                assert_eq!(truth.running().count(), 0, "{action:?} under a running container");
+            }
+            Action::DeleteFromApi => {
+                assert!(self.is_clean(), "deleted from the API before the node is clean");
+                assert!(self.view.pod.is_terminal(), "deleted from the API without a terminal phase");
+                self.note("A DELETE");
+            }
+            _ => {}
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        matches!(self.view.desired, Desired::Stop(_))
+    }
+
+    fn latency(&mut self, action: &Action, fails: bool) -> i64 {
+        if fails {
+            return 0;
+        }
+        match action {
+            Action::RunPostStart { container, .. } => self.of(container).post_start.0,
+            Action::RunPreStop { container, .. } => self.of(container).pre_stop.0,
+            Action::StopContainer { id, timeout_seconds, .. } => {
+                let Some(record) = self.truth.containers.get(id).filter(|r| r.is_running()) else { return 0 };
+                let on_term = self.of(&record.name).on_term.filter(|(after, _)| after <= timeout_seconds);
+                let (after, code) = on_term.unwrap_or((*timeout_seconds, 137));
+                self.later(after, Happening::Exit(id.clone(), code));
+                after
+            }
+            _ => i64::from(self.choice() == 200),
+        }
+    }
+
+    fn happen(&mut self, happening: Happening) {
+        match happening {
+            Happening::Exit(id, code) => self.exit(&id, code),
+            Happening::Acted(action, fails) => {
+                self.in_flight.remove(&action.key());
+                let outcome = if fails { Outcome::Failed("no".into()) } else { self.effect(&action) };
+                self.view.apply(&action, outcome, self.now);
+            }
+        }
+    }
+
+    fn exit(&mut self, id: &str, code: i32) {
+        let now = self.now;
+        let Some(record) = self.truth.containers.get_mut(id).filter(|record| record.is_running()) else { return };
+        record.state = exited(code, now);
+        let record = record.clone();
+        self.note(format!("exit {} {code}", record.name));
+        self.view.observed.see_container(record);
+    }
+
+    /// What the action does to the truth.
+    fn effect(&mut self, action: &Action) -> Outcome {
+        match action {
+            Action::EnsureCgroup => self.cgroup = true,
+            Action::RemoveCgroup => self.cgroup = false,
+            Action::PrepareVolumes => {
+                self.volumes = true;
+                return Outcome::Mounted(Default::default());
+            }
+            Action::TearDownVolumes => self.volumes = false,
+            Action::CreateSandbox { attempt } => return self.made_sandbox(*attempt),
+            Action::EnsureImage { container, attempt } => return self.ensured(container, *attempt),
+            Action::CreateContainer { container, attempt, sandbox, step } => {
+                return self.made_container(container, *attempt, sandbox, *step);
+            }
+            Action::StartContainer { id, .. } => return self.started(id),
+            Action::StopContainer { id, .. } => {
+                return self.truth.containers.get(id).cloned().map_or(Outcome::Done, Outcome::Record);
+            }
+            Action::StopSandbox { id } => {
+                if let Some(sandbox) = self.truth.sandboxes.get_mut(id) {
+                    sandbox.ready = false;
+                }
+            }
+            Action::RemoveSandbox { id } => {
+                self.truth.sandboxes.remove(id);
+                self.truth.containers.retain(|_, record| record.sandbox != *id);
+            }
+            Action::RemoveContainer { id } => drop(self.truth.containers.remove(id)),
+            Action::RunPostStart { container, .. } => return hook(self.of(container).post_start.1),
+            Action::RunPreStop { container, .. } => return hook(self.of(container).pre_stop.1),
+            Action::DeleteFromApi => {
+                self.in_api = false;
+                return Outcome::ApiGone;
+            }
+            _ => {}
+        }
+        Outcome::Done
+    }
+
+    fn made_sandbox(&mut self, attempt: u32) -> Outcome {
+        self.serial += 1;
+        let id = format!("s{}", self.serial);
+        let ips = vec!["10.0.0.2".to_owned()];
+        let sandbox = Sandbox { id: id.clone(), attempt, ready: true, created_at: self.now, ips };
+        self.truth.sandboxes.insert(id, sandbox.clone());
+        Outcome::Sandbox(sandbox, String::new())
+    }
+
+    fn ensured(&mut self, container: &str, attempt: u32) -> Outcome {
+        self.pulled.insert(container.to_owned());
+        let image = self.view.pod.container(container).map(|(_, c)| c.image.clone()).unwrap_or_default();
+        Outcome::Image(ImageReady { image, attempt, id: "sha256:0".into(), uid: None, user: String::new() })
+    }
+
+    fn made_container(&mut self, name: &str, attempt: u32, sandbox: &str, step: u32) -> Outcome {
+        assert!(
+            self.truth.containers.values().all(|r| r.name != name || r.attempt < attempt),
+            "attempt {attempt} of {name} twice"
+        );
+        self.serial += 1;
+        let id = format!("c{}", self.serial);
+        let container: Option<&Container> = self.view.pod.container(name).map(|(_, container)| container);
+        let record = Record {
+            id: id.clone(),
+            name: name.to_owned(),
+            attempt,
+            sandbox: sandbox.to_owned(),
+            state: RecordState::Created,
+            created_at: self.now,
+            step,
+            hash: container.map(crate::config::hash).unwrap_or_default(),
+            image_ref: "img@sha256:0".into(),
+            image: "img".into(),
+            log_path: String::new(),
+        };
+        self.truth.containers.insert(id, record.clone());
+        Outcome::Record(record)
+    }
+
+    fn started(&mut self, id: &str) -> Outcome {
+        let now = self.now;
+        let Some(record) = self.truth.containers.get_mut(id) else { return Outcome::Failed("gone".into()) };
+        record.state = RecordState::Running { started_at: now };
+        let record = record.clone();
+        if let Some((after, code)) = self.of(&record.name).ends {
+            self.later(after, Happening::Exit(id.to_owned(), code));
+        }
+        Outcome::Record(record)
+    }
+}
+
+fn hook(well: bool) -> Outcome {
+    Outcome::Hook((!well).then(|| "exit 7".to_owned()))
+}
+
+fn exited(code: i32, now: Timestamp) -> RecordState {
+    let reason = if code == 0 { "Completed" } else { "Error" };
+    RecordState::Exited(Exit {
+        code,
+        reason: reason.into(),
+        message: String::new(),
+        started_at: Some(now),
+        finished_at: now,
+    })
+}
+
+/// True if the world's trace has these lines in this order, others between them.
+pub fn in_order(trace: &[String], wanted: &[&str]) -> bool {
+    let mut rest = trace.iter();
+    wanted.iter().all(|line| rest.any(|seen| seen == line))
+}
+
