@@ -73,8 +73,7 @@ impl Cgroups {
     /// # Errors
     /// [`Error::Create`] when no hierarchy can be written.
     pub fn new(top: &str, cpu_milli: i64) -> Result<Cgroups, Error> {
-        let cgroups =
-            Cgroups { top: top.to_owned(), tree: Arc::new(Tree::discover()), burstable: Arc::default() };
+        let cgroups = Cgroups { top: top.to_owned(), tree: Arc::new(Tree::discover()), burstable: Arc::default() };
         for (path, cpu_shares) in [
             (format!("{top}/kubepods"), shares(cpu_milli)),
             (format!("{top}/kubepods/burstable"), CPU_SHARES_MIN),

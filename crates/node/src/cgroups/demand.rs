@@ -41,11 +41,9 @@ pub fn path(top: &str, pod: &Pod) -> String {
 pub fn qos(pod: &Pod) -> Qos {
     let lists: Vec<&Resources> = match &pod.spec.resources {
         Some(resources) if !resources.limits.is_empty() || !resources.requests.is_empty() => vec![resources],
-        _ => pod
-            .containers()
-            .filter(|(kind, _)| *kind != ContainerKind::Ephemeral)
-            .map(|(_, c)| &c.resources)
-            .collect(),
+        _ => {
+            pod.containers().filter(|(kind, _)| *kind != ContainerKind::Ephemeral).map(|(_, c)| &c.resources).collect()
+        }
     };
     let names = ["cpu", "memory"];
     let asks = |list: &Resources, name: &str| {

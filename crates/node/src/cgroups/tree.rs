@@ -79,8 +79,7 @@ impl Tree {
     /// Kills everything in the cgroup and below it and removes the directories, children first. `Err` while processes
     /// are still dying.
     pub fn kill_and_remove(&self, path: &str) -> io::Result<()> {
-        let directories: Vec<_> =
-            self.hierarchies.iter().map(|h| h.directory(path)).filter(|d| d.is_dir()).collect();
+        let directories: Vec<_> = self.hierarchies.iter().map(|h| h.directory(path)).filter(|d| d.is_dir()).collect();
         for directory in &directories {
             kill(directory);
         }
@@ -197,13 +196,11 @@ mod tests {
                      31 25 0:27 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
                      32 25 0:26 /x /mnt rw - cgroup cgroup rw,cpu,cpuacct\n33 1 8:1 / / rw - ext4 /dev/sda rw\n";
         let found = parse(table);
-        let plain: Vec<_> = found.iter().map(|h| (h.root.to_str().unwrap(), h.controllers.join(","), h.is_v2)).collect();
+        let plain: Vec<_> =
+            found.iter().map(|h| (h.root.to_str().unwrap(), h.controllers.join(","), h.is_v2)).collect();
         assert_eq!(
             plain,
-            [
-                ("/sys/fs/cgroup/cpu", "cpu,cpuacct".to_owned(), false),
-                ("/sys/fs/cgroup/unified", String::new(), true)
-            ]
+            [("/sys/fs/cgroup/cpu", "cpu,cpuacct".to_owned(), false), ("/sys/fs/cgroup/unified", String::new(), true)]
         );
     }
 

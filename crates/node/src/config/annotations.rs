@@ -41,11 +41,7 @@ pub fn hash(container: &Container) -> String {
 }
 
 pub(super) fn pod_labels(pod: &Pod) -> BTreeMap<String, String> {
-    let own = [
-        (label::POD_NAME, pod.name()),
-        (label::POD_NAMESPACE, pod.namespace()),
-        (label::POD_UID, pod.uid()),
-    ];
+    let own = [(label::POD_NAME, pod.name()), (label::POD_NAMESPACE, pod.namespace()), (label::POD_UID, pod.uid())];
     own.into_iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
 }
 

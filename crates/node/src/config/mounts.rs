@@ -21,10 +21,11 @@ pub(super) fn mounts(
 ) -> Result<Vec<v1::Mount>, Error> {
     let mut out = Vec::new();
     for (index, mount) in container.volume_mounts.iter().enumerate() {
-        let volume = inputs.mounted.volumes.get(&mount.name).ok_or_else(|| Error::Volume {
-            volume: mount.name.clone(),
-            container: container.name.clone(),
-        })?;
+        let volume = inputs
+            .mounted
+            .volumes
+            .get(&mount.name)
+            .ok_or_else(|| Error::Volume { volume: mount.name.clone(), container: container.name.clone() })?;
         let sub_path = sub_path(container, mount, lookup)?;
         out.push(match volume {
             MountedVolume::Image(image) => image_mount(mount, image, sub_path),

@@ -3,7 +3,10 @@
 //! Pure. Start at [`sandbox`].
 
 use super::{Context, annotations, dns, files, resources, security};
-use crate::{cgroups, object::{ContainerKind, Pod}};
+use crate::{
+    cgroups,
+    object::{ContainerKind, Pod},
+};
 use cri::v1;
 
 /// A host name has at most this many characters.
@@ -91,9 +94,18 @@ fn sysctls(pod: &Pod) -> std::collections::BTreeMap<String, String> {
 /// `net/ipv4/conf/eth0.1` → `net.ipv4.conf.eth0/1`; names whose first separator is a dot stay.
 fn dotted(name: &str) -> String {
     match name.find(['.', '/']) {
-        Some(at) if name.as_bytes()[at] == b'/' => {
-            name.chars().map(|c| if c == '/' { '.' } else if c == '.' { '/' } else { c }).collect()
-        }
+        Some(at) if name.as_bytes()[at] == b'/' => name
+            .chars()
+            .map(|c| {
+                if c == '/' {
+                    '.'
+                } else if c == '.' {
+                    '/'
+                } else {
+                    c
+                }
+            })
+            .collect(),
         _ => name.to_owned(),
     }
 }

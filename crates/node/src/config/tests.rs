@@ -115,7 +115,10 @@ fn what_is_missing_is_named_in_kubernetes_words() {
     let pod = pod(json!({ "containers": [{ "name": "c" }], "securityContext": { "runAsNonRoot": true } }));
     assert!(built_with(&pod, Some(1000), "").is_ok());
     let error = built_with(&pod, None, "web").unwrap_err().to_string();
-    assert!(error.starts_with("container has runAsNonRoot and image has non-numeric user (web), cannot verify"), "{error}");
+    assert!(
+        error.starts_with("container has runAsNonRoot and image has non-numeric user (web), cannot verify"),
+        "{error}"
+    );
 }
 
 #[test]
@@ -164,7 +167,11 @@ fn resources_become_shares_quotas_and_oom_scores() {
     ] {
         let config = built(json!({ "name": "c", "resources": resources })).unwrap();
         let got = config.linux.unwrap().resources.unwrap();
-        assert_eq!((got.cpu_shares, got.cpu_quota, got.memory_limit_in_bytes, got.oom_score_adj), expect, "{resources}");
+        assert_eq!(
+            (got.cpu_shares, got.cpu_quota, got.memory_limit_in_bytes, got.oom_score_adj),
+            expect,
+            "{resources}"
+        );
     }
 }
 
@@ -208,10 +215,17 @@ fn sandboxes_carry_name_dns_ports_and_overhead() {
 #[test]
 fn dns_follows_the_policy() {
     let with_dns = Context { cluster_dns: vec!["10.96.0.10".parse().unwrap()], ..context() };
-    let extra = json!({ "nameservers": ["9.9.9.9"], "searches": ["x"], "options": [{ "name": "ndots", "value": "2" }] });
+    let extra =
+        json!({ "nameservers": ["9.9.9.9"], "searches": ["x"], "options": [{ "name": "ndots", "value": "2" }] });
     for (spec, ctx, servers, searches, options) in [
         (json!({}), &context(), "1.1.1.1", "example.org", "timeout:2"),
-        (json!({ "dnsPolicy": "ClusterFirst" }), &with_dns, "10.96.0.10", "ns.svc.cluster.local svc.cluster.local cluster.local example.org", "ndots:5"),
+        (
+            json!({ "dnsPolicy": "ClusterFirst" }),
+            &with_dns,
+            "10.96.0.10",
+            "ns.svc.cluster.local svc.cluster.local cluster.local example.org",
+            "ndots:5",
+        ),
         (json!({ "dnsPolicy": "ClusterFirst", "hostNetwork": true }), &with_dns, "1.1.1.1", "example.org", "timeout:2"),
         (json!({ "dnsPolicy": "Default" }), &with_dns, "1.1.1.1", "example.org", "timeout:2"),
         (json!({ "dnsPolicy": "None", "dnsConfig": extra }), &with_dns, "9.9.9.9", "x", "ndots:2"),

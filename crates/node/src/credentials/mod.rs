@@ -175,8 +175,12 @@ mod tests {
     #[test]
     fn the_search_list_has_every_config_json_before_any_dockercfg() {
         let path = |text: &str| Some(PathBuf::from(text));
-        let places =
-            Places { roots: vec!["/r".into()], working_directory: path("/w"), home: path("/h"), file_system: path("/") };
+        let places = Places {
+            roots: vec!["/r".into()],
+            working_directory: path("/w"),
+            home: path("/h"),
+            file_system: path("/"),
+        };
         let list: Vec<_> = places.list().into_iter().map(|(path, _)| path.display().to_string()).collect();
         assert_eq!(
             list,
@@ -204,10 +208,8 @@ mod tests {
         let (broken, empty, full) = (root("a"), root("b"), root("c"));
         fs::write(broken.join("config.json"), "{").unwrap();
         fs::write(full.join("config.json"), r#"{"auths":{"r.io":{"username":"u","password":"p"}}}"#).unwrap();
-        let places = |roots: &[&PathBuf]| Places {
-            roots: roots.iter().map(|r| (*r).clone()).collect(),
-            ..Default::default()
-        };
+        let places =
+            |roots: &[&PathBuf]| Places { roots: roots.iter().map(|r| (*r).clone()).collect(), ..Default::default() };
         let (keyring, problems) = node_file(&places(&[&broken, &full]));
         assert_eq!((keyring.entries.len(), problems.len()), (1, 1));
         fs::write(empty.join("config.json"), "{}").unwrap();

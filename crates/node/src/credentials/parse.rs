@@ -106,9 +106,8 @@ fn entry(value: &Value) -> Result<v1::AuthConfig, String> {
     };
     let auth = text("auth")?;
     if !auth.is_empty() {
-        (out.username, out.password) = decode(&auth).ok_or_else(|| {
-            "unable to parse auth field, must be formatted as base64(username:password)".to_owned()
-        })?;
+        (out.username, out.password) = decode(&auth)
+            .ok_or_else(|| "unable to parse auth field, must be formatted as base64(username:password)".to_owned())?;
     }
     Ok(out)
 }
@@ -127,7 +126,10 @@ mod tests {
 
     fn users(json: &str, kind: Kind) -> (Vec<String>, Vec<String>) {
         let (keyring, problems) = parse(json.as_bytes(), kind).unwrap();
-        (keyring.entries.iter().map(|e| format!("{} {}:{}", e.key, e.auth.username, e.auth.password)).collect(), problems)
+        (
+            keyring.entries.iter().map(|e| format!("{} {}:{}", e.key, e.auth.username, e.auth.password)).collect(),
+            problems,
+        )
     }
 
     #[test]
@@ -141,7 +143,8 @@ mod tests {
 
     #[test]
     fn a_malformed_entry_is_skipped_and_named_without_its_contents() {
-        let json = r#"{"auths":{"a":{"auth":"c2VjcmV0"},"b":{"username":"u","password":"p"},"c":7,"d":{"password":1}}}"#;
+        let json =
+            r#"{"auths":{"a":{"auth":"c2VjcmV0"},"b":{"username":"u","password":"p"},"c":7,"d":{"password":1}}}"#;
         let (found, problems) = users(json, Kind::ConfigJson);
         assert_eq!(found, ["b u:p"]);
         assert_eq!(problems.len(), 3);

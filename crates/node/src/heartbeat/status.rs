@@ -152,8 +152,7 @@ fn conditions(seen: &Seen) -> Value {
 pub(super) fn stamped(status: &Value, known: &Value, now: Timestamp) -> Value {
     let now = json!(format!("{now:.0}"));
     let empty = Vec::new();
-    let (own, known) =
-        (status["conditions"].as_array().unwrap_or(&empty), known.as_array().unwrap_or(&empty));
+    let (own, known) = (status["conditions"].as_array().unwrap_or(&empty), known.as_array().unwrap_or(&empty));
     let is_own = |other: &Value| own.iter().any(|c| c["type"] == other["type"]);
     let mut out: Vec<Value> = known.iter().filter(|c| !is_own(c)).cloned().collect();
     for condition in own {

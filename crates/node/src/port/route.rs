@@ -26,9 +26,7 @@ pub(super) async fn answer(node: &Node, request: Request<Incoming>, upgrades: &U
             Err(refusal) => *refusal,
         },
         ["metrics"] => metrics::answer(node).await,
-        ["containerLogs", namespace, pod, container] => {
-            logs::answer(node, [namespace, pod, container], &query).await
-        }
+        ["containerLogs", namespace, pod, container] => logs::answer(node, [namespace, pod, container], &query).await,
         ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] if is_stream => {
             match seek::running(node, namespace, pod, container).await {
                 Ok(id) => streamed(exec_url(node, id, &query).await, request, upgrades).await,

@@ -61,13 +61,10 @@ pub(super) async fn records(
     pod: &str,
     (uid, container): (Option<&str>, &str),
 ) -> Result<Vec<v1::Container>, Box<Answer>> {
-    let mut labels: BTreeMap<String, String> = [
-        (label::POD_NAMESPACE, namespace),
-        (label::POD_NAME, pod),
-        (label::CONTAINER_NAME, container),
-    ]
-    .map(|(k, v)| (k.to_owned(), v.to_owned()))
-    .into();
+    let mut labels: BTreeMap<String, String> =
+        [(label::POD_NAMESPACE, namespace), (label::POD_NAME, pod), (label::CONTAINER_NAME, container)]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into();
     labels.extend(uid.map(|uid| (label::POD_UID.to_owned(), uid.to_owned())));
     let filter = v1::ContainerFilter { label_selector: labels, ..Default::default() };
     let request = limited(v1::ListContainersRequest { filter: Some(filter) });
@@ -124,11 +121,8 @@ pub(super) fn log_owner(
     records: &[v1::Container],
 ) -> Result<String, String> {
     let name = pod.name();
-    let all = [
-        &pod.status.container_statuses,
-        &pod.status.init_container_statuses,
-        &pod.status.ephemeral_container_statuses,
-    ];
+    let all =
+        [&pod.status.container_statuses, &pod.status.init_container_statuses, &pod.status.ephemeral_container_statuses];
     let status = all.into_iter().flatten().find(|s| s.name == container);
     let running = records.iter().find(|r| is_running(r)).map(|r| r.id.clone());
     let last = status.and_then(|s| s.last_state.terminated.as_ref()).map(|t| bare(&t.container_id));
@@ -172,8 +166,10 @@ mod tests {
         let statuses = json!([status]);
         let pod = json!({ "metadata": { "name": "p" }, "status": { "containerStatuses": statuses } });
         let pod: Pod = serde_json::from_value(pod).unwrap();
-        let records: Vec<_> =
-            records.iter().map(|(id, state)| v1::Container { id: (*id).into(), state: *state, ..Default::default() }).collect();
+        let records: Vec<_> = records
+            .iter()
+            .map(|(id, state)| v1::Container { id: (*id).into(), state: *state, ..Default::default() })
+            .collect();
         log_owner(&pod, "c", is_previous, &records)
     }
 

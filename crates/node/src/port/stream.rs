@@ -3,9 +3,9 @@
 //! Bytes only: what is spoken on the stream is between the client and the runtime (POD-69). Start at [`pass_on`].
 
 use super::{Answer, text};
+use bytes::Bytes;
 use http::{HeaderMap, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
-use bytes::Bytes;
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use std::{
@@ -59,7 +59,8 @@ async fn try_pass_on(url: &str, mut request: Request<Incoming>, upgrades: &Upgra
     });
     let outward = outward(&request, &uri, authority.as_str())?;
     let answer = timeout(ANSWER_TIMEOUT, sender.send_request(outward)).await;
-    let mut answer = answer.map_err(|_| "the runtime's streaming server does not answer".to_owned())?.map_err(|e| e.to_string())?;
+    let mut answer =
+        answer.map_err(|_| "the runtime's streaming server does not answer".to_owned())?.map_err(|e| e.to_string())?;
     if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(whole(answer).await);
     }

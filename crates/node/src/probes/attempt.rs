@@ -3,8 +3,8 @@
 //! Start at [`attempt`]. Output is cut to what fits an event.
 
 use super::http;
-use crate::pod::act::rpc;
 use crate::object::{ContainerPort, ExecAction, GrpcAction, IntOrString, Probe};
+use crate::pod::act::rpc;
 use cri::v1;
 use std::time::Duration;
 use tokio::{net::TcpStream, time::timeout};
@@ -157,9 +157,7 @@ async fn grpc(action: &GrpcAction, ip: &str, limit: Duration) -> Outcome {
             Outcome::Failure(format!("service unhealthy (responded with {word:?})"))
         }
         Ok(Err(text)) => Outcome::Failure(text),
-        Err(_) => {
-            Outcome::Failure(format!("timeout: failed to connect service {place:?} within {}s", limit.as_secs()))
-        }
+        Err(_) => Outcome::Failure(format!("timeout: failed to connect service {place:?} within {}s", limit.as_secs())),
     }
 }
 

@@ -51,8 +51,7 @@ impl Target {
 /// GETs the URL within the time limit and judges the answer.
 pub(super) async fn get(action: &HttpGetAction, host: &str, port: u16, limit: Duration) -> Outcome {
     let path = if action.path.starts_with('/') { action.path.clone() } else { format!("/{}", action.path) };
-    let first =
-        Target { is_tls: action.scheme.eq_ignore_ascii_case("https"), host: host.to_owned(), port, path };
+    let first = Target { is_tls: action.scheme.eq_ignore_ascii_case("https"), host: host.to_owned(), port, path };
     let url = first.url();
     match tokio::time::timeout(limit, follow(action, first)).await {
         Ok(outcome) => outcome,
@@ -73,7 +72,9 @@ async fn follow(action: &HttpGetAction, first: Target) -> Outcome {
         let location = response.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
         match location.filter(|_| is_redirect(status)).and_then(|l| target.follow(l)) {
             Some(next) if next.host == first.host => target = next,
-            Some(next) => return Outcome::Warning(format!("Probe terminated redirects, Response body: {}", next.url())),
+            Some(next) => {
+                return Outcome::Warning(format!("Probe terminated redirects, Response body: {}", next.url()));
+            }
             None if (200..400).contains(&status.as_u16()) => return Outcome::Success,
             None => return Outcome::Failure(format!("HTTP probe failed with statuscode: {}", status.as_u16())),
         }

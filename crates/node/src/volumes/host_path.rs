@@ -73,9 +73,8 @@ mod tests {
         check(&path("f"), "FileOrCreate").unwrap();
         check(&path("d"), "Directory").unwrap();
         check(&path("f"), "File").unwrap();
-        let expect = |name: &str, what: &str| {
-            format!("hostPath type check failed: {} is not {what}", path(name).display())
-        };
+        let expect =
+            |name: &str, what: &str| format!("hostPath type check failed: {} is not {what}", path(name).display());
         assert_eq!(check(&path("d"), "File").unwrap_err(), expect("d", "a file"));
         assert_eq!(check(&path("none"), "Directory").unwrap_err(), expect("none", "a directory"));
         assert_eq!(check(&path("f"), "Socket").unwrap_err(), expect("f", "a socket file"));

@@ -103,11 +103,7 @@ pub(super) fn downward(fields: Fields<'_>, volume: &DownwardApiVolume) -> Result
     Ok(out)
 }
 
-pub(super) fn projected(
-    fields: Fields<'_>,
-    volume: &ProjectedVolume,
-    answers: &Answers,
-) -> Result<Payload, String> {
+pub(super) fn projected(fields: Fields<'_>, volume: &ProjectedVolume, answers: &Answers) -> Result<Payload, String> {
     let mut out = Payload::new();
     for source in &volume.sources {
         let want = |from: &'_ crate::object::SourceProjection| (from.name.clone(), from.items.clone(), from.optional);

@@ -69,12 +69,8 @@ fn plan_one(pod: &Pod, ctx: &Context, volume: &Volume, answers: &Answers) -> Res
             Ok(Plan::HostPath { path: PathBuf::from(&source.path), type_: source.type_.clone() })
         }
         Volume { config_map: Some(v), .. } => {
-            let want = Projection {
-                name: &v.name,
-                items: &v.items,
-                default_mode: v.default_mode,
-                is_optional: v.optional,
-            };
+            let want =
+                Projection { name: &v.name, items: &v.items, default_mode: v.default_mode, is_optional: v.optional };
             let payload = payload::config_map(&answers.config_maps, &want)?;
             Ok(Plan::Files { kind: "configmap", payload, is_in_memory: false })
         }

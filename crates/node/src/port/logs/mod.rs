@@ -37,11 +37,14 @@ struct Wanted {
 impl Wanted {
     fn parse(query: &Query, now: Timestamp) -> Result<Wanted, String> {
         let since_time = match query.get("sinceTime").filter(|t| !t.is_empty()) {
-            Some(text) => Some(text.parse().map_err(|_| format!("Unable to decode query parameter sinceTime: {text:?}"))?),
+            Some(text) => {
+                Some(text.parse().map_err(|_| format!("Unable to decode query parameter sinceTime: {text:?}"))?)
+            }
             None => None,
         };
         let since_seconds = query.number("sinceSeconds")?;
-        let since_seconds = since_seconds.map(|s| now - SignedDuration::from_secs(i64::try_from(s).unwrap_or(i64::MAX >> 20)));
+        let since_seconds =
+            since_seconds.map(|s| now - SignedDuration::from_secs(i64::try_from(s).unwrap_or(i64::MAX >> 20)));
         if since_time.is_some() && since_seconds.is_some() {
             return Err("at most one of `sinceTime` or `sinceSeconds` may be specified".to_owned());
         }
@@ -75,7 +78,11 @@ pub(super) async fn answer(node: &Node, names: [&str; 3], query: &Query) -> Answ
 }
 
 /// The container and the file of its log.
-async fn source(node: &Node, [namespace, name, container]: [&str; 3], wanted: &Wanted) -> Result<read::Source, Box<Answer>> {
+async fn source(
+    node: &Node,
+    [namespace, name, container]: [&str; 3],
+    wanted: &Wanted,
+) -> Result<read::Source, Box<Answer>> {
     let refuse = |status, message: String| Box::new(text(status, message));
     let pod = seek::pod(node, namespace, name).await?;
     if pod.container(container).is_none() {
@@ -100,19 +107,22 @@ fn streamed(source: read::Source, wanted: Wanted) -> Answer {
     let (sender, receiver) = mpsc::channel::<Bytes>(QUEUE_LENGTH);
     let reading = read::read(source, wanted, sender);
     // The reader runs inside the body's own polling: no task outlives the connection.
-    let chunks = futures_util::stream::unfold((receiver, Box::pin(reading), false), |(mut receiver, mut reading, mut done)| async move {
-        let block = loop {
-            if done {
-                break receiver.recv().await;
-            }
-            tokio::select! {
-                biased;
-                block = receiver.recv() => break block,
-                () = &mut reading => done = true,
-            }
-        };
-        block.map(|bytes| (Ok::<_, Infallible>(http_body::Frame::data(bytes)), (receiver, reading, done)))
-    });
+    let chunks = futures_util::stream::unfold(
+        (receiver, Box::pin(reading), false),
+        |(mut receiver, mut reading, mut done)| async move {
+            let block = loop {
+                if done {
+                    break receiver.recv().await;
+                }
+                tokio::select! {
+                    biased;
+                    block = receiver.recv() => break block,
+                    () = &mut reading => done = true,
+                }
+            };
+            block.map(|bytes| (Ok::<_, Infallible>(http_body::Frame::data(bytes)), (receiver, reading, done)))
+        },
+    );
     let body: Body = BodyExt::boxed(StreamBody::new(sync_wrapper(chunks)));
     let mut answer = Response::new(body);
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
