@@ -10,7 +10,7 @@ use anyhow::bail;
 
 use crate::output::line;
 use crate::settings::{Resolved, Settings};
-use crate::wiring;
+use crate::handlers;
 
 /// How a finding matters.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -50,7 +50,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     findings.push(oom_score());
     findings.push(cgroups());
     findings.push(docker_forwarding());
-    findings.extend(handlers(&resolved));
+    findings.extend(handler_tests(&resolved));
     for finding in &findings {
         let mark = match finding.weight {
             Weight::Good => "ok  ",
@@ -72,11 +72,11 @@ pub fn refuse_if_unable(resolved: &Resolved) -> anyhow::Result<()> {
         .filter(|finding| finding.weight == Weight::Bad)
         .map(|finding| format!("{}: {}", finding.subject, finding.seen))
         .collect();
-    if !wiring::handlers(resolved).iter().any(|handler| handler.binary.is_file()) {
+    if !handlers::known(resolved).iter().any(|handler| handler.binary.is_file()) {
         reasons.push("OCI runtime: neither crun nor runc was found in PATH; install one, for example: apt-get install runc".into());
     }
     if let Some(named) = &resolved.default_handler
-        && !wiring::handlers(resolved).iter().any(|handler| handler.name == *named && handler.binary.is_file())
+        && !handlers::known(resolved).iter().any(|handler| handler.name == *named && handler.binary.is_file())
     {
         reasons.push(format!("--default-handler {named}: its binary was not found in PATH; install it or choose another handler"));
     }
@@ -144,7 +144,7 @@ fn cgroups() -> Finding {
 
 /// Another program's DROP policy on forwarded packets would cut pods off; ours cannot overrule it.
 fn docker_forwarding() -> Finding {
-    let rules = wiring::ruleset().unwrap_or_default();
+    let rules = ruleset();
     let drops = rules.lines().any(|line| line.contains("hook forward") && line.contains("policy drop"));
     if drops {
         return less("forwarding", "a netfilter chain drops forwarded packets by default; let those of the pod network pass, for example: iptables -I FORWARD -i sampan0 -j ACCEPT");
@@ -152,18 +152,25 @@ fn docker_forwarding() -> Finding {
     good("forwarding", "no chain drops forwarded packets by default")
 }
 
-fn handlers(resolved: &Resolved) -> Vec<Finding> {
+fn handler_tests(resolved: &Resolved) -> Vec<Finding> {
     if !rustix::process::geteuid().is_root() {
         return vec![less("handlers", "not tried: needs root")];
     }
-    wiring::handlers(resolved)
+    handlers::known(resolved)
         .into_iter()
-        .map(|handler| match wiring::self_test(&handler) {
+        .map(|handler| match handlers::test(&handler) {
             Ok(took) => good("handler", format!("{} ({}) ran a container in {} ms", handler.name, handler.binary.display(), took.as_millis())),
             Err(error) if handler.binary.is_file() => less("handler", format!("{} ({}): {error}", handler.name, handler.binary.display())),
             Err(_) => less("handler", format!("{}: the binary {} is missing", handler.name, handler.binary.display())),
         })
         .collect()
+}
+
+/// The machine's netfilter rules; empty if they cannot be read.
+#[allow(clippy::disallowed_methods)]
+fn ruleset() -> String {
+    let output = std::process::Command::new("nft").args(["list", "ruleset"]).output();
+    output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
 /// Where PATH finds a program.

@@ -70,7 +70,7 @@ async fn drain(resolved: &Resolved, steps: &mut Steps) -> anyhow::Result<()> {
         ControlPlane::start(resolved, &certificates, cancel.clone()),
         wiring::container_runtime(resolved, cancel.clone()),
     )?;
-    wiring::drain_node(resolved, &plane, &runtime, &certificates, cancel.clone()).await?;
+    wiring::drain_node(resolved, &plane, &runtime).await?;
     steps.done("all pods stopped");
     runtime.runtime.tear_down().await.context("take the runtime's traces off the machine")?;
     remove_cgroups(&resolved.instance.cgroup_top());

@@ -1,10 +1,8 @@
 //! `sampan images`: the image store, seen through CRI, so that it is the same view that the node has.
 
-use std::io::IsTerminal;
-
 use anyhow::{Context, bail};
-use base64::Engine;
 use clap::{Args, Subcommand, ValueEnum};
+use cri::sampan::PullRequest;
 use cri::v1;
 use serde_json::{Value, json};
 
@@ -108,37 +106,24 @@ async fn list(mut client: cri::Client, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn pull(mut client: cri::Client, arguments: PullArguments) -> anyhow::Result<()> {
-    let auth = credentials(arguments.creds)?;
+async fn pull(client: cri::Client, arguments: PullArguments) -> anyhow::Result<()> {
+    let (username, password) = credentials(arguments.creds)?.unwrap_or_default();
     for image in arguments.images {
-        let request = v1::PullImageRequest {
-            image: Some(v1::ImageSpec { image: image.clone(), user_specified_image: image.clone(), ..Default::default() }),
-            auth: auth.clone(),
-            sandbox_config: None,
-        };
-        let bars = std::io::stderr().is_terminal().then(|| crate::progress::Bars::follow(client.clone(), &image));
-        let pulled = client.images.pull_image(request).await.map_err(said);
-        if let Some(bars) = bars {
-            bars.end().await;
-        }
-        line(&format!("{image} {}", pulled?.into_inner().image_ref));
+        let request = PullRequest { image: image.clone(), username: username.clone(), password: password.clone() };
+        let id = crate::progress::pull(&client, request).await?;
+        line(&format!("{image} {id}"));
     }
     Ok(())
 }
 
-fn credentials(given: Option<String>) -> anyhow::Result<Option<v1::AuthConfig>> {
+fn credentials(given: Option<String>) -> anyhow::Result<Option<(String, String)>> {
     let text = match given {
         None => return Ok(None),
         Some(dash) if dash == "-" => std::io::read_to_string(std::io::stdin())?.trim().to_string(),
         Some(text) => text,
     };
     let Some((username, password)) = text.split_once(':') else { bail!("--creds: write USER:PASSWORD") };
-    Ok(Some(v1::AuthConfig {
-        username: username.into(),
-        password: password.into(),
-        auth: base64::engine::general_purpose::STANDARD.encode(&text),
-        ..Default::default()
-    }))
+    Ok(Some((username.into(), password.into())))
 }
 
 async fn remove(mut client: cri::Client, images: Vec<String>) -> anyhow::Result<()> {
@@ -186,9 +171,12 @@ fn print(value: &Value, output: Output) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The Kubernetes version whose API is spoken.
+const KUBERNETES_VERSION: &str = "v1.36";
+
 /// Prints this program's version.
 pub fn version(output: Output) -> anyhow::Result<()> {
-    let (version, kubernetes) = (env!("CARGO_PKG_VERSION"), apiserver::KUBERNETES_VERSION);
+    let (version, kubernetes) = (env!("CARGO_PKG_VERSION"), KUBERNETES_VERSION);
     match output {
         Output::Json | Output::Yaml => print(&json!({"version": version, "kubernetes": kubernetes}), output),
         _ => {
@@ -229,7 +217,6 @@ mod tests {
     #[test]
     fn credentials_need_a_colon() {
         assert!(credentials(Some("me".into())).is_err());
-        let auth = credentials(Some("me:a:b".into())).unwrap().unwrap();
-        assert_eq!((auth.username.as_str(), auth.password.as_str()), ("me", "a:b"));
+        assert_eq!(credentials(Some("me:a:b".into())).unwrap(), Some(("me".into(), "a:b".into())));
     }
 }

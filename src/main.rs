@@ -9,13 +9,16 @@ mod cli;
 mod clock;
 mod detach;
 mod down;
+mod handlers;
 mod images;
 mod instance;
 mod kubeconfig;
 mod output;
+mod progress;
 mod roles;
 mod settings;
 mod supervise;
+mod tokens;
 mod up;
 mod wiring;
 

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::certificates::Certificates;
 use crate::settings::Resolved;
-use crate::supervise;
+use crate::{handlers, supervise, tokens};
 
 /// How long components may take to end after cancellation.
 const END_WITHIN: Duration = Duration::from_secs(5);
@@ -35,4 +35,239 @@ pub fn certificates(resolved: &Resolved) -> anyhow::Result<Certificates> {
     let mut addresses: Vec<IpAddr> = vec![resolved.listen.ip(), resolved.node_ip];
     addresses.extend(resolved.node_external_ip);
     Certificates::ensure(&resolved.instance.data_dir.join("pki"), &resolved.node_name, &addresses)
+}
+
+/// API server over its store, and the doors into it.
+pub struct ControlPlane {
+    server: ApiServer,
+}
+
+impl ControlPlane {
+    /// Opens the store and starts the server. Nothing listens yet.
+    pub async fn start(resolved: &Resolved, certificates: &Certificates, cancel: CancellationToken) -> anyhow::Result<ControlPlane> {
+        let dir = resolved.instance.data_dir.join("store");
+        let store = store::disk::DiskStore::open(&dir).with_context(|| format!("open the store in {}", dir.display()))?;
+        let mut options = apiserver::Options::new(Arc::new(store));
+        options.event_ttl = resolved.event_ttl;
+        for plugin in &resolved.admission {
+            if !options.admission.contains(plugin) {
+                options.admission.push(plugin.clone());
+            }
+        }
+        options.client_ca_pem = Some(certificates.ca.clone());
+        options.node_tls = Some(apiserver::NodeTls {
+            ca_pem: certificates.ca.clone(),
+            certificate_pem: certificates.node_client.certificate.clone(),
+            key_pem: certificates.node_client.key.clone(),
+        });
+        options.tokens = tokens::read(resolved.token_auth_file.as_deref())?;
+        let server = ApiServer::start(options, cancel).await.context("start the API server")?;
+        Ok(ControlPlane { server })
+    }
+
+    /// A client without a socket that acts as a user and passes the same authorization as over TLS.
+    fn client_as(&self, user: UserInfo) -> Client {
+        Client::new(self.server.router_as(user), "default")
+    }
+}
+
+/// The embedded runtime and which handler it uses by default.
+pub struct ContainerRuntime {
+    /// The runtime.
+    pub runtime: runtime::Runtime,
+    /// Name of the handler for pods without a RuntimeClass.
+    pub default_handler: String,
+}
+
+/// Opens the image store and starts the embedded runtime.
+pub async fn container_runtime(resolved: &Resolved, cancel: CancellationToken) -> anyhow::Result<ContainerRuntime> {
+    let instance = &resolved.instance;
+    let images = images::Images::open(images::Options::new(instance.data_dir.join("images"))).await.context("open the image store")?;
+    let default_handler = handlers::choose_default(resolved)?;
+    let options = runtime::Options {
+        data_dir: instance.data_dir.clone(),
+        run_dir: instance.run_dir.clone(),
+        cgroup_top: instance.cgroup_top(),
+        handlers: handlers::known(resolved),
+        default_handler: default_handler.clone(),
+        network: network::Options {
+            bridge: instance.bridge(),
+            pod_cidr: resolved.pod_cidr,
+            state_dir: instance.data_dir.join("network"),
+            table: instance.nft_table(),
+        },
+        images,
+        // The running program itself, also after its file was replaced by an upgrade.
+        monitor_command: vec!["/proc/self/exe".into(), "monitor".into()],
+    };
+    let runtime = runtime::Runtime::start(options, cancel).await.context("start the container runtime")?;
+    Ok(ContainerRuntime { runtime, default_handler })
+}
+
+/// The running components of this process.
+pub struct Components {
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Components {
+    /// None yet; all that follow end with the token.
+    pub fn new(cancel: CancellationToken) -> Components {
+        Components { cancel, tasks: TaskTracker::new() }
+    }
+
+    /// Serves the API over TLS.
+    pub fn api(&mut self, plane: &ControlPlane, listener: TcpListener, certificates: &Certificates) -> anyhow::Result<()> {
+        let (server, tls) = (plane.server.clone(), certificates.api_tls()?);
+        self.keep("api", move |cancel| {
+            let (server, tls, listener) = (server.clone(), tls.clone(), listener.try_clone());
+            async move {
+                let listener = tokio::net::TcpListener::from_std(listener?)?;
+                server.serve(listener, tls, cancel).await.map_err(anyhow::Error::from)
+            }
+        });
+        Ok(())
+    }
+
+    /// Binds pods to nodes.
+    pub fn scheduler(&mut self, plane: &ControlPlane) {
+        let client = plane.client_as(UserInfo::new("system:kube-scheduler", &[]));
+        self.keep("scheduler", move |cancel| scheduler::run(client.clone(), cancel));
+    }
+
+    /// Keeps what follows from other objects.
+    pub fn controllers(&mut self, plane: &ControlPlane) {
+        let client = plane.client_as(UserInfo::new("system:kube-controller-manager", &[]));
+        self.keep("controllers", move |cancel| controllers::run(client.clone(), cancel));
+    }
+
+    /// Serves the runtime on its socket.
+    pub fn cri_socket(&mut self, runtime: &ContainerRuntime, resolved: &Resolved) {
+        let (runtime, socket) = (runtime.runtime.clone(), resolved.instance.cri_socket());
+        self.keep("cri", move |cancel| {
+            let (runtime, socket) = (runtime.clone(), socket.clone());
+            async move { runtime.serve(&socket, cancel).await }
+        });
+    }
+
+    /// Runs the node agent of this process's own control plane.
+    pub fn node(&mut self, resolved: &Resolved, plane: &ControlPlane, runtime: &ContainerRuntime, certificates: &Certificates) -> anyhow::Result<()> {
+        self.node_with(resolved, plane.client_as(UserInfo::node(&resolved.node_name)), runtime, certificates)
+    }
+
+    /// Runs the node agent with some client of an API.
+    pub fn node_with(&mut self, resolved: &Resolved, client: Client, runtime: &ContainerRuntime, certificates: &Certificates) -> anyhow::Result<()> {
+        let (resolved, cri, tls) = (resolved.clone(), runtime.runtime.client(), certificates.node_tls()?);
+        let listener = node_listener(&resolved)?;
+        self.keep("node", move |cancel| {
+            let options = listener.try_clone().map(|listener| node_options(&resolved, client.clone(), cri.clone(), listener, tls.clone()));
+            async move { node::run(options?, cancel).await.map_err(anyhow::Error::from) }
+        });
+        Ok(())
+    }
+
+    /// Ends all components. Pods run on.
+    pub async fn end(self) -> anyhow::Result<()> {
+        self.cancel.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(END_WITHIN, self.tasks.wait()).await.is_err() {
+            tracing::warn!("some components did not end in time; they lose nothing by it");
+        }
+        Ok(())
+    }
+
+    fn keep<F, R, E>(&mut self, name: &'static str, mut start: F)
+    where
+        F: FnMut(CancellationToken) -> R + Send + 'static,
+        R: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<anyhow::Error> + Send + 'static,
+    {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(supervise::keep(name, cancel.clone(), move || {
+            let run = start(cancel.clone());
+            async move { run.await.map_err(|error| format!("{:#}", error.into())) }
+        }));
+    }
+}
+
+/// The node port's socket: the port that was asked for, else 10250, else a free one (the Node object tells which).
+fn node_listener(resolved: &Resolved) -> anyhow::Result<TcpListener> {
+    const KUBELET_PORT: u16 = 10250;
+    let bind = |port| TcpListener::bind(SocketAddr::new(resolved.node_ip, port));
+    let listener = match resolved.node_port {
+        Some(port) => bind(port).with_context(|| format!("listen on {}:{port}; choose another --node-port", resolved.node_ip))?,
+        None => bind(KUBELET_PORT).or_else(|_| bind(0)).with_context(|| format!("listen on {}; is it an address of this machine (--node-ip)?", resolved.node_ip))?,
+    };
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+fn node_options(resolved: &Resolved, client: Client, cri: cri::Client, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> node::Options {
+    let instance = &resolved.instance;
+    node::Options {
+        node_name: resolved.node_name.clone(),
+        client,
+        cri,
+        data_dir: instance.data_dir.clone(),
+        run_dir: instance.run_dir.clone(),
+        log_dir: instance.log_dir(),
+        cgroup_top: instance.cgroup_top(),
+        node_ip: resolved.node_ip,
+        node_external_ip: resolved.node_external_ip,
+        listener,
+        tls,
+        max_pods: resolved.max_pods,
+        pod_cidr: resolved.pod_cidr.to_string(),
+        cluster_dns: Vec::new(),
+        cluster_domain: "cluster.local".into(),
+        parallel_pulls_max: 5,
+        runtime_class_fails_pod: true,
+    }
+}
+
+/// Stops all pods of this node in order, with their hooks; the API keeps them.
+pub async fn drain_node(resolved: &Resolved, plane: &ControlPlane, runtime: &ContainerRuntime) -> anyhow::Result<()> {
+    let instance = &resolved.instance;
+    let options = node::DrainOptions {
+        node_name: resolved.node_name.clone(),
+        client: plane.client_as(UserInfo::node(&resolved.node_name)),
+        cri: runtime.runtime.client(),
+        data_dir: instance.data_dir.clone(),
+        log_dir: instance.log_dir(),
+        cgroup_top: instance.cgroup_top(),
+        node_ip: resolved.node_ip,
+        cluster_dns: Vec::new(),
+        cluster_domain: "cluster.local".into(),
+        parallel_pulls_max: 5,
+        runtime_class_fails_pod: true,
+    };
+    node::drain(options, |progress| crate::output::line(&format!("  {progress}"))).await.context("stop the pods")
+}
+
+/// Waits until the Node says that it is Ready.
+pub async fn node_ready(plane: &ControlPlane, node_name: &str) -> anyhow::Result<()> {
+    use k8s_openapi::api::core::v1::Node;
+    let nodes: kube::Api<Node> = kube::Api::all(plane.client_as(UserInfo::admin()));
+    let began = jiff::Timestamp::now();
+    let fresh = move |node: Option<&Node>| {
+        let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
+        conditions.into_iter().flatten().any(|condition| {
+            // A heartbeat of an earlier run says nothing of this one.
+            let beat = condition.last_heartbeat_time.as_ref().is_some_and(|time| time.0.as_second() >= began.as_second());
+            condition.type_ == "Ready" && condition.status == "True" && beat
+        })
+    };
+    let wait = kube::runtime::wait::await_condition(nodes, node_name, fresh);
+    match tokio::time::timeout(READY_WITHIN, wait).await {
+        Ok(ready) => ready.map(drop).context("watch the node"),
+        Err(_) => bail!("the node is not Ready after {} s; see the log for what it waits for", READY_WITHIN.as_secs()),
+    }
+}
+
+/// A client for the API that a kubeconfig file names.
+pub async fn client_from(kubeconfig: &Path) -> anyhow::Result<Client> {
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let read = kube::config::Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
+    let config = kube::Config::from_custom_kubeconfig(read, &kube::config::KubeConfigOptions::default()).await?;
+    Ok(Client::try_from(config)?)
 }

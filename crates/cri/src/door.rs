@@ -13,6 +13,7 @@ use tonic::server::NamedService;
 use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
+use crate::sampan::pulls_client::PullsClient;
 use crate::v1::image_service_client::ImageServiceClient;
 use crate::v1::image_service_server::{ImageService, ImageServiceServer};
 use crate::v1::runtime_service_client::RuntimeServiceClient;
@@ -34,6 +35,8 @@ pub struct Client {
     pub runtime: RuntimeServiceClient<Door>,
     /// Images.
     pub images: ImageServiceClient<Door>,
+    /// Pulls with progress; only the embedded runtime's socket answers.
+    pub pulls: PullsClient<Door>,
 }
 
 impl Client {
@@ -43,9 +46,10 @@ impl Client {
             runtime: RuntimeServiceClient::new(door.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
-            images: ImageServiceClient::new(door)
+            images: ImageServiceClient::new(door.clone())
                 .max_decoding_message_size(MESSAGE_BYTES_MAX)
                 .max_encoding_message_size(MESSAGE_BYTES_MAX),
+            pulls: PullsClient::new(door),
         }
     }
 }

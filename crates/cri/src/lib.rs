@@ -22,5 +22,11 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
+/// The generated messages, client and server trait of `sampan.v1`, which only the embedded runtime offers.
+#[allow(missing_docs, clippy::all, clippy::pedantic)]
+pub mod sampan {
+    tonic::include_proto!("sampan.v1");
+}
+
 /// What a streaming verb of a server answers with.
 pub type Stream<T> = tonic::codegen::BoxStream<T>;

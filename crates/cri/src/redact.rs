@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::sampan::PullRequest;
 use crate::v1::AuthConfig;
 
 impl fmt::Debug for AuthConfig {
@@ -15,6 +16,14 @@ impl fmt::Debug for AuthConfig {
             .field("identity_token", &shown(&self.identity_token))
             .field("registry_token", &shown(&self.registry_token))
             .finish()
+    }
+}
+
+impl fmt::Debug for PullRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let password = if self.password.is_empty() { "" } else { "<redacted>" };
+        let mut shown = f.debug_struct("PullRequest");
+        shown.field("image", &self.image).field("username", &self.username).field("password", &password).finish()
     }
 }
 
