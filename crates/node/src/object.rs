@@ -34,7 +34,7 @@ macro_rules! object {
         }
     )*};
 }
-pub(self) use object;
+use object;
 
 /// Makes a struct with `metadata` usable with `kube::Api` and watchers.
 macro_rules! resource {
@@ -146,9 +146,11 @@ impl Pod {
 
     /// All containers with the kind of each: init containers, containers, ephemeral containers, in spec order.
     pub fn containers(&self) -> impl Iterator<Item = (ContainerKind, &Container)> {
-        let init = self.spec.init_containers.iter().map(|c| {
-            (if c.restart_policy == "Always" { ContainerKind::Sidecar } else { ContainerKind::Init }, c)
-        });
+        let init = self
+            .spec
+            .init_containers
+            .iter()
+            .map(|c| (if c.restart_policy == "Always" { ContainerKind::Sidecar } else { ContainerKind::Init }, c));
         let app = self.spec.containers.iter().map(|c| (ContainerKind::App, c));
         let ephemeral = self.spec.ephemeral_containers.iter().map(|c| (ContainerKind::Ephemeral, c));
         init.chain(app).chain(ephemeral)

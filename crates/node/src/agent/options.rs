@@ -39,8 +39,6 @@ pub struct Options {
     pub cluster_dns: Vec<IpAddr>,
     /// The cluster's domain.
     pub cluster_domain: String,
-    /// Becomes true when the Node object says that the node is ready.
-    pub ready: tokio::sync::watch::Sender<bool>,
     /// At most so many image pulls at a time.
     pub parallel_pulls_max: usize,
     /// A pod whose RuntimeClass or handler does not exist fails at once (`runtimeClassFailurePolicy: FailPod`).

@@ -10,8 +10,8 @@ use tokio_util::sync::CancellationToken;
 const AGAIN: Duration = Duration::from_secs(2);
 
 impl Options {
-    /// Begins the services in the background. `ready` becomes true when the Node object says so.
-    pub(super) fn serve_node(self, ready: watch::Sender<bool>, background: &mut JoinSet<()>, cancel: CancellationToken) {
+    /// Begins the services in the background.
+    pub(super) fn serve_node(self, background: &mut JoinSet<()>, cancel: CancellationToken) {
         let beat = heartbeat::Options {
             client: self.client.clone(),
             cri: self.cri.clone(),
@@ -23,7 +23,7 @@ impl Options {
             max_pods: self.max_pods,
             data_dir: self.data_dir.clone(),
         };
-        background.spawn(heartbeat::run(beat, ready, cancel.clone()));
+        background.spawn(heartbeat::run(beat, watch::Sender::new(false), cancel.clone()));
         background.spawn(async move {
             while !cancel.is_cancelled() {
                 let Ok(listener) = self.listener.try_clone() else { return };

@@ -201,10 +201,7 @@ mod tests {
     fn typed_errors_keep_their_reason() {
         let refusal = classify("img", "RegistryUnavailable: dial tcp refused");
         assert_eq!(refusal.reason, "RegistryUnavailable");
-        assert_eq!(
-            refusal.message,
-            "image pull failed for img because the registry is unavailable: dial tcp refused"
-        );
+        assert_eq!(refusal.message, "image pull failed for img because the registry is unavailable: dial tcp refused");
         assert_eq!(classify("img", "not found").reason, "ErrImagePull");
     }
 }

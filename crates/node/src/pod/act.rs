@@ -142,7 +142,13 @@ impl Actor {
         match self.cgroups.ensure(pod) {
             Ok(_) => Outcome::Done,
             Err(error) => {
-                self.tell(pod, "", true, "FailedCreatePodContainer", format!("unable to ensure pod container exists: {error}"));
+                self.tell(
+                    pod,
+                    "",
+                    true,
+                    "FailedCreatePodContainer",
+                    format!("unable to ensure pod container exists: {error}"),
+                );
                 Outcome::Failed(error.to_string())
             }
         }
@@ -200,8 +206,7 @@ impl Actor {
     ) -> Result<v1::ContainerConfig, String> {
         let pod = &*scene.pod;
         let image = scene.image.as_ref().ok_or("the image is not known")?;
-        let objects =
-            self.volumes.sources().environment(pod, container).await.map_err(|error| error.to_string())?;
+        let objects = self.volumes.sources().environment(pod, container).await.map_err(|error| error.to_string())?;
         let pod_ips = self.pod_ips(scene);
         let spec = v1::ImageSpec {
             image: image.id.clone(),
@@ -219,8 +224,7 @@ impl Actor {
             objects: &objects,
             target_id: scene.target_id.as_deref(),
         };
-        let mut config =
-            config::container(pod, container, inputs, &self.ctx).map_err(|error| error.to_string())?;
+        let mut config = config::container(pod, container, inputs, &self.ctx).map_err(|error| error.to_string())?;
         config.annotations.insert(super::view::CRASH_STEP.to_owned(), step.to_string());
         Ok(config)
     }
@@ -273,8 +277,7 @@ impl Actor {
     }
 
     async fn record_of(&self, id: &str, sandbox: &str) -> Outcome {
-        let request =
-            limited(v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false }, CRI_TIMEOUT);
+        let request = limited(v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false }, CRI_TIMEOUT);
         match rpc(self.cri.runtime.clone().container_status(request)).await {
             Ok(answer) => match answer.into_inner().status {
                 Some(status) => Outcome::Record(Record::from_cri(&status, sandbox)),
@@ -286,7 +289,8 @@ impl Actor {
 
     async fn stop_container(&self, scene: &Scene, id: &str, timeout_seconds: i64) -> Outcome {
         let limit = CRI_TIMEOUT + Duration::from_secs(timeout_seconds.unsigned_abs());
-        let request = limited(v1::StopContainerRequest { container_id: id.to_owned(), timeout: timeout_seconds }, limit);
+        let request =
+            limited(v1::StopContainerRequest { container_id: id.to_owned(), timeout: timeout_seconds }, limit);
         let stopped = rpc(self.cri.runtime.clone().stop_container(request)).await;
         match stopped {
             Err(status) if status.code() != tonic::Code::NotFound => {

@@ -12,8 +12,8 @@ mod start;
 mod stopping;
 
 pub use backoff::{CRASH_FORGET, CRASH_MAX, crash_delay};
-pub use running::{is_initialised, restarts};
 pub(crate) use running::init_failed;
+pub use running::{is_initialised, restarts};
 
 use super::{
     checkpoint::{HookRun, Kill},
@@ -292,8 +292,7 @@ impl Draft<'_> {
 
 /// Plans the next steps of one pod.
 pub fn decide(view: &View, in_flight: &InFlight, now: Timestamp) -> Plan {
-    let mut draft =
-        Draft { view, in_flight, now, actions: Vec::new(), wake_at: None, waiting: BTreeMap::new() };
+    let mut draft = Draft { view, in_flight, now, actions: Vec::new(), wake_at: None, waiting: BTreeMap::new() };
     draft.remember_start_errors();
     let stage = match termination(view) {
         Some(stop) => stopping::plan(&mut draft, stop),

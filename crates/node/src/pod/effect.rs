@@ -153,12 +153,10 @@ impl Observed {
                         self.start_errors.remove(container);
                     }
                 }
-                self.checkpoint.hooks.entry(id.clone()).or_default().post_start =
-                    Some(HookRun::Finished(now, failure));
+                self.checkpoint.hooks.entry(id.clone()).or_default().post_start = Some(HookRun::Finished(now, failure));
             }
             Action::RunPreStop { id, .. } => {
-                self.checkpoint.hooks.entry(id.clone()).or_default().pre_stop =
-                    Some(HookRun::Finished(now, failure));
+                self.checkpoint.hooks.entry(id.clone()).or_default().pre_stop = Some(HookRun::Finished(now, failure));
             }
             _ => {}
         }

@@ -70,8 +70,7 @@ impl Actor {
 
     /// HOOK-11: ExecSync without a time-out. The error, the output, and the outline for the event.
     async fn exec(&self, id: &str, command: &[String]) -> Result<(), (String, String, String)> {
-        let request =
-            v1::ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout: 0 };
+        let request = v1::ExecSyncRequest { container_id: id.to_owned(), cmd: command.to_vec(), timeout: 0 };
         let answer = rpc(self.cri.runtime.clone().exec_sync(request)).await;
         let answer = answer.map_err(|status| (rpc_text(&status), String::new(), "not run".to_owned()))?.into_inner();
         if answer.exit_code == 0 {

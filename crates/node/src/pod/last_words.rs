@@ -36,7 +36,8 @@ pub fn read(pod: &Pod, record: &Record, ctx: &Context) -> String {
 
 /// The last `limit` bytes of a regular file; empty if there is none.
 fn tail(path: &Path, limit: u64) -> Vec<u8> {
-    let open = rustix::fs::open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    let open =
+        rustix::fs::open(path, OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
     let Ok(mut file) = open.map(File::from) else { return Vec::new() };
     let Ok(length) = file.metadata().map(|m| if m.is_file() { m.len() } else { 0 }) else { return Vec::new() };
     let mut bytes = Vec::new();

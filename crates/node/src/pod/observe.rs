@@ -32,8 +32,7 @@ pub async fn pod(cri: &cri::Client, uid: &str) -> Result<Listing, String> {
     let records = rpc(other.list_containers(limited(v1::ListContainersRequest { filter: Some(containers) }, TIMEOUT)));
     let (sandboxes, records) = tokio::try_join!(sandboxes, records).map_err(|status| rpc_text(&status))?;
     let sandboxes = sandboxes.into_inner().items.into_iter().map(|item| sandbox(cri, item.id));
-    let records =
-        records.into_inner().containers.into_iter().map(|item| record(cri, item.id, item.pod_sandbox_id));
+    let records = records.into_inner().containers.into_iter().map(|item| record(cri, item.id, item.pod_sandbox_id));
     let (sandboxes, records) = tokio::try_join!(try_join_all(sandboxes), try_join_all(records))?;
     Ok(Listing {
         sandboxes: sandboxes.into_iter().flatten().collect(),

@@ -16,13 +16,8 @@ pub(super) fn conditions(view: &View, status: &PodStatus, now: Timestamp) -> Vec
     let known = &view.pod.status.conditions;
     let containers_ready = containers_ready(status);
     let ready = ready(view, &containers_ready);
-    let made = [
-        Verdict::when(has_sandbox(view)),
-        initialized(view, status),
-        ready,
-        containers_ready,
-        Verdict::when(true),
-    ];
+    let made =
+        [Verdict::when(has_sandbox(view)), initialized(view, status), ready, containers_ready, Verdict::when(true)];
     let mut all: Vec<PodCondition> = OURS
         .iter()
         .zip(made)

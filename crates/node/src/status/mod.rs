@@ -5,8 +5,8 @@
 
 mod conditions;
 mod container;
-mod phase;
 pub mod patch;
+mod phase;
 
 use crate::{
     object::{ContainerKind, HostIp, PodStatus, Time},

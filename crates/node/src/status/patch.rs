@@ -52,10 +52,7 @@ mod tests {
         let known = PodStatus { phase: "Pending".into(), message: "old".into(), ..PodStatus::default() };
         let wanted = PodStatus { phase: "Running".into(), ..PodStatus::default() };
         let patch = merge("u", &known, &wanted).unwrap();
-        assert_eq!(
-            patch,
-            json!({"metadata": {"uid": "u"}, "status": {"phase": "Running", "message": null}})
-        );
+        assert_eq!(patch, json!({"metadata": {"uid": "u"}, "status": {"phase": "Running", "message": null}}));
         assert_eq!(merge("u", &wanted, &wanted), None);
     }
 }

@@ -45,9 +45,10 @@ fn computed(view: &View, status: &PodStatus) -> &'static str {
     if !is_initialised(view) {
         return "Pending";
     }
-    let never_ran = status.container_statuses.iter().any(|s| {
-        s.state.running.is_none() && s.state.terminated.is_none() && s.last_state.terminated.is_none()
-    });
+    let never_ran = status
+        .container_statuses
+        .iter()
+        .any(|s| s.state.running.is_none() && s.state.terminated.is_none() && s.last_state.terminated.is_none());
     if never_ran {
         return "Pending";
     }

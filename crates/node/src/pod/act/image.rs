@@ -20,7 +20,9 @@ impl Actor {
         let spec = match reference::apply_default_tag(image) {
             Ok(tagged) => self.image_spec(pod, tagged),
             Err(error) => {
-                let message = format!("Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}");
+                let message = format!(
+                    "Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}"
+                );
                 self.tell(pod, name, true, "InspectFailed", message.clone());
                 return self.refuse(pod, name, Refusal { reason: "InvalidImageName", message, backs_off: false });
             }

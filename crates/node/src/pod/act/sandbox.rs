@@ -10,7 +10,8 @@ use cri::v1;
 use kube::Api;
 
 /// How runtimes without a handler list say that they do not know one.
-const UNKNOWN_HANDLER: [&str; 4] = ["no runtime for", "failed to find runtime handler", "unknown runtime handler", "runtime handler not found"];
+const UNKNOWN_HANDLER: [&str; 4] =
+    ["no runtime for", "failed to find runtime handler", "unknown runtime handler", "runtime handler not found"];
 
 /// Why a class gives no handler.
 enum ClassError {
@@ -90,7 +91,9 @@ impl Actor {
             Ok(Ok(Some(found))) => Ok(found.handler),
             Ok(Ok(None)) => Err(ClassError::Absent(format!("runtimeclass.node.k8s.io {class:?} not found"))),
             Ok(Err(error)) => Err(ClassError::Unreadable(error.to_string())),
-            Err(_) => Err(ClassError::Unreadable(format!("runtimeclass.node.k8s.io {class:?}: the API did not answer"))),
+            Err(_) => {
+                Err(ClassError::Unreadable(format!("runtimeclass.node.k8s.io {class:?}: the API did not answer")))
+            }
         }
     }
 

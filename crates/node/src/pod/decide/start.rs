@@ -98,12 +98,8 @@ fn create(draft: &mut Draft<'_>, container: &Container, sandbox: &Sandbox, step:
     if draft.view.observed.volumes != Fact::Ready {
         return Progress::Stuck;
     }
-    let action = Action::CreateContainer {
-        container: container.name.clone(),
-        attempt,
-        sandbox: sandbox.id.clone(),
-        step,
-    };
+    let action =
+        Action::CreateContainer { container: container.name.clone(), attempt, sandbox: sandbox.id.clone(), step };
     let waits = draft.view.observed.retries.get(&action.key()).is_some_and(|retry| retry.at > draft.now);
     draft.act(action);
     if waits { Progress::Stuck } else { Progress::Busy }
@@ -127,11 +123,14 @@ fn image(draft: &mut Draft<'_>, container: &Container, attempt: u32) -> Progress
         other.name != container.name
             && other.image == container.image
             && (draft.is_busy(super::Verb::EnsureImage, &other.name)
-                || draft.actions.iter().any(
-                    |action| matches!(action, Action::EnsureImage { container, .. } if *container == other.name),
-                ))
+                || draft
+                    .actions
+                    .iter()
+                    .any(|action| matches!(action, Action::EnsureImage { container, .. } if *container == other.name)))
     });
-    if !taken && !draft.actions.iter().any(|a| matches!(a, Action::EnsureImage { container: c, .. } if *c == container.name)) {
+    if !taken
+        && !draft.actions.iter().any(|a| matches!(a, Action::EnsureImage { container: c, .. } if *c == container.name))
+    {
         draft.act(Action::EnsureImage { container: container.name.clone(), attempt });
     }
     let refused = view.observed.start_errors.contains_key(&container.name)

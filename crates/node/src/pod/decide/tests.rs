@@ -34,10 +34,7 @@ fn check(world: &World, wanted: &[&str]) {
 fn a_plain_pod_comes_up_in_one_pass() {
     let mut world = one(json!({}));
     world.run_until(5);
-    assert_eq!(
-        world.trace,
-        ["0 C RunPodSandbox 0", "0 C CreateContainer c 0", "0 C StartContainer c", "0 A Running"]
-    );
+    assert_eq!(world.trace, ["0 C RunPodSandbox 0", "0 C CreateContainer c 0", "0 C StartContainer c", "0 A Running"]);
     let status = &world.view.pod.status;
     assert_eq!(status.pod_ip, "10.0.0.2");
     assert!(status.container_statuses[0].ready);
@@ -46,8 +43,8 @@ fn a_plain_pod_comes_up_in_one_pass() {
 
 #[test]
 fn trace_1_a_container_runs_for_clients_when_its_post_start_has_ended() {
-    let mut world = one(hooks(json!({"postStart": exec()})))
-        .with("c", Behaviour { post_start: (5, true), ..Behaviour::default() });
+    let mut world =
+        one(hooks(json!({"postStart": exec()}))).with("c", Behaviour { post_start: (5, true), ..Behaviour::default() });
     world.run_until(4);
     let state = &world.view.pod.status.container_statuses[0].state;
     assert_eq!(state.waiting.as_ref().unwrap().reason, "ContainerCreating");
@@ -58,10 +55,8 @@ fn trace_1_a_container_runs_for_clients_when_its_post_start_has_ended() {
 
 #[test]
 fn trace_2_a_failed_post_start_kills_and_backs_off() {
-    let mut world = one(hooks(json!({"postStart": exec()}))).with(
-        "c",
-        Behaviour { post_start: (0, false), on_term: None, ..Behaviour::default() },
-    );
+    let mut world = one(hooks(json!({"postStart": exec()})))
+        .with("c", Behaviour { post_start: (0, false), on_term: None, ..Behaviour::default() });
     world.run_until(100);
     check(
         &world,
@@ -132,8 +127,8 @@ fn trace_5_a_hook_that_hangs_is_abandoned_when_the_grace_is_over() {
 
 #[test]
 fn trace_7_a_forced_deletion_gives_the_hook_a_second() {
-    let mut world = one(hooks(json!({"preStop": exec()})))
-        .with("c", Behaviour { pre_stop: (20, true), ..Behaviour::default() });
+    let mut world =
+        one(hooks(json!({"preStop": exec()}))).with("c", Behaviour { pre_stop: (20, true), ..Behaviour::default() });
     world.run_until(1);
     world.delete(0);
     world.run_until(100);
@@ -142,8 +137,8 @@ fn trace_7_a_forced_deletion_gives_the_hook_a_second() {
 
 #[test]
 fn trace_8_a_shortened_grace_takes_effect_at_once() {
-    let mut world = one(hooks(json!({"preStop": exec()})))
-        .with("c", Behaviour { pre_stop: (900, true), ..Behaviour::default() });
+    let mut world =
+        one(hooks(json!({"preStop": exec()}))).with("c", Behaviour { pre_stop: (900, true), ..Behaviour::default() });
     world.run_until(1);
     world.delete(600);
     world.run_until(11);
@@ -165,7 +160,8 @@ fn trace_8_a_running_stop_is_sent_again_with_the_shorter_time() {
 
 #[test]
 fn trace_9_sidecars_stop_after_the_app_in_reverse_order() {
-    let sidecar = |name: &str| json!({"name": name, "image": "img", "restartPolicy": "Always", "lifecycle": {"preStop": exec()}});
+    let sidecar =
+        |name: &str| json!({"name": name, "image": "img", "restartPolicy": "Always", "lifecycle": {"preStop": exec()}});
     let spec = json!({
         "initContainers": [sidecar("s1"), sidecar("s2")],
         "containers": [{"name": "a", "image": "img", "lifecycle": {"preStop": exec()}}],
@@ -218,7 +214,10 @@ fn trace_17_a_deletion_does_not_wait_for_post_start() {
     world.run_until(1);
     world.delete(10);
     world.run_until(100);
-    check(&world, &["0 H postStart c", "1 E Killing Stopping container c", "1 H preStop c", "1 C S(10) c", "1 A DELETE"]);
+    check(
+        &world,
+        &["0 H postStart c", "1 E Killing Stopping container c", "1 H preStop c", "1 C S(10) c", "1 A DELETE"],
+    );
 }
 
 #[test]

@@ -53,9 +53,10 @@ async fn once(action: &HttpGetAction, target: &Target) -> Result<Option<Target>,
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect)
         .await
         .map_err(|_| format!("Get \"http://{authority}{}\": dial tcp {authority}: i/o timeout", target.path))?
-        .map_err(|error| format!("Get \"http://{authority}{}\": dial tcp {authority}: connect: {error}", target.path))?;
-    let (mut sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        .map_err(|error| {
+            format!("Get \"http://{authority}{}\": dial tcp {authority}: connect: {error}", target.path)
+        })?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
     let request = request(action, target, &authority)?;
     // The connection is driven beside the request and dropped with it: the body is nobody's business (HOOK-27).
     let response = tokio::select! {
@@ -73,7 +74,11 @@ fn request(action: &HttpGetAction, target: &Target, authority: &str) -> Result<R
     for given in &action.http_headers {
         let name = HeaderName::from_bytes(given.name.as_bytes()).map_err(|error| error.to_string())?;
         let value = HeaderValue::from_str(&given.value).map_err(|error| error.to_string())?;
-        if name == header::HOST { headers.insert(name, value) } else { headers.append(name, value).then_some(HeaderValue::from_static("")) };
+        if name == header::HOST {
+            headers.insert(name, value)
+        } else {
+            headers.append(name, value).then_some(HeaderValue::from_static(""))
+        };
     }
     headers.entry(header::USER_AGENT).or_insert(HeaderValue::from_static("kube-lifecycle/1.36"));
     if headers.get(header::ACCEPT).is_some_and(HeaderValue::is_empty) {

@@ -28,7 +28,8 @@ impl Task {
                 self.apply(&action, outcome);
             }
             Err(error) => {
-                let key = self.flights.iter().find(|(_, flight)| flight.abort.id() == error.id()).map(|(k, _)| k.clone());
+                let key =
+                    self.flights.iter().find(|(_, flight)| flight.abort.id() == error.id()).map(|(k, _)| k.clone());
                 let Some(key) = key else { return };
                 self.flights.remove(&key);
                 tracing::error!(pod = self.view.pod.full_name(), ?key, %error, "an action broke off");

@@ -9,8 +9,12 @@ fn behaviour() -> impl Strategy<Value = Behaviour> {
     let ends = proptest::option::of((0..40i64, prop_oneof![Just(0), Just(1)]));
     let on_term = proptest::option::of((0..20i64, Just(143)));
     let hook = || (0..15i64, any::<bool>());
-    (ends, on_term, hook(), hook())
-        .prop_map(|(ends, on_term, post_start, pre_stop)| Behaviour { ends, on_term, post_start, pre_stop })
+    (ends, on_term, hook(), hook()).prop_map(|(ends, on_term, post_start, pre_stop)| Behaviour {
+        ends,
+        on_term,
+        post_start,
+        pre_stop,
+    })
 }
 
 #[derive(Debug, Clone)]

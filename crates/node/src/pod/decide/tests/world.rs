@@ -128,8 +128,7 @@ impl World {
         let deadline = known.map_or(wanted, |known| known.deadline.min(wanted));
         self.view.observed.checkpoint.stop = Some(crate::pod::checkpoint::StopRecord { since, deadline });
         self.view.desired = Desired::Stop(Stop { cause: Cause::Deleted, since, deadline });
-        Arc::make_mut(&mut self.view.pod).metadata.deletion_timestamp =
-            Some(crate::object::Time::from(deadline));
+        Arc::make_mut(&mut self.view.pod).metadata.deletion_timestamp = Some(crate::object::Time::from(deadline));
     }
 
     /// The agent dies and comes back: what was in flight may or may not have happened.
@@ -479,4 +478,3 @@ pub fn in_order(trace: &[String], wanted: &[&str]) -> bool {
     let mut rest = trace.iter();
     wanted.iter().all(|line| rest.any(|seen| seen == line))
 }
-
