@@ -1,0 +1,60 @@
+//! RemoveContainer: kills what runs, then takes every trace away. Unknown is fine.
+
+use std::io;
+use std::sync::Arc;
+
+use cri::v1::ContainerEventType;
+use monitor::wire::{Delete, Request};
+
+use crate::core::Core;
+use crate::error::Error;
+use crate::rootfs;
+use crate::state::{Container, Stage};
+
+pub(crate) async fn remove(core: Arc<Core>, id: String) -> Result<(), Error> {
+    let Ok(container) = core.state.container(&id) else { return Ok(()) };
+    let _verb = container.verbs.lock().await;
+    unmake(&core, &container).await
+}
+
+/// Takes everything of a container away, whatever of it exists. The record goes last, so that it can be repeated.
+pub(crate) async fn unmake(core: &Arc<Core>, container: &Arc<Container>) -> Result<(), Error> {
+    if container.stage() == Stage::Running {
+        super::stop::kill(core, container).await?;
+    }
+    if let Ok(link) = container.sandbox.link() {
+        let delete = Delete { container: container.record.id.clone(), timeout_milliseconds: 0 };
+        link.ask(Request::Delete(delete)).await.map_err(|failure| Error::step("delete the container", failure))?;
+    }
+    let (inner, own) = (core.clone(), container.clone());
+    let erased = tokio::task::spawn_blocking(move || erase(&inner, &own)).await;
+    erased.map_err(|error| Error::step("remove the container", error))??;
+    let was_visible = container.stage() != Stage::Making;
+    if core.state.forget_container(container.id()) && was_visible {
+        core.tell(container, ContainerEventType::ContainerDeletedEvent);
+    }
+    Ok(())
+}
+
+fn erase(core: &Core, container: &Container) -> Result<(), Error> {
+    let (record, sandbox) = (&container.record, &container.sandbox.record);
+    if sandbox.root.join(&record.id).exists() {
+        // The monitor is gone and left the OCI runtime's state.
+        forget_in_oci(core, container).map_err(|error| Error::step("delete the container", error))?;
+    }
+    let cgroup = container.cgroup();
+    core.hierarchies.kill(&cgroup).map_err(Error::file("kill cgroup", &cgroup))?;
+    core.hierarchies.remove(&cgroup).map_err(Error::file("remove cgroup", &cgroup))?;
+    rootfs::remove_tree(&core.layout.container_run(&record.id), &["rootfs"])?;
+    rootfs::remove_tree(&core.layout.container_data(&record.id), &[])
+}
+
+/// `delete --force` without a monitor.
+fn forget_in_oci(core: &Core, container: &Container) -> io::Result<()> {
+    let sandbox = &container.sandbox.record;
+    let mut arguments = vec!["--root".into(), sandbox.root.clone().into_os_string()];
+    arguments.extend(sandbox.arguments.iter().map(Into::into));
+    arguments.extend(["delete".into(), "--force".into(), container.record.id.clone().into()]);
+    core.hierarchies.kill(&container.cgroup())?;
+    crate::process::run(sandbox.binary.as_os_str(), &arguments).map(|_| ())
+}
