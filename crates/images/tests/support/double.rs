@@ -1,0 +1,215 @@
+//! A registry that does as it is told, on a loopback port of its own, and writes down what it was asked.
+
+use super::{Made, digest};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Response, StatusCode};
+use bytes::Bytes;
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use tokio::task::JoinSet;
+
+#[derive(Clone, Debug)]
+pub struct Seen {
+    pub method: String,
+    pub path: String,
+    pub query: String,
+    pub authorization: String,
+    pub range: String,
+    pub custom: String,
+}
+
+/// What to do with the next request whose path contains a text.
+#[derive(Clone, Debug)]
+pub enum Turn {
+    Status(u16, Vec<(&'static str, String)>, String),
+    /// Send this many bytes of what was asked for, then break the connection.
+    Cut(usize),
+    /// Send other bytes of the same length.
+    Corrupt,
+    /// Answer the whole although a range was asked for.
+    IgnoreRange,
+}
+
+#[derive(Clone, Debug, Default)]
+pub enum Login {
+    #[default]
+    Open,
+    Basic(String),
+    /// Tokens from this realm; the token that counts.
+    Bearer {
+        realm: String,
+        token: String,
+    },
+}
+
+#[derive(Default)]
+struct Inner {
+    content: BTreeMap<String, (String, Bytes)>,
+    turns: VecDeque<(String, Turn)>,
+    /// Cut every blob answer after so many bytes, for ever.
+    cut_always: Option<usize>,
+    login: Login,
+    seen: Vec<Seen>,
+}
+
+#[derive(Clone)]
+pub struct Double {
+    inner: Arc<Mutex<Inner>>,
+    pub address: SocketAddr,
+    _tasks: Arc<JoinSet<()>>,
+}
+
+impl Double {
+    pub async fn start() -> Double {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let inner = Arc::new(Mutex::new(Inner::default()));
+        let router = Router::new().fallback(answer).with_state(inner.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
+        Double { inner, address, _tasks: Arc::new(tasks) }
+    }
+
+    pub fn name(&self, rest: &str) -> String {
+        format!("{}/{rest}", self.address)
+    }
+
+    /// Serves an image under a repository and tag.
+    pub fn serve(&self, repository: &str, tag: &str, image: &Made) {
+        let manifest = "application/vnd.oci.image.manifest.v1+json";
+        self.put(&format!("/v2/{repository}/manifests/{tag}"), manifest, &image.manifest);
+        self.put(&format!("/v2/{repository}/manifests/{}", digest(&image.manifest)), manifest, &image.manifest);
+        let blobs = image.layers.iter().map(|layer| &layer.blob).chain([&image.config]);
+        for blob in blobs {
+            self.put(&format!("/v2/{repository}/blobs/{}", digest(blob)), "application/octet-stream", blob);
+        }
+    }
+
+    pub fn put(&self, path: &str, media_type: &str, bytes: &[u8]) {
+        let content = (media_type.to_owned(), Bytes::copy_from_slice(bytes));
+        self.inner.lock().unwrap().content.insert(path.to_owned(), content);
+    }
+
+    pub fn next(&self, path: &str, turn: Turn) {
+        self.inner.lock().unwrap().turns.push_back((path.to_owned(), turn));
+    }
+
+    pub fn cut_always(&self, bytes: Option<usize>) {
+        self.inner.lock().unwrap().cut_always = bytes;
+    }
+
+    pub fn login(&self, login: Login) {
+        self.inner.lock().unwrap().login = login;
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.inner.lock().unwrap().seen.clone()
+    }
+
+    pub fn forget(&self) {
+        self.inner.lock().unwrap().seen.clear();
+    }
+
+    pub fn count(&self, method: &str, part: &str) -> usize {
+        self.seen().iter().filter(|seen| seen.method == method && seen.path.contains(part)).count()
+    }
+}
+
+fn text(headers: &HeaderMap, name: &str) -> String {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned()
+}
+
+async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Response<Body> {
+    let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
+    let (method, query) = (request.method().to_string(), request.uri().query().unwrap_or_default().to_owned());
+    let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap_or_default();
+    let mut inner = inner.lock().unwrap();
+    let authorization = text(&headers, "authorization");
+    inner.seen.push(Seen {
+        method: method.clone(),
+        path: path.clone(),
+        query: if body.is_empty() { query } else { String::from_utf8_lossy(&body).into_owned() },
+        authorization: authorization.clone(),
+        range: text(&headers, "range"),
+        custom: text(&headers, "x-custom"),
+    });
+    if let Some(refusal) = challenge(&inner.login, &path, &authorization) {
+        return refusal;
+    }
+    let turn = inner
+        .turns
+        .iter()
+        .position(|(part, _)| path.contains(part.as_str()) && method == "GET" || part == &format!("{method} {path}"));
+    let turn = turn.and_then(|index| inner.turns.remove(index)).map(|(_, turn)| turn);
+    if let Some(Turn::Status(status, headers, body)) = turn {
+        let mut response = Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(name, value);
+        }
+        return response.body(Body::from(body)).unwrap();
+    }
+    let Some((media_type, bytes)) = inner.content.get(&path).cloned() else {
+        let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
+        return Response::builder().status(404).body(Body::from(body)).unwrap();
+    };
+    let cut_always = inner.cut_always.filter(|_| path.contains("/blobs/"));
+    drop(inner);
+    content(&method, &headers, (media_type, bytes), (turn, cut_always))
+}
+
+fn challenge(login: &Login, path: &str, authorization: &str) -> Option<Response<Body>> {
+    let wanted = match login {
+        Login::Open => return None,
+        _ if path.starts_with("/token") => return None,
+        Login::Basic(pair) if *authorization == format!("Basic {pair}") => return None,
+        Login::Bearer { token, .. } if *authorization == format!("Bearer {token}") => return None,
+        Login::Basic(_) => "Basic realm=\"double\"".to_owned(),
+        Login::Bearer { realm, .. } => format!("Bearer realm=\"{realm}\",service=\"double\""),
+    };
+    let body = r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#;
+    Some(Response::builder().status(401).header("www-authenticate", wanted).body(Body::from(body)).unwrap())
+}
+
+fn content(
+    method: &str,
+    headers: &HeaderMap,
+    (media_type, bytes): (String, Bytes),
+    (turn, cut_always): (Option<Turn>, Option<usize>),
+) -> Response<Body> {
+    let range = text(headers, "range");
+    let start = range.strip_prefix("bytes=").and_then(|r| r.trim_end_matches('-').parse::<usize>().ok());
+    let start = start.filter(|_| !matches!(turn, Some(Turn::IgnoreRange))).unwrap_or(0);
+    if start > 0 && start >= bytes.len() {
+        return Response::builder().status(StatusCode::RANGE_NOT_SATISFIABLE).body(Body::empty()).unwrap();
+    }
+    let mut response = Response::builder().header("content-type", media_type);
+    if start > 0 {
+        let shown = format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len());
+        response = response.status(StatusCode::PARTIAL_CONTENT).header("content-range", shown);
+    } else {
+        response = response.header("docker-content-digest", digest(&bytes));
+    }
+    let mut rest = bytes.slice(start..);
+    response = response.header("content-length", rest.len());
+    if method == "HEAD" {
+        return response.body(Body::empty()).unwrap();
+    }
+    if matches!(turn, Some(Turn::Corrupt)) {
+        rest = rest.iter().map(|byte| byte ^ 0x55).collect();
+    }
+    let cut = match turn {
+        Some(Turn::Cut(count)) => Some(count),
+        _ => cut_always,
+    };
+    match cut.filter(|cut| *cut < rest.len()) {
+        None => response.body(Body::from(rest)).unwrap(),
+        Some(cut) => {
+            let parts = vec![Ok(rest.slice(..cut)), Err(std::io::Error::other("cut"))];
+            let stream = futures_util::stream::iter(parts);
+            response.body(Body::from_stream(stream)).unwrap()
+        }
+    }
+}
