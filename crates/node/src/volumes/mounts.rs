@@ -28,7 +28,7 @@ pub(super) fn below(directory: &Path) -> io::Result<Vec<PathBuf>> {
 /// The fifth field of each line, unescaped.
 fn parse(table: &[u8]) -> Vec<PathBuf> {
     let lines = table.split(|b| *b == b'\n');
-    lines.filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(|field| unescape(field)).collect()
+    lines.filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(unescape).collect()
 }
 
 /// Blanks, tabs, newlines and backslashes are written as `\` and three octal digits.

@@ -193,3 +193,85 @@ mod tests {
         assert_eq!(tail("", 5).await, "");
     }
 }
+
+#[cfg(test)]
+mod following {
+    use super::*;
+    use cri::v1::{image_service_server::ImageService, runtime_service_server::RuntimeService};
+    use std::{
+        io::Write as _,
+        sync::{
+            Arc,
+            atomic::{AtomicBool, Ordering},
+        },
+    };
+
+    /// A runtime with one container, which runs until it is told otherwise.
+    struct One(Arc<AtomicBool>);
+    struct NoImages;
+
+    #[tonic::async_trait]
+    impl RuntimeService for One {
+        async fn container_status(
+            &self,
+            _request: tonic::Request<v1::ContainerStatusRequest>,
+        ) -> Result<tonic::Response<v1::ContainerStatusResponse>, tonic::Status> {
+            let state = match self.0.load(Ordering::SeqCst) {
+                true => v1::ContainerState::ContainerRunning,
+                false => v1::ContainerState::ContainerExited,
+            };
+            let status = v1::ContainerStatus { state: state as i32, ..Default::default() };
+            Ok(tonic::Response::new(v1::ContainerStatusResponse { status: Some(status), ..Default::default() }))
+        }
+    }
+
+    #[tonic::async_trait]
+    impl ImageService for NoImages {}
+
+    #[tokio::test]
+    async fn a_followed_log_goes_on_over_rotation_and_ends_with_its_container() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        let append = |path: &Path, text: &str| {
+            let mut file = std::fs::OpenOptions::new().append(true).create(true).open(path).unwrap();
+            writeln!(file, "2026-01-01T00:00:00Z stdout {text}").unwrap();
+        };
+        append(&path, "F one");
+        let is_running = Arc::new(AtomicBool::new(true));
+        let cri = cri::in_process(One(is_running.clone()), NoImages);
+        let source = Source { path: path.clone(), container_id: "a".into(), cri };
+        let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
+        let wanted = Wanted { is_follow: true, ..Default::default() };
+        let script = async {
+            assert_eq!(receiver.recv().await.unwrap(), "one\n");
+            append(&path, "P two ");
+            append(&path, "F parts");
+            let mut text = Vec::new();
+            while text != b"two parts\n" {
+                text.extend_from_slice(&receiver.recv().await.unwrap());
+            }
+            std::fs::rename(&path, directory.path().join("0.log.20260101-000000")).unwrap();
+            append(&path, "F three");
+            assert_eq!(receiver.recv().await.unwrap(), "three\n");
+            is_running.store(false, Ordering::SeqCst);
+            append(&path, "F last");
+            assert_eq!(receiver.recv().await.unwrap(), "last\n");
+            assert_eq!(receiver.recv().await, None);
+        };
+        tokio::join!(read(source, wanted, sender), script);
+    }
+
+    #[tokio::test]
+    async fn without_following_the_log_ends_where_the_file_does() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("0.log");
+        std::fs::write(&path, "2026-01-01T00:00:00Z stdout F a\n2026-01-01T00:00:00Z stderr F b\n").unwrap();
+        let cri = cri::in_process(One(Arc::new(AtomicBool::new(true))), NoImages);
+        for (tail_lines, expect) in [(None, Some("a\nb\n")), (Some(1), Some("b\n")), (Some(0), None)] {
+            let source = Source { path: path.clone(), container_id: "a".into(), cri: cri.clone() };
+            let (sender, mut receiver) = mpsc::channel::<Bytes>(4);
+            read(source, Wanted { tail_lines, ..Default::default() }, sender).await;
+            assert_eq!(receiver.recv().await.as_deref(), expect.map(str::as_bytes));
+        }
+    }
+}
