@@ -130,22 +130,23 @@ impl Actor {
         }
     }
 
-    pub(super) fn tell(&self, pod: &Pod, container: &str, warning: bool, reason: &str, message: impl Into<String>) {
-        let target = if container.is_empty() { Target::pod(pod) } else { Target::container(pod, container) };
-        match warning {
-            true => self.recorder.warning(target, reason, message),
-            false => self.recorder.normal(target, reason, message),
-        }
+    /// A Normal event about a container, or about the pod if `container` is "".
+    pub(super) fn note(&self, pod: &Pod, container: &str, reason: &str, message: impl Into<String>) {
+        self.recorder.normal(target(pod, container), reason, message);
+    }
+
+    /// A Warning event about a container, or about the pod if `container` is "".
+    pub(super) fn warn(&self, pod: &Pod, container: &str, reason: &str, message: impl Into<String>) {
+        self.recorder.warning(target(pod, container), reason, message);
     }
 
     async fn ensure_cgroup(&self, pod: &Pod) -> Outcome {
         match self.cgroups.ensure(pod) {
             Ok(_) => Outcome::Done,
             Err(error) => {
-                self.tell(
+                self.warn(
                     pod,
                     "",
-                    true,
                     "FailedCreatePodContainer",
                     format!("unable to ensure pod container exists: {error}"),
                 );
@@ -159,7 +160,7 @@ impl Actor {
             Ok(mounted) => Outcome::Mounted(mounted),
             Err(error) => {
                 for failure in &error.failures {
-                    self.tell(pod, "", true, "FailedMount", failure.to_string());
+                    self.warn(pod, "", "FailedMount", failure.to_string());
                 }
                 Outcome::Failed(error.to_string())
             }
@@ -173,7 +174,7 @@ impl Actor {
         };
         let config = match self.container_config(scene, container, attempt, place.1).await {
             Ok(config) => config,
-            Err(message) => return self.start_failed(pod, name, "CreateContainerConfigError", message, None),
+            Err(message) => return self.start_failed((pod, name), "CreateContainerConfigError", message, None),
         };
         let mut sandbox_config = config::sandbox(pod, &self.ctx);
         if let (Some(metadata), Some(sandbox)) = (&mut sandbox_config.metadata, &scene.sandbox) {
@@ -190,10 +191,10 @@ impl Actor {
         match rpc(self.cri.runtime.clone().create_container(request)).await {
             Ok(answer) => {
                 let id = answer.into_inner().container_id;
-                self.tell(pod, name, false, "Created", "Container created");
+                self.note(pod, name, "Created", "Container created");
                 self.record_of(&id, place.0).await
             }
-            Err(status) => self.start_failed(pod, name, "CreateContainerError", rpc_text(&status), None),
+            Err(status) => self.start_failed((pod, name), "CreateContainerError", rpc_text(&status), None),
         }
     }
 
@@ -243,7 +244,7 @@ impl Actor {
         let request = limited(v1::StartContainerRequest { container_id: id.to_owned() }, CRI_TIMEOUT);
         match rpc(self.cri.runtime.clone().start_container(request)).await {
             Ok(_) => {
-                self.tell(pod, name, false, "Started", "Container started");
+                self.note(pod, name, "Started", "Container started");
                 self.record_of(id, &sandbox).await
             }
             Err(status) => {
@@ -252,7 +253,7 @@ impl Actor {
                     Outcome::Record(record) => Some(self.never_started(record, &message)),
                     _ => None,
                 };
-                self.start_failed(pod, name, "RunContainerError", message, record)
+                self.start_failed((pod, name), "RunContainerError", message, record)
             }
         }
     }
@@ -271,8 +272,9 @@ impl Actor {
         record
     }
 
-    fn start_failed(&self, pod: &Pod, name: &str, reason: &str, message: String, record: Option<Record>) -> Outcome {
-        self.tell(pod, name, true, "Failed", format!("Error: {message}"));
+    fn start_failed(&self, of: (&Pod, &str), reason: &str, message: String, record: Option<Record>) -> Outcome {
+        let (pod, name) = of;
+        self.warn(pod, name, "Failed", format!("Error: {message}"));
         Outcome::StartFailed(StartError { reason: reason.into(), message, at: self.clock.now() }, record)
     }
 
@@ -295,7 +297,7 @@ impl Actor {
         match stopped {
             Err(status) if status.code() != tonic::Code::NotFound => {
                 let text = rpc_text(&status);
-                self.tell(&scene.pod, "", true, "FailedKillPod", format!("error killing pod: {text}"));
+                self.warn(&scene.pod, "", "FailedKillPod", format!("error killing pod: {text}"));
                 Outcome::Failed(text)
             }
             _ => self.record_of(id, "").await,
@@ -340,6 +342,10 @@ impl Actor {
             Err(_) => Outcome::Failed("the API did not answer".into()),
         }
     }
+}
+
+fn target(pod: &Pod, container: &str) -> Target {
+    if container.is_empty() { Target::pod(pod) } else { Target::container(pod, container) }
 }
 
 /// A call to the runtime, boxed: the compiler cannot prove the generated future `Send` inside a larger one.

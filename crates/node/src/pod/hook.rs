@@ -37,7 +37,7 @@ impl Actor {
             if post_start { ("FailedPostStartHook", "PostStartHook") } else { ("FailedPreStopHook", "PreStopHook") };
         // HOOK-53: nobody is told that a hook missed a container which had just ended.
         if post_start || !self.has_exited(id).await {
-            self.tell(pod, name, true, reason, format!("{word} failed ({} after {took})", failure.outline));
+            self.warn(pod, name, reason, format!("{word} failed ({} after {took})", failure.outline));
         }
         Outcome::Hook(Some(clip(failure.message)))
     }

@@ -77,6 +77,7 @@ struct Flight {
 }
 
 /// What woke the task.
+#[allow(clippy::large_enum_variant)] // One at a time, on the stack, for an instant.
 enum Event {
     Wish,
     News(News),
@@ -219,7 +220,7 @@ impl Task {
         let since = known.map_or(now, |known| known.since);
         let own = pod.metadata.deletion_grace_period_seconds;
         let seconds = own.unwrap_or_else(|| pod.spec.termination_grace_period_seconds.unwrap_or(30)).max(1);
-        let from_api = pod.metadata.deletion_timestamp.as_ref().map(|at| Timestamp::from(at.0));
+        let from_api = pod.metadata.deletion_timestamp.as_ref().map(|at| at.0);
         let wanted = match from_api {
             Some(at) if own != Some(0) => at.min(since + SignedDuration::from_secs(seconds)),
             // A forced deletion is seen when its clock is over: what is left is the floor, from now.

@@ -369,7 +369,7 @@ impl Observed {
     /// The records of one container, newest first.
     pub fn records(&self, name: &str) -> Vec<&Record> {
         let mut records: Vec<&Record> = self.containers.values().filter(|r| r.name == name).collect();
-        records.sort_by(|a, b| (b.attempt, b.created_at).cmp(&(a.attempt, a.created_at)));
+        records.sort_by_key(|record| std::cmp::Reverse((record.attempt, record.created_at)));
         records
     }
 

@@ -23,7 +23,7 @@ impl Actor {
                 let message = format!(
                     "Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}"
                 );
-                self.tell(pod, name, true, "InspectFailed", message.clone());
+                self.warn(pod, name, "InspectFailed", message.clone());
                 return self.refuse(pod, name, Refusal { reason: "InvalidImageName", message, backs_off: false });
             }
         };
@@ -36,18 +36,18 @@ impl Actor {
             Ok(present) => present,
             Err(text) => {
                 let message = format!("Failed to inspect image {image:?}: {text}");
-                self.tell(pod, name, true, "InspectFailed", message.clone());
+                self.warn(pod, name, "InspectFailed", message.clone());
                 return self.refuse(pod, name, Refusal { reason: "ImageInspectError", message, backs_off: false });
             }
         };
         match (choose(policy, present.is_some()), present) {
             (Choice::UseLocal, Some(found)) => {
-                self.tell(pod, name, false, "Pulled", format!("Container image {image:?} already present on machine"));
+                self.note(pod, name, "Pulled", format!("Container image {image:?} already present on machine"));
                 Outcome::Image(ready(image, attempt, found.id.clone(), &found))
             }
             (Choice::RefuseNever, _) => {
                 let message = format!("Container image {image:?} is not present with pull policy of Never");
-                self.tell(pod, name, true, "ErrImageNeverPull", message.clone());
+                self.warn(pod, name, "ErrImageNeverPull", message.clone());
                 self.refuse(pod, name, Refusal { reason: "ErrImageNeverPull", message, backs_off: false })
             }
             _ => self.pull(pod, (name, image), spec, (attempt, asked_at)).await,
@@ -60,7 +60,7 @@ impl Actor {
     }
 
     fn refuse(&self, pod: &Pod, name: &str, refusal: Refusal) -> Outcome {
-        self.tell(pod, name, true, "Failed", format!("Error: {}", refusal.reason));
+        self.warn(pod, name, "Failed", format!("Error: {}", refusal.reason));
         Outcome::Refused(refusal)
     }
 
@@ -72,7 +72,7 @@ impl Actor {
 
     async fn pull(&self, pod: &Pod, names: (&str, &str), spec: v1::ImageSpec, of: (u32, Timestamp)) -> Outcome {
         let ((name, image), (attempt, asked_at)) = (names, of);
-        self.tell(pod, name, false, "Pulling", format!("Pulling image {image:?}"));
+        self.note(pod, name, "Pulling", format!("Pulling image {image:?}"));
         // The semaphore is never closed; were it, pulls would simply not be limited.
         let _token = self.pulls.acquire().await.ok();
         let begun = self.clock.now();
@@ -91,11 +91,11 @@ impl Actor {
                     go_duration(waited),
                     found.size
                 );
-                self.tell(pod, name, false, "Pulled", message);
+                self.note(pod, name, "Pulled", message);
                 Outcome::Image(ready(image, attempt, id, &found))
             }
             Err(text) => {
-                self.tell(pod, name, true, "Failed", format!("Failed to pull image {image:?}: {text}"));
+                self.warn(pod, name, "Failed", format!("Failed to pull image {image:?}: {text}"));
                 self.refuse(pod, name, classify(image, &text))
             }
         }
@@ -109,7 +109,7 @@ impl Actor {
             let message = format!(
                 "Unable to retrieve some image pull secrets ({names}); attempting to pull the image may not succeed."
             );
-            self.tell(pod, "", true, "FailedToRetrieveImagePullSecret", message);
+            self.warn(pod, "", "FailedToRetrieveImagePullSecret", message);
         }
         for problem in &lookup.problems {
             tracing::warn!(pod = pod.full_name(), problem, "a pull credential is not used");

@@ -58,7 +58,7 @@ impl Actor {
             Ok(None) => Outcome::Failed("the runtime answered without a status".into()),
             Err(status) => {
                 let text = rpc_text(&status);
-                self.tell(pod, "", true, "FailedPodSandBoxStatus", format!("Unable to get pod sandbox status: {text}"));
+                self.warn(pod, "", "FailedPodSandBoxStatus", format!("Unable to get pod sandbox status: {text}"));
                 Outcome::Failed(text)
             }
         }
@@ -68,7 +68,7 @@ impl Actor {
         let message = format!("Failed to create pod sandbox: {text}");
         // RTC-43: nobody is told about a pod that is being deleted.
         if !pod.is_deleting() {
-            self.tell(pod, "", true, "FailedCreatePodSandBox", message.clone());
+            self.warn(pod, "", "FailedCreatePodSandBox", message.clone());
         }
         if terminal && self.runtime_class_fails_pod {
             let reason = "RuntimeClassUnavailable".to_owned();
@@ -114,7 +114,7 @@ impl Actor {
         let request = limited(v1::StopPodSandboxRequest { pod_sandbox_id: id.to_owned() }, CRI_TIMEOUT);
         let outcome = absent_is_done(rpc(self.cri.runtime.clone().stop_pod_sandbox(request)).await);
         if let Outcome::Failed(text) = &outcome {
-            self.tell(pod, "", true, "FailedKillPod", format!("error killing pod: {text}"));
+            self.warn(pod, "", "FailedKillPod", format!("error killing pod: {text}"));
         }
         outcome
     }

@@ -1,0 +1,168 @@
+//! The task of one pod against the scripted runtime and an API in miniature. Needs root, for cgroups.
+
+use axum::{
+    Json, Router,
+    extract::State,
+    routing::{delete, patch, post},
+};
+use cri::fake::{Fake, OnStop, Program, Verb};
+use node::{
+    cgroups::Cgroups,
+    config::{Context, ResolvConf},
+    credentials::{Credentials, Places},
+    event::Recorder,
+    object::Pod,
+    pod::{
+        act::Actor,
+        checkpoint::Checkpoints,
+        clock::Clock,
+        shell::{Task, Wish},
+    },
+    probes::Probes,
+    volumes::{Sources, Volumes},
+};
+use serde_json::{Value, json};
+use std::{path::Path, sync::Arc, time::Duration};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+/// The API: one pod, and the events and deletions it was sent.
+#[derive(Clone)]
+struct Api {
+    pod: watch::Sender<Value>,
+    events: mpsc::UnboundedSender<String>,
+    deleted: watch::Sender<u32>,
+}
+
+fn router(api: Api) -> Router {
+    Router::new()
+        .route("/api/v1/namespaces/ns/pods/p/status", patch(status))
+        .route("/api/v1/namespaces/ns/pods/p", delete(remove))
+        .route("/api/v1/namespaces/ns/events", post(event))
+        .with_state(api)
+}
+
+async fn status(State(api): State<Api>, Json(change): Json<Value>) -> Json<Value> {
+    assert_eq!(change["metadata"]["uid"], "u-driver", "every patch carries the UID");
+    api.pod.send_modify(|pod| json_patch::merge(pod, &change));
+    Json(api.pod.borrow().clone())
+}
+
+async fn remove(State(api): State<Api>) -> Json<Value> {
+    api.deleted.send_modify(|count| *count += 1);
+    Json(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success"}))
+}
+
+async fn event(State(api): State<Api>, Json(event): Json<Value>) -> Json<Value> {
+    let _ = api.events.send(event["reason"].as_str().unwrap_or_default().to_owned());
+    Json(event)
+}
+
+fn pod() -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "p", "namespace": "ns", "uid": "u-driver", "resourceVersion": "1"},
+        "spec": {
+            "restartPolicy": "Always",
+            "terminationGracePeriodSeconds": 30,
+            "containers": [{"name": "c", "image": "registry.test/web:1", "imagePullPolicy": "IfNotPresent"}],
+        },
+        "status": {"phase": "Pending"},
+    })
+}
+
+fn context(data: &Path, top: &str) -> Context {
+    Context {
+        node_name: "n".into(),
+        host_name: "h".into(),
+        node_ips: vec![[192, 0, 2, 1].into()],
+        data_dir: data.join("data"),
+        log_dir: data.join("log"),
+        cgroup_top: top.into(),
+        cgroup_v2: false,
+        resolv_conf: ResolvConf::default(),
+        cluster_dns: Vec::new(),
+        cluster_domain: "cluster.local".into(),
+        cpu_milli: 1000,
+        memory_bytes: 1 << 30,
+        storage_bytes: 1 << 30,
+    }
+}
+
+#[tokio::test]
+async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
+    assert!(rustix_is_root(), "this test makes cgroups and needs root");
+    let directory = tempfile::tempdir().unwrap();
+    let top = format!("/sampan-driver-test-{}", std::process::id());
+    let (events, mut told) = mpsc::unbounded_channel();
+    let api = Api { pod: watch::Sender::new(pod()), events, deleted: watch::Sender::new(0) };
+    let client = kube::Client::new(router(api.clone()), "default");
+    let fake = Fake::new();
+    fake.program("c", Program { on_stop: OnStop::Exit { after: Duration::ZERO, code: 0 }, ..Program::forever() });
+
+    let ctx = Arc::new(context(directory.path(), &top));
+    let (recorder, writer) = Recorder::new("n");
+    let mut background = tokio::task::JoinSet::new();
+    background.spawn(writer.run(client.clone()));
+    let sources = Sources::new(client.clone());
+    let (probes, _reports) = Probes::new(fake.client(), ctx.clone(), recorder.clone());
+    let actor = Arc::new(Actor {
+        cri: fake.client(),
+        client,
+        ctx: ctx.clone(),
+        volumes: Volumes::new(sources.clone(), ctx.clone()),
+        cgroups: Cgroups::new(&top, 1000).unwrap(),
+        credentials: Credentials::new(sources, Places::of_node(directory.path())),
+        checkpoints: Checkpoints::open(&directory.path().join("node")).unwrap(),
+        recorder,
+        pulls: Arc::new(Semaphore::new(5)),
+        clock: Clock::System,
+        runtime_class_fails_pod: true,
+    });
+    let seen: Pod = serde_json::from_value(pod()).unwrap();
+    let wish = Wish { pod: Arc::new(seen), removed: false, drained: false, relist: 0 };
+    let (wishes, inbox) = watch::channel(wish);
+    let (_news, news) = mpsc::channel(16);
+    let task = Task::new(actor.clone(), probes, inbox, news);
+    background.spawn(async move {
+        assert!(task.run(CancellationToken::new()).await);
+    });
+
+    let mut published = api.pod.subscribe();
+    let limit = Duration::from_secs(20);
+    tokio::time::timeout(limit, published.wait_for(|pod| pod["status"]["phase"] == "Running")).await.unwrap().unwrap();
+    let status = published.borrow_and_update()["status"].clone();
+    assert_eq!(status["containerStatuses"][0]["ready"], true);
+    assert_eq!(status["containerStatuses"][0]["restartCount"], 0);
+
+    let mut deleting = api.pod.borrow().clone();
+    let at = (jiff::Timestamp::now() + jiff::SignedDuration::from_secs(30)).strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+    json_patch::merge(
+        &mut deleting,
+        &json!({"metadata": {"deletionTimestamp": at, "deletionGracePeriodSeconds": 30, "resourceVersion": "9"}}),
+    );
+    api.pod.send_replace(deleting.clone());
+    wishes.send_modify(|wish| wish.pod = Arc::new(serde_json::from_value(deleting).unwrap()));
+    let mut deleted = api.deleted.subscribe();
+    tokio::time::timeout(limit, deleted.wait_for(|count| *count == 1)).await.unwrap().unwrap();
+    assert_eq!(api.pod.borrow()["status"]["phase"], "Succeeded");
+    assert!(fake.sandboxes().is_empty() && fake.containers().is_empty());
+    assert_eq!(fake.violations(), Vec::<String>::new());
+    let order = [Verb::RunPodSandbox, Verb::CreateContainer, Verb::StartContainer, Verb::StopContainer];
+    let verbs: Vec<Verb> =
+        fake.calls().iter().map(|recorded| recorded.call.verb()).filter(|v| order.contains(v)).collect();
+    assert_eq!(verbs, order);
+    assert!(!directory.path().join("data/pods/u-driver").exists());
+
+    let mut reasons = Vec::new();
+    for _ in 0..5 {
+        reasons.push(tokio::time::timeout(limit, told.recv()).await.unwrap().unwrap());
+    }
+    assert_eq!(reasons, ["Pulling", "Pulled", "Created", "Started", "Killing"]);
+    actor.cgroups.remove_all().await.unwrap();
+}
+
+fn rustix_is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
