@@ -214,7 +214,13 @@ impl Task {
             (true, ..) => Cause::Removed,
             (false, true, _) => Cause::Deleted,
             (false, false, true) => Cause::Drained,
-            (false, false, false) => return,
+            // A drain that was broken off by a crash leaves no deadline behind for a later deletion.
+            (false, false, false) => {
+                if self.view.observed.checkpoint.stop.take().is_some() {
+                    self.save();
+                }
+                return;
+            }
         };
         let known = self.view.observed.checkpoint.stop;
         let since = known.map_or(now, |known| known.since);
