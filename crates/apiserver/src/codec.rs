@@ -6,6 +6,7 @@ use http::HeaderMap;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
+use crate::protobuf;
 use crate::status::Status;
 
 /// The largest body this server reads, in bytes.
@@ -26,11 +27,12 @@ pub fn media_type(headers: &HeaderMap) -> String {
     text.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Decodes JSON or YAML, whichever the Content-Type says. Protobuf and the rest are 415.
+/// Decodes JSON, YAML or (small kinds only) protobuf, whichever the Content-Type says. The rest is 415.
 pub fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Decoded, Status> {
     match media_type(headers).as_str() {
         "" | "application/json" | "*/*" => decode_json(body),
         "application/yaml" | "application/x-yaml" | "text/yaml" => decode_yaml(body),
+        protobuf::MEDIA_TYPE => Ok(Decoded { value: protobuf::decode(body)?, duplicates: Vec::new() }),
         _ => Err(Status::unsupported_media_type(&["application/json", "application/yaml"])),
     }
 }

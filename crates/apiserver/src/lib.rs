@@ -23,6 +23,7 @@ mod list;
 mod object;
 mod openapi;
 mod patch;
+mod protobuf;
 mod query;
 mod registry;
 mod resource;
