@@ -117,6 +117,11 @@ impl Holder {
         }
     }
 
+    /// Writes to the monitor's own log.
+    pub fn note(&mut self, text: &str) {
+        self.notes.put(text);
+    }
+
     /// Serves until a client asks for the end.
     pub fn run(&mut self) -> io::Result<()> {
         loop {

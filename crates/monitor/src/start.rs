@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use rustix::thread::{LinkNameSpaceType, UnshareFlags};
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, PipeWriter, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixListener;
@@ -125,8 +125,8 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Strin
 }
 
 fn serve(options: &Options, mut report: PipeWriter) -> Result<(), StartError> {
-    let mut holder = match set_up(options) {
-        Ok(holder) => holder,
+    let (mut holder, cgroups) = match set_up(options) {
+        Ok(ready) => ready,
         Err(error) => {
             let _ = write!(report, "-{}\0{}", error.step, error.reason);
             return Err(error);
@@ -134,13 +134,19 @@ fn serve(options: &Options, mut report: PipeWriter) -> Result<(), StartError> {
     };
     let _ = write!(report, "+{}", std::process::id());
     drop(report);
+    // The first move waits for all CPUs, some ten milliseconds: the starter need not wait for it, only the first request.
+    for mut cgroup in cgroups {
+        if let Err(error) = cgroup.write_all(b"0") {
+            holder.note(&format!("the monitor stays in its starter's cgroup: {error}"));
+        }
+    }
     sys::trim_memory();
     let result = holder.run().at("poll");
     let _ = fs::remove_file(SOCKET_NAME);
     result
 }
 
-fn set_up(options: &Options) -> Result<Holder, StartError> {
+fn set_up(options: &Options) -> Result<(Holder, Vec<File>), StartError> {
     rustix::process::setsid().at("setsid")?;
     std::env::set_current_dir(&options.directory).at(format!("directory {}", options.directory.display()))?;
     let mut notes = Notes::open().at("log file")?;
@@ -148,9 +154,7 @@ fn set_up(options: &Options) -> Result<Holder, StartError> {
     if let Err(error) = lower_oom_score() {
         notes.put(&format!("OOM score stays as it is: {error}"));
     }
-    if !options.cgroup.is_empty() {
-        join_cgroup(&options.cgroup)?;
-    }
+    let cgroups = if options.cgroup.is_empty() { Vec::new() } else { open_cgroups(&options.cgroup)? };
     // Any pid but none means "yes".
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).at("subreaper")?;
     let pause_pid = make_namespaces(options)?;
@@ -166,7 +170,7 @@ fn set_up(options: &Options) -> Result<Holder, StartError> {
         started_at: clock::now(),
     };
     notes.put(&format!("monitor of {} is ready", options.id));
-    Ok(Holder::new(welcome, listener, notes))
+    Ok((Holder::new(welcome, listener, notes), cgroups))
 }
 
 /// The kernel refuses this without `CAP_SYS_RESOURCE`; then the score stays that of the starter.
@@ -222,16 +226,18 @@ fn start_pause() -> io::Result<u32> {
     }
 }
 
-/// Moves this process into the cgroup `path` of the hierarchies by which processes are limited, counted or ended.
-fn join_cgroup(path: &str) -> Result<(), StartError> {
+/// Opens the doors to the cgroup `path` of the hierarchies by which processes are limited, counted or ended.
+fn open_cgroups(path: &str) -> Result<Vec<File>, StartError> {
+    let mut doors = Vec::new();
     let mounts = fs::read_to_string("/proc/self/mountinfo").at("mount table")?;
     for mount in cgroup_mounts(&mounts) {
         let directory = mount.join(path.trim_start_matches('/'));
         let step = || format!("cgroup {}", directory.display());
         fs::create_dir_all(&directory).at(step())?;
-        fs::write(directory.join("cgroup.procs"), "0").at(step())?;
+        let door = OpenOptions::new().write(true).open(directory.join("cgroup.procs")).at(step())?;
+        doors.push(door);
     }
-    Ok(())
+    Ok(doors)
 }
 
 /// Mount points of the cgroup hierarchies that matter to a monitor. In the others it stays where its starter is:
