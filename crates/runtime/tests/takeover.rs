@@ -1,0 +1,104 @@
+//! kill -9 of the runtime's process, and the next one: what ran runs on, what ended is known, what was half made is gone.
+
+mod world;
+
+use std::fs;
+use std::time::Duration;
+
+use cri::v1::*;
+use tokio_stream::StreamExt as _;
+use world::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_outlive_the_runtime_and_the_next_one_knows_how_they_ended() {
+    let mut world = World::new();
+    let client = world.serve().await;
+    let image = pull(&client, &world.image()).await;
+    let pod = sandbox_config(&world, "survivor");
+    let sandbox = sandbox(&client, &pod).await;
+    let counter = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.01; done";
+    let runs = create(&client, &sandbox, &pod, container_config(&image, "runs", &["sh", "-c", counter])).await;
+    let ends = "while ! test -e /work/go; do sleep 0.02; done; exit 7";
+    let ends = create(&client, &sandbox, &pod, container_config(&image, "ends", &["sh", "-c", ends])).await;
+    start(&client, &runs).await;
+    start(&client, &ends).await;
+
+    world.kill_server();
+    fs::write(world.run().join("containers").join(&ends).join("rootfs/work/go"), "").expect("let it end");
+    let exit = world.data().join("runtime/containers").join(&ends).join("exit");
+    let wait = async {
+        while !exit.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect("the monitor writes the exit down");
+
+    let client = world.serve().await;
+    let end = status(&client, &ends).await;
+    assert_eq!((end.exit_code, end.reason.as_str()), (7, "Error"));
+    assert_eq!(status(&client, &runs).await.state, ContainerState::ContainerRunning as i32);
+    let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: false };
+    let shown = client.runtime.clone().pod_sandbox_status(request).await.unwrap().into_inner().status.unwrap();
+    assert_eq!(shown.state, PodSandboxState::SandboxReady as i32);
+    assert!(!shown.network.unwrap().ip.is_empty(), "the address is still known");
+    assert_eq!(exec(&client, &runs, &["echo", "here"]).await.stdout, b"here\n");
+
+    let request = StopContainerRequest { container_id: runs.clone(), timeout: 0 };
+    client.runtime.clone().stop_container(request).await.unwrap();
+    let lines = log_lines(&world.logs().join("survivor/runs/0.log"));
+    let gap = lines.iter().enumerate().find(|(expected, (_, text))| text.parse() != Ok(*expected));
+    assert_eq!(gap, None, "the log has no gap in {} lines", lines.len());
+    assert_eq!(world.down(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_monitor_ends_its_sandbox_and_its_containers() {
+    let mut world = World::new();
+    let client = world.serve().await;
+    let image = pull(&client, &world.image()).await;
+    let pod = sandbox_config(&world, "orphan");
+    let sandbox = sandbox(&client, &pod).await;
+    let id = create(&client, &sandbox, &pod, container_config(&image, "main", &["sleep", "1000"])).await;
+    start(&client, &id).await;
+    let mut events = client.runtime.clone().get_container_events(GetEventsRequest {}).await.unwrap().into_inner();
+    let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.clone(), verbose: true };
+    let info = client.runtime.clone().pod_sandbox_status(request).await.unwrap().into_inner().info;
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+    let pid = rustix::process::Pid::from_raw(i32::try_from(info["pid"].as_i64().unwrap()).unwrap()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    loop {
+        let event = tokio::time::timeout(Duration::from_secs(20), events.next()).await.unwrap().unwrap().unwrap();
+        if event.container_id == sandbox && event.container_event_type == ContainerEventType::ContainerStoppedEvent as i32 {
+            assert_eq!(event.pod_sandbox_status.unwrap().state, PodSandboxState::SandboxNotready as i32);
+            break;
+        }
+    }
+    let end = status(&client, &id).await;
+    assert_eq!((end.exit_code, end.reason.as_str()), (255, "Unknown"));
+    let request = RemovePodSandboxRequest { pod_sandbox_id: sandbox };
+    client.runtime.clone().remove_pod_sandbox(request).await.unwrap();
+    assert_eq!(world.down(), [""; 0]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_half_made_is_swept() {
+    let mut world = World::new();
+    let client = world.serve().await;
+    let image = pull(&client, &world.image()).await;
+    let pod = sandbox_config(&world, "half");
+    let sandbox = sandbox(&client, &pod).await;
+    let id = create(&client, &sandbox, &pod, container_config(&image, "main", &["sleep", "1000"])).await;
+    start(&client, &id).await;
+    world.kill_server();
+    // As if the runtime had died just before it finished both.
+    fs::remove_file(world.data().join("runtime/containers").join(&id).join("made")).unwrap();
+    fs::remove_file(world.data().join("runtime/sandboxes").join(&sandbox).join("made")).unwrap();
+    let client = world.serve().await;
+    let left = client.runtime.clone().list_pod_sandbox(ListPodSandboxRequest::default()).await.unwrap();
+    assert!(left.into_inner().items.is_empty());
+    for directory in ["containers", "sandboxes"] {
+        assert_eq!(fs::read_dir(world.run().join(directory)).unwrap().count(), 0, "{directory}");
+        assert_eq!(fs::read_dir(world.data().join("runtime").join(directory)).unwrap().count(), 0, "{directory}");
+    }
+    assert_eq!(world.down(), [""; 0]);
+}
