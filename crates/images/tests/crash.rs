@@ -80,7 +80,8 @@ async fn a_killed_pull_leaves_nothing_half_and_is_resumed() {
         }
         assert_eq!(std::fs::read_dir(root.join("partial")).unwrap().count(), 0);
         let unwanted = |name: &str| name.starts_with("tmp-");
-        let names = std::fs::read_dir(root.join("layers")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
+        let names =
+            std::fs::read_dir(root.join("layers")).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
         assert_eq!(names.filter(|name| unwanted(name)).count(), 0);
         images.settle().await;
     }

@@ -138,9 +138,15 @@ async fn a_big_image_is_pulled_at_this_speed() {
     // Half noise, half zeros: compresses to about half, as programs do.
     let layer = |seed: u64| {
         let files: Vec<(String, Vec<u8>)> = (0..100)
-            .map(|n| (format!("usr/l{seed}/f{n}"), noise(500_000, seed * 1000 + n).into_iter().chain(vec![0; 500_000]).collect()))
+            .map(|n| {
+                (
+                    format!("usr/l{seed}/f{n}"),
+                    noise(500_000, seed * 1000 + n).into_iter().chain(vec![0; 500_000]).collect(),
+                )
+            })
             .collect();
-        let files: Vec<(&str, &[u8])> = files.iter().map(|(path, content)| (path.as_str(), content.as_slice())).collect();
+        let files: Vec<(&str, &[u8])> =
+            files.iter().map(|(path, content)| (path.as_str(), content.as_slice())).collect();
         Layer::gzip(&tar_of(&files))
     };
     let image = Made::new((1..=4).map(layer).collect());

@@ -30,7 +30,7 @@ pub(super) fn unpack(stream: &mut impl BufRead, tree: &mut Tree) -> Result<(), U
     let mut extended = Extended::default();
     while let Some(header) = next_header(stream)? {
         let kind = header.entry_type();
-        let announced = header.entry_size().map_err(|_| invalid("bad size in a header"))?;
+        let announced = number(&header.as_old().size, header.entry_size(), "size")?;
         match kind {
             EntryType::XGlobalHeader => skip(stream, padded(announced)?)?,
             EntryType::XHeader => read_pax(&read_small(stream, announced, PAX_BYTES_MAX)?, &mut extended)?,
@@ -51,11 +51,10 @@ fn unpack_entry(
     extended: Extended,
 ) -> Result<(), UnpackError> {
     let kind = header.entry_type();
-    let number =
-        |value: std::io::Result<u64>, what: &str| value.map_err(|_| invalid(&format!("bad {what} in a header")));
+    let fields = header.as_old();
     let size = match extended.size {
         Some(size) => size,
-        None => number(header.entry_size(), "size")?,
+        None => number(&fields.size, header.entry_size(), "size")?,
     };
     let link = || match &extended.link {
         Some(link) => link.clone(),
@@ -82,17 +81,18 @@ fn unpack_entry(
         // Unknown types are passed over, as others do.
         _ => return skip(stream, padded(size)?),
     };
-    let id = |own: Option<u64>, value: std::io::Result<u64>| own.or(value.ok()).and_then(|id| u32::try_from(id).ok());
+    let id = |own: Option<u64>, field: &[u8], value, what: &str| {
+        let id = own.map_or_else(|| number(field, value, what), Ok)?;
+        u32::try_from(id).map_err(|_| invalid(&format!("bad {what} in a header")))
+    };
+    let seconds = || number(&fields.mtime, header.mtime(), "time").ok().and_then(|seconds| i64::try_from(seconds).ok());
     let node = Node {
         path,
         kind: node_kind,
-        mode: header.mode().map_err(|_| invalid("bad mode in a header"))? & 0o7777,
-        uid: id(extended.uid, header.uid()).ok_or_else(|| invalid("bad owner in a header"))?,
-        gid: id(extended.gid, header.gid()).ok_or_else(|| invalid("bad group in a header"))?,
-        mtime: extended.mtime.unwrap_or(Timespec {
-            tv_sec: header.mtime().ok().and_then(|seconds| i64::try_from(seconds).ok()).unwrap_or(0),
-            tv_nsec: 0,
-        }),
+        mode: number(&fields.mode, header.mode(), "mode")? & 0o7777,
+        uid: id(extended.uid, &fields.uid, header.uid(), "owner")?,
+        gid: id(extended.gid, &fields.gid, header.gid(), "group")?,
+        mtime: extended.mtime.unwrap_or_else(|| Timespec { tv_sec: seconds().unwrap_or(0), tv_nsec: 0 }),
         xattrs: extended.xattrs,
     };
     let total = padded(content_bytes)?;
@@ -100,6 +100,14 @@ fn unpack_entry(
     tree.place(&node, &mut content)?;
     let rest = content.remaining + (total - content_bytes);
     skip(stream, rest)
+}
+
+/// A number of a header; a field left blank is zero.
+fn number<N: Default>(field: &[u8], value: std::io::Result<N>, what: &str) -> Result<N, UnpackError> {
+    if field.iter().all(|byte| matches!(byte, 0 | b' ')) {
+        return Ok(N::default());
+    }
+    value.map_err(|_| invalid(&format!("bad {what} in a header")))
 }
 
 /// The next header that is not a block of zeros; `None` at the archive's end.

@@ -5,6 +5,8 @@
 
 mod archive;
 mod pipeline;
+#[cfg(test)]
+mod tests;
 mod tree;
 
 pub(crate) use pipeline::{LayerFailure, LayerJob, Unpacked, run};

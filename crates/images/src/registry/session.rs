@@ -14,7 +14,7 @@ use crate::error::{Attempt, PullError};
 use crate::hash::digest_of;
 use crate::machine;
 use crate::manifest::{ACCEPT, DOCUMENT_BYTES_MAX};
-use http::header::{ACCEPT as ACCEPT_HEADER, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER, WARNING};
+use http::header::{ACCEPT as ACCEPT_HEADER, AUTHORIZATION, CONTENT_LENGTH, CONTENT_TYPE, RANGE, RETRY_AFTER, WARNING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use reference::{Algorithm, Digest, Reference};
 use std::sync::{Arc, Mutex};
@@ -23,6 +23,8 @@ use tokio::time::Instant;
 
 /// How long a first TLS attempt at a loopback registry may take, before plain HTTP is tried.
 const LOOPBACK_PROBE: Duration = Duration::from_secs(10);
+/// Shorter secrets are found in every sentence, and hiding them there would only tell what they are.
+const REDACTED_BYTES_MIN: usize = 4;
 const WARNING_CHARACTERS_MAX: usize = 4096;
 
 /// What a session is opened with.
@@ -100,7 +102,7 @@ impl Session {
             Secret::Identity(token) | Secret::Registry(token) => vec![token],
         };
         for attempt in &mut error.tried {
-            for secret in secrets.iter().filter(|secret| !secret.is_empty()) {
+            for secret in secrets.iter().filter(|secret| secret.len() >= REDACTED_BYTES_MIN) {
                 attempt.failure = attempt.failure.replace(secret, "[redacted]");
             }
         }
@@ -242,7 +244,7 @@ impl Session {
             let result = self.ask_with_login(host, method, rest, public).await;
             let Some(outcome) = outcome_of(&result) else {
                 return match result {
-                    Ok(reply) if is_answer(&reply) => Ok(reply),
+                    Ok(reply) if is_answer(&reply, method, public) => Ok(reply),
                     Ok(reply) => Err(self.status_error(reply).await),
                     Err(error) => Err(error),
                 };
@@ -382,9 +384,12 @@ fn own_headers(pairs: &[(String, String)]) -> HeaderMap {
     pairs.iter().filter_map(parse).filter(|(name, _)| !forbidden(name)).collect()
 }
 
-fn is_answer(reply: &Reply) -> bool {
+/// A success, or one of the refusals that the one who asked knows how to take.
+fn is_answer(reply: &Reply, method: &Method, public: &HeaderMap) -> bool {
     let status = reply.response.status();
-    status.is_success() || status == 405 || status == 416
+    let no_head = status == 405 && method == Method::HEAD;
+    let no_more = status == 416 && public.contains_key(RANGE);
+    status.is_success() || no_head || no_more
 }
 
 /// What a result means for the next attempt; `None` if there shall be none.

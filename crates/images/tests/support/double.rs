@@ -6,6 +6,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Response, StatusCode};
 use bytes::Bytes;
+use futures_util::StreamExt as _;
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -207,8 +208,13 @@ fn content(
     match cut.filter(|cut| *cut < rest.len()) {
         None => response.body(Body::from(rest)).unwrap(),
         Some(cut) => {
-            let parts = vec![Ok(rest.slice(..cut)), Err(std::io::Error::other("cut"))];
-            let stream = futures_util::stream::iter(parts);
+            // The break comes after the bytes have left: a server that fails at once would send nothing at all.
+            let broken = async {
+                tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                Err(std::io::Error::other("cut"))
+            };
+            let sent = rest.slice(..cut);
+            let stream = futures_util::stream::once(async { Ok(sent) }).chain(futures_util::stream::once(broken));
             response.body(Body::from_stream(stream)).unwrap()
         }
     }
