@@ -16,7 +16,8 @@ fn main() -> ExitCode {
         return monitor::main(arguments.skip(1));
     }
     let arguments: Vec<String> = arguments.filter_map(|argument| argument.into_string().ok()).collect();
-    let served = tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(run(&arguments)));
+    let served =
+        tokio::runtime::Runtime::new().map_err(Into::into).and_then(|runtime| runtime.block_on(run(&arguments)));
     match served {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

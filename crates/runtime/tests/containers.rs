@@ -127,7 +127,9 @@ async fn stopping_keeps_its_contracts() {
     start(&client, &id).await;
     up(&world, "stop/deaf/0.log").await;
     let (long, short) = (stop(&client, &id, 600), stop(&client, &id, 1));
-    tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(long, short) }).await.expect("the shorter one counts");
+    tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(long, short) })
+        .await
+        .expect("the shorter one counts");
     let end = status(&client, &id).await;
     assert_eq!((end.exit_code, end.reason.as_str()), (137, "Error"));
     let asked = log_lines(&world.logs().join("stop/deaf/0.log")).iter().filter(|(_, text)| text == "asked").count();
@@ -164,7 +166,10 @@ async fn what_cannot_be_is_refused_with_its_reason() {
     let error = client.runtime.clone().start_container(request).await.unwrap_err();
     assert!(error.message().contains("/no/such"), "{error}");
     let end = status(&client, &id).await;
-    assert_eq!((end.state, end.exit_code, end.reason.as_str()), (ContainerState::ContainerExited as i32, 128, "StartError"));
+    assert_eq!(
+        (end.state, end.exit_code, end.reason.as_str()),
+        (ContainerState::ContainerExited as i32, 128, "StartError")
+    );
 
     let request = CreateContainerRequest {
         pod_sandbox_id: sandbox.clone(),

@@ -68,7 +68,9 @@ async fn a_dead_monitor_ends_its_sandbox_and_its_containers() {
     rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     loop {
         let event = tokio::time::timeout(Duration::from_secs(20), events.next()).await.unwrap().unwrap().unwrap();
-        if event.container_id == sandbox && event.container_event_type == ContainerEventType::ContainerStoppedEvent as i32 {
+        if event.container_id == sandbox
+            && event.container_event_type == ContainerEventType::ContainerStoppedEvent as i32
+        {
             assert_eq!(event.pod_sandbox_status.unwrap().state, PodSandboxState::SandboxNotready as i32);
             break;
         }

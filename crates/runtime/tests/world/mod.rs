@@ -250,10 +250,7 @@ pub fn sandbox_config(world: &World, name: &str) -> PodSandboxConfig {
         labels: [("app".to_owned(), name.to_owned())].into(),
         linux: Some(LinuxPodSandboxConfig {
             security_context: Some(LinuxSandboxSecurityContext {
-                namespace_options: Some(NamespaceOption {
-                    pid: NamespaceMode::Container as i32,
-                    ..Default::default()
-                }),
+                namespace_options: Some(NamespaceOption { pid: NamespaceMode::Container as i32, ..Default::default() }),
                 ..Default::default()
             }),
             ..Default::default()
@@ -275,10 +272,7 @@ pub fn container_config(image: &str, name: &str, command: &[&str]) -> ContainerC
         log_path: format!("{name}/0.log"),
         linux: Some(LinuxContainerConfig {
             security_context: Some(LinuxContainerSecurityContext {
-                namespace_options: Some(NamespaceOption {
-                    pid: NamespaceMode::Container as i32,
-                    ..Default::default()
-                }),
+                namespace_options: Some(NamespaceOption { pid: NamespaceMode::Container as i32, ..Default::default() }),
                 seccomp: Some(SecurityProfile::default()),
                 ..Default::default()
             }),
@@ -308,7 +302,8 @@ pub async fn status(client: &Client, id: &str) -> ContainerStatus {
 
 /// Waits until a container has ended, by events; returns its status.
 pub async fn ended(client: &Client, id: &str) -> ContainerStatus {
-    let mut events = client.runtime.clone().get_container_events(GetEventsRequest {}).await.expect("events").into_inner();
+    let mut events =
+        client.runtime.clone().get_container_events(GetEventsRequest {}).await.expect("events").into_inner();
     let wait = async {
         loop {
             let now = status(client, id).await;
