@@ -38,8 +38,6 @@ pub struct Attributes<'a> {
 pub enum Decision {
     /// Go on.
     Allow,
-    /// No, whatever others say.
-    Deny(String),
     /// Ask the next one. The text is shown if nobody allows it.
     NoOpinion(String),
 }
@@ -57,12 +55,15 @@ pub fn chain() -> Vec<Box<dyn Authorizer>> {
 }
 
 /// Asks the chain; refuses with upstream's 403 when nobody allows it.
-pub async fn authorize(chain: &[Box<dyn Authorizer>], attributes: &Attributes<'_>, world: &World) -> Result<(), Status> {
+pub async fn authorize(
+    chain: &[Box<dyn Authorizer>],
+    attributes: &Attributes<'_>,
+    world: &World,
+) -> Result<(), Status> {
     let mut reasons = Vec::new();
     for authorizer in chain {
         match authorizer.decide(attributes, world).await {
             Decision::Allow => return Ok(()),
-            Decision::Deny(reason) => return Err(forbidden(attributes, &reason)),
             Decision::NoOpinion(reason) if !reason.is_empty() => reasons.push(reason),
             Decision::NoOpinion(_) => {}
         }
@@ -79,7 +80,8 @@ fn forbidden(a: &Attributes<'_>, reason: &str) -> Status {
         status.details = serde_json::json!({});
         return status;
     }
-    let resource = if a.subresource.is_empty() { a.resource.to_owned() } else { format!("{}/{}", a.resource, a.subresource) };
+    let resource =
+        if a.subresource.is_empty() { a.resource.to_owned() } else { format!("{}/{}", a.resource, a.subresource) };
     let place = if a.namespace.is_empty() {
         "at the cluster scope".to_owned()
     } else {
@@ -138,7 +140,19 @@ const EVENT_RULE: Rule = rule(&["create", "update", "patch"], EVENTS, &["events"
 
 const SCHEDULER: &[Rule] = &[
     EVENT_RULE,
-    rule(READ, &[""], &["pods", "nodes", "namespaces", "services", "replicationcontrollers", "persistentvolumeclaims", "persistentvolumes"]),
+    rule(
+        READ,
+        &[""],
+        &[
+            "pods",
+            "nodes",
+            "namespaces",
+            "services",
+            "replicationcontrollers",
+            "persistentvolumeclaims",
+            "persistentvolumes",
+        ],
+    ),
     rule(READ, &["scheduling.k8s.io", "node.k8s.io", "apps", "policy", "storage.k8s.io"], &["*"]),
     rule(&["delete"], &[""], &["pods"]),
     rule(&["create"], &[""], &["bindings", "pods/binding"]),
@@ -150,7 +164,22 @@ const SCHEDULER: &[Rule] = &[
 const CONTROLLERS: &[Rule] = &[
     EVENT_RULE,
     rule(&["get", "list", "watch", "delete", "deletecollection"], &["*"], &["*"]),
-    rule(&["create", "update", "patch"], &[""], &["serviceaccounts", "configmaps", "pods", "pods/status", "pods/eviction", "nodes", "nodes/status", "namespaces", "namespaces/status", "namespaces/finalize"]),
+    rule(
+        &["create", "update", "patch"],
+        &[""],
+        &[
+            "serviceaccounts",
+            "configmaps",
+            "pods",
+            "pods/status",
+            "pods/eviction",
+            "nodes",
+            "nodes/status",
+            "namespaces",
+            "namespaces/status",
+            "namespaces/finalize",
+        ],
+    ),
     rule(&["create", "update", "patch"], &["coordination.k8s.io"], &["leases"]),
 ];
 

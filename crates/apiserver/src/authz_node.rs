@@ -64,7 +64,10 @@ fn leases(a: &Attributes<'_>, node: &str) -> Decision {
 async fn pods(a: &Attributes<'_>, node: &str, world: &World) -> Decision {
     let why = format!("no relationship found between node {node:?} and this object");
     match (a.verb, a.subresource) {
-        ("list" | "watch", "") => allow_if(selects(a.fields, "spec.nodeName", node), "can only list/watch pods with spec.nodeName field selector"),
+        ("list" | "watch", "") => allow_if(
+            selects(a.fields, "spec.nodeName", node),
+            "can only list/watch pods with spec.nodeName field selector",
+        ),
         // Mirror pods; NodeRestriction looks at the body.
         ("create", "") => Decision::Allow,
         ("get" | "delete", "") | ("get" | "update" | "patch", "status") | ("create", "eviction") => {
@@ -90,7 +93,8 @@ async fn referenced(a: &Attributes<'_>, node: &str, world: &World) -> Decision {
         return Decision::NoOpinion(String::new());
     }
     let pods = world.pods_mentioning(a.namespace, node, &name).await;
-    let related = pods.iter().any(|pod| look::text_at(pod, &["spec", "nodeName"]) == node && refers(pod, a.resource, &name));
+    let related =
+        pods.iter().any(|pod| look::text_at(pod, &["spec", "nodeName"]) == node && refers(pod, a.resource, &name));
     allow_if(related, &why)
 }
 
@@ -112,8 +116,15 @@ pub fn refers(pod: &Value, resource: &str, name: &str) -> bool {
 }
 
 /// Volume sources carry Secret names in several fields of their own.
-const SECRET_SOURCES: &[(&str, &str)] =
-    &[("cephfs", "secretRef"), ("csi", "nodePublishSecretRef"), ("flexVolume", "secretRef"), ("iscsi", "secretRef"), ("rbd", "secretRef"), ("scaleIO", "secretRef"), ("storageos", "secretRef")];
+const SECRET_SOURCES: &[(&str, &str)] = &[
+    ("cephfs", "secretRef"),
+    ("csi", "nodePublishSecretRef"),
+    ("flexVolume", "secretRef"),
+    ("iscsi", "secretRef"),
+    ("rbd", "secretRef"),
+    ("scaleIO", "secretRef"),
+    ("storageos", "secretRef"),
+];
 
 fn volumes_refer(spec: &Value, source: &str, name: &str) -> bool {
     look::list(spec, "volumes").iter().any(|volume| {

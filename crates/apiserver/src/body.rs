@@ -53,7 +53,10 @@ pub fn check(kind: &Kind, document: Decoded, validation: FieldValidation) -> Res
 }
 
 fn cannot_handle(kind: &Kind, why: &str) -> Status {
-    Status::bad_request(format!("{} in version {:?} cannot be handled as a {}: {why}", kind.kind, kind.version, kind.kind))
+    Status::bad_request(format!(
+        "{} in version {:?} cannot be handled as a {}: {why}",
+        kind.kind, kind.version, kind.kind
+    ))
 }
 
 /// A body may leave out what the path says already.

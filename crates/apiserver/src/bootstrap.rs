@@ -19,8 +19,16 @@ pub async fn objects(registry: &Registry) -> Result<(), Status> {
         ensure(registry, &user, ("", "namespaces"), namespace).await?;
     }
     let classes = [
-        ("system-cluster-critical", 2_000_000_000, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
-        ("system-node-critical", 2_000_001_000, "Used for system critical pods that must not be moved from their current node."),
+        (
+            "system-cluster-critical",
+            2_000_000_000,
+            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+        ),
+        (
+            "system-node-critical",
+            2_000_001_000,
+            "Used for system critical pods that must not be moved from their current node.",
+        ),
     ];
     for (name, value, description) in classes {
         let class = json!({
@@ -37,8 +45,7 @@ async fn ensure(registry: &Registry, user: &UserInfo, at: (&str, &str), object: 
         return Err(Status::internal(format!("{} is not served", at.1)));
     };
     let name = crate::object::name(&object).to_owned();
-    let call =
-        Call { kind, namespace: None, name: "", subresource: None, user, dry_run: false, now: clock::now() };
+    let call = Call { kind, namespace: None, name: "", subresource: None, user, dry_run: false, now: clock::now() };
     if registry.world.entry(kind, None, &name).await.is_ok_and(|entry| entry.is_some()) {
         return Ok(());
     }

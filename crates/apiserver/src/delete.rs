@@ -32,7 +32,9 @@ impl DeleteOptions {
         let precondition = |field| look::at(body, &["preconditions", field]).and_then(Value::as_str).map(str::to_owned);
         let policy = [look::text(body, "propagationPolicy"), query.get("propagationPolicy").unwrap_or_default()];
         if let Some(wrong) = policy.iter().find(|p| !["", "Orphan", "Background", "Foreground"].contains(p)) {
-            let text = format!("propagationPolicy: Unsupported value: {wrong:?}: supported values: \"Background\", \"Foreground\", \"Orphan\"");
+            let text = format!(
+                "propagationPolicy: Unsupported value: {wrong:?}: supported values: \"Background\", \"Foreground\", \"Orphan\""
+            );
             return Err(Status::plain(422, "Invalid", format!("DeleteOptions.meta.k8s.io \"\" is invalid: {text}")));
         }
         let dry = look::list(body, "dryRun").iter().any(|v| v == "All") || query.all("dryRun").any(|v| v == "All");

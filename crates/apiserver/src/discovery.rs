@@ -143,8 +143,7 @@ fn subresource(kind: &Kind, sub: &Subresource) -> Value {
 }
 
 fn aggregated_list(core: bool) -> Value {
-    let groups: Vec<Value> =
-        groups().into_iter().filter(|g| g.is_empty() == core).map(aggregated_group).collect();
+    let groups: Vec<Value> = groups().into_iter().filter(|g| g.is_empty() == core).map(aggregated_group).collect();
     json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": groups})
 }
 
@@ -161,7 +160,8 @@ fn aggregated_group(group: &'static str) -> Value {
 }
 
 fn aggregated_resource(kind: &Kind) -> Value {
-    let response_kind = |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
+    let response_kind =
+        |group: &str, version: &str, kind: &str| json!({"group": group, "version": version, "kind": kind});
     let mut resource = json!({
         "resource": kind.plural,
         "responseKind": response_kind(kind.group, kind.version, kind.kind),

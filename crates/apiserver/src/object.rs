@@ -48,7 +48,8 @@ pub fn encode(kind: &Kind, object: &Value) -> Bytes {
     let dropped = ["resourceVersion", "selfLink", "managedFields"];
     append_members(&mut out, metadata.iter().filter(|(name, _)| !dropped.contains(&name.as_str())));
     out.push(b'}');
-    let rest: Vec<_> = members.iter().filter(|(name, _)| !["kind", "apiVersion", "metadata"].contains(&name.as_str())).collect();
+    let rest: Vec<_> =
+        members.iter().filter(|(name, _)| !["kind", "apiVersion", "metadata"].contains(&name.as_str())).collect();
     if !rest.is_empty() {
         out.push(b',');
         append_members(&mut out, rest.into_iter());
@@ -90,12 +91,7 @@ pub fn append_served(out: &mut Vec<u8>, stored: &[u8], revision: Revision) {
     out.extend_from_slice(&stored[split..]);
 }
 
-/// The bytes of an entry as clients of `kind` read them.
-pub fn serve(kind: &Kind, entry: &Entry) -> Bytes {
-    serve_at(kind, &entry.value, entry.modified)
-}
-
-/// The same for bytes that are shown with another revision (deletions).
+/// Stored bytes as clients of `kind` read them, with the revision that is shown.
 pub fn serve_at(kind: &Kind, stored: &[u8], revision: Revision) -> Bytes {
     let mut out = Vec::with_capacity(stored.len() + 40);
     append_kind(&mut out, kind, stored, revision);
@@ -136,10 +132,8 @@ pub fn to_stored(kind: &Kind, object: &Value) -> Bytes {
     }
     let mut object = object.clone();
     kind.rules.convert(&mut object, api::Toward::Storage);
-    let stored_kind = api::kinds()
-        .iter()
-        .find(|k| k.group == storage_group(kind) && k.plural == kind.storage.plural)
-        .unwrap_or(kind);
+    let stored_kind =
+        api::kinds().iter().find(|k| k.group == storage_group(kind) && k.plural == kind.storage.plural).unwrap_or(kind);
     encode(stored_kind, &object)
 }
 

@@ -249,9 +249,8 @@ fn paths(kinds: &[&Kind], language: Language) -> Value {
         let item = format!("{collection}/{{name}}");
         let operations = |pairs: &[(&str, &str)]| {
             let offered = pairs.iter().filter(|(_, verb)| kind.verbs.contains(verb));
-            let mut out: Map<String, Value> = offered
-                .map(|(method, verb)| ((*method).to_owned(), operation(kind, verb, language)))
-                .collect();
+            let mut out: Map<String, Value> =
+                offered.map(|(method, verb)| ((*method).to_owned(), operation(kind, verb, language))).collect();
             out.insert("parameters".into(), path_parameters(kind, pairs[0].1 == "get"));
             Value::Object(out)
         };

@@ -78,8 +78,7 @@ static CONFIG_MAP: &[Field] = &[
     one(4, "immutable", Shape::Flag),
 ];
 
-static NAMESPACE: &[Field] =
-    &[METADATA, one(2, "spec", Shape::Message(&[many(1, "finalizers", Shape::Text)]))];
+static NAMESPACE: &[Field] = &[METADATA, one(2, "spec", Shape::Message(&[many(1, "finalizers", Shape::Text)]))];
 
 static REFERENCE: &[Field] = &[
     one(1, "kind", Shape::Text),
@@ -254,7 +253,9 @@ fn value(wire: &Wire<'_>, shape: &Shape) -> Option<Value> {
         (Shape::Time | Shape::MicroTime, Wire::Bytes(bytes)) => {
             let inner = message(bytes, TIME)?;
             // The zero time travels as an empty message.
-            let Some(seconds) = api::look::integer(&inner, "seconds").filter(|s| *s > 0) else { return Some(Value::Null) };
+            let Some(seconds) = api::look::integer(&inner, "seconds").filter(|s| *s > 0) else {
+                return Some(Value::Null);
+            };
             let nanos = i32::try_from(api::look::integer(&inner, "nanos").unwrap_or(0)).ok()?;
             let time = api::Timestamp::new(seconds, nanos).ok()?;
             let micro = matches!(shape, Shape::MicroTime);
@@ -336,7 +337,8 @@ mod tests {
 
     fn secret() -> Vec<u8> {
         let type_meta = [bytes(1, b"v1"), bytes(2, b"Secret")].concat();
-        let meta = [bytes(1, b"s"), bytes(2, b""), bytes(8, b""), bytes(11, &[bytes(1, b"k"), bytes(2, b"v")].concat())];
+        let meta =
+            [bytes(1, b"s"), bytes(2, b""), bytes(8, b""), bytes(11, &[bytes(1, b"k"), bytes(2, b"v")].concat())];
         let data = [bytes(1, b"key"), bytes(2, b"hello")].concat();
         let raw = [bytes(1, &meta.concat()), bytes(2, &data), bytes(3, b"Opaque")].concat();
         [MAGIC.to_vec(), bytes(1, &type_meta), bytes(2, &raw), bytes(3, b""), bytes(4, b"")].concat()

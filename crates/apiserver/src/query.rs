@@ -25,11 +25,6 @@ impl Query {
         self.0.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
     }
 
-    /// Whether `key` is there at all, even without a value.
-    pub fn has(&self, key: &str) -> bool {
-        self.0.iter().any(|(k, _)| k == key)
-    }
-
     /// All values of `key`.
     pub fn all<'a>(&'a self, key: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(k, _)| k == key).map(|(_, v)| v.as_str())
@@ -52,7 +47,11 @@ impl Query {
 }
 
 fn plus_decode(text: &str) -> String {
-    if text.contains('+') { percent_decode(&text.replace('+', " ")).into_owned() } else { percent_decode(text).into_owned() }
+    if text.contains('+') {
+        percent_decode(&text.replace('+', " ")).into_owned()
+    } else {
+        percent_decode(text).into_owned()
+    }
 }
 
 /// Decodes `%41`; a broken escape stays as it is, broken UTF-8 becomes the replacement character.
@@ -136,7 +135,11 @@ impl ListOptions {
             None => Match::Unset,
             Some("Exact") => Match::Exact,
             Some("NotOlderThan") => Match::NotOlderThan,
-            Some(other) => return Err(invalid_options(&format!("resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""))),
+            Some(other) => {
+                return Err(invalid_options(&format!(
+                    "resourceVersionMatch: Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\", \"\""
+                )));
+            }
         };
         let options = ListOptions {
             labels: query.get("labelSelector").map(str::to_owned),
@@ -163,9 +166,15 @@ impl ListOptions {
         }
         let problem = match self.revision_match {
             Match::Unset => return Ok(()),
-            _ if self.revision.is_none() => "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
-            _ if self.continue_token.is_some() => "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided",
-            Match::Exact if self.revision == Some(0) => "resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"",
+            _ if self.revision.is_none() => {
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
+            }
+            _ if self.continue_token.is_some() => {
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden when continue is provided"
+            }
+            Match::Exact if self.revision == Some(0) => {
+                "resourceVersionMatch: Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\""
+            }
             _ => return Ok(()),
         };
         Err(invalid_options(problem))
@@ -174,10 +183,14 @@ impl ListOptions {
     fn check_watch(&self) -> Result<(), Status> {
         let problem = match (self.initial_events, self.revision_match) {
             (None, Match::Unset) => return Ok(()),
-            (None, _) => "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+            (None, _) => {
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+            }
             (Some(_), Match::NotOlderThan) if self.continue_token.is_none() => return Ok(()),
             (Some(_), Match::NotOlderThan) => "continue: Forbidden: continue is forbidden for watch",
-            (Some(_), _) => "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+            (Some(_), _) => {
+                "resourceVersionMatch: Forbidden: sendInitialEvents requires setting resourceVersionMatch to NotOlderThan"
+            }
         };
         Err(invalid_options(problem))
     }
@@ -187,7 +200,11 @@ impl ListOptions {
 pub fn parse_revision(text: Option<&str>) -> Result<Option<u64>, Status> {
     text.map(|text| {
         text.parse().map_err(|_| {
-            Status::plain(400, "BadRequest", format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"))
+            Status::plain(
+                400,
+                "BadRequest",
+                format!("Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"),
+            )
         })
     })
     .transpose()
@@ -224,7 +241,11 @@ impl WriteOptions {
         for value in query.all("dryRun").filter(|v| !v.is_empty()) {
             if value != "All" {
                 let text = format!("dryRun: Unsupported value: {value:?}: supported values: \"All\"");
-                return Err(Status::plain(422, "Invalid", format!("CreateOptions.meta.k8s.io \"\" is invalid: {text}")));
+                return Err(Status::plain(
+                    422,
+                    "Invalid",
+                    format!("CreateOptions.meta.k8s.io \"\" is invalid: {text}"),
+                ));
             }
             dry_run = true;
         }
@@ -236,7 +257,11 @@ impl WriteOptions {
                 let text = format!(
                     "fieldValidation: Unsupported value: {other:?}: supported values: \"Ignore\", \"Strict\", \"Warn\""
                 );
-                return Err(Status::plain(422, "Invalid", format!("CreateOptions.meta.k8s.io \"\" is invalid: {text}")));
+                return Err(Status::plain(
+                    422,
+                    "Invalid",
+                    format!("CreateOptions.meta.k8s.io \"\" is invalid: {text}"),
+                ));
             }
         };
         Ok(WriteOptions { dry_run, field_validation })

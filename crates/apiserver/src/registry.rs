@@ -124,7 +124,6 @@ impl Registry {
             user: call.user,
             old,
             world: &self.world,
-            now: call.now,
         }
     }
 
@@ -170,7 +169,12 @@ impl Registry {
     }
 
     /// None: another writer was faster.
-    async fn modify_once(&self, call: &Call<'_>, entry: &Entry, change: &Change<'_>) -> Result<Option<Written>, Status> {
+    async fn modify_once(
+        &self,
+        call: &Call<'_>,
+        entry: &Entry,
+        change: &Change<'_>,
+    ) -> Result<Option<Written>, Status> {
         let kind = call.kind;
         let old = object::decode(kind, entry);
         let mut new = change(&old)?;
@@ -234,7 +238,8 @@ impl Registry {
 
     /// Removes the entry. None: another writer was faster.
     pub async fn remove(&self, call: &Call<'_>, entry: &Entry) -> Result<Option<Written>, Status> {
-        let gone = |revision| Written { stored: entry.value.clone(), revision: Some(revision), created: false, removed: true };
+        let gone =
+            |revision| Written { stored: entry.value.clone(), revision: Some(revision), created: false, removed: true };
         if call.dry_run {
             return Ok(Some(gone(entry.modified)));
         }

@@ -62,15 +62,10 @@ impl Asked {
 /// Answers a request on a resource.
 pub async fn respond(core: &Core, target: Target, user: UserInfo, request: Request<Body>) -> Result<Response, Status> {
     let query = Query::parse(request.uri().query());
-    let verb = route::verb(
-        request.method(),
-        target.name.is_some(),
-        query.flag("watch"),
-        target.subresource.as_deref(),
-    );
+    let verb = route::verb(request.method(), target.name.is_some(), query.flag("watch"), target.subresource.as_deref());
     authorize(core, &target, (&user, verb), (&query, request.uri().path())).await?;
     check_served(&target, verb)?;
-    if let Some(response) = subresource(core, &target, &query, verb, &user).await? {
+    if let Some(response) = subresource(core, &target, &query).await? {
         return streaming(core, response, request).await;
     }
     // Errors are JSON whatever the client accepts, so the form is settled only now.
@@ -141,13 +136,7 @@ enum Onward {
 }
 
 /// The subresources that are served by the node; None for all others.
-async fn subresource(
-    core: &Core,
-    target: &Target,
-    query: &Query,
-    _verb: &str,
-    _user: &UserInfo,
-) -> Result<Option<Onward>, Status> {
+async fn subresource(core: &Core, target: &Target, query: &Query) -> Result<Option<Onward>, Status> {
     let world = &core.registry.world;
     let (Some(name), Some(sub)) = (target.name.as_deref(), target.subresource.as_deref()) else { return Ok(None) };
     match (target.kind.plural, sub) {

@@ -188,17 +188,8 @@ async fn plain(core: &Core, user: &UserInfo, request: &Parts) -> Result<Response
         Method::PATCH => "patch",
         _ => "delete",
     };
-    let attributes = Attributes {
-        user,
-        verb,
-        group: "",
-        resource: "",
-        subresource: "",
-        namespace: "",
-        name: "",
-        fields: "",
-        path,
-    };
+    let attributes =
+        Attributes { user, verb, group: "", resource: "", subresource: "", namespace: "", name: "", fields: "", path };
     authz::authorize(&core.authorizers, &attributes, &core.registry.world).await?;
     if verb != "get" {
         return Err(if discovery::exists(path) { Status::method_not_allowed() } else { Status::no_such_path() });

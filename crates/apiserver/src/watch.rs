@@ -94,9 +94,7 @@ impl Frame {
     fn sort(&self, filter: &Filter) -> Option<Sort> {
         let key = self.event.key();
         let before = self.event.previous().is_some_and(|previous| {
-            filter.shows(key, || {
-                self.previous_facts.get_or_init(|| Facts::read(self.kind, &previous.value)).clone()
-            })
+            filter.shows(key, || self.previous_facts.get_or_init(|| Facts::read(self.kind, &previous.value)).clone())
         });
         let after = match &*self.event {
             Event::Put { entry, .. } => {

@@ -81,7 +81,8 @@ async fn apply_creates_changes_and_prunes() {
     let changed = POD.replace("nginx:1", "nginx:2").replace("labels: {app: web}", "labels: {tier: front}");
     let pod = cluster.file("pod.yaml", &changed);
     assert!(cluster.ok(&["apply", "-f", &pod]).await.contains("pod/web configured"));
-    let image = cluster.ok(&["get", "pod", "web", "-o", "jsonpath={.spec.containers[*].image} {.metadata.labels}"]).await;
+    let image =
+        cluster.ok(&["get", "pod", "web", "-o", "jsonpath={.spec.containers[*].image} {.metadata.labels}"]).await;
     assert_eq!(image, "nginx:2 {\"tier\":\"front\"}");
     let text = cluster.fails(&["create", "-f", &pod]).await;
     assert!(text.contains("(AlreadyExists)") && text.contains("pods \"web\" already exists"), "{text}");
@@ -117,7 +118,15 @@ async fn reading_changing_and_deleting_work() {
 #[tokio::test(flavor = "multi_thread")]
 async fn kubectls_own_create_commands_are_understood() {
     let cluster = cluster().await;
-    let secret = ["create", "secret", "docker-registry", "reg", "--docker-server=h", "--docker-username=u", "--docker-password=p"];
+    let secret = [
+        "create",
+        "secret",
+        "docker-registry",
+        "reg",
+        "--docker-server=h",
+        "--docker-username=u",
+        "--docker-password=p",
+    ];
     cluster.ok(&secret).await;
     assert!(cluster.ok(&["get", "secrets"]).await.contains("kubernetes.io/dockerconfigjson"));
     cluster.ok(&["create", "configmap", "cm", "--from-literal=a=b"]).await;

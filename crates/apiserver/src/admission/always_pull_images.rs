@@ -14,9 +14,8 @@ pub struct AlwaysPullImages;
 const LISTS: [&str; 3] = ["initContainers", "containers", "ephemeralContainers"];
 
 fn concerns(request: &Request<'_>) -> bool {
-    let ephemeral = request.kind.group.is_empty()
-        && request.kind.plural == "pods"
-        && request.subresource == "ephemeralcontainers";
+    let ephemeral =
+        request.kind.group.is_empty() && request.kind.plural == "pods" && request.subresource == "ephemeralcontainers";
     (request.is_on("", "pods") || ephemeral) && request.operation != Operation::Delete
 }
 

@@ -12,7 +12,7 @@ mod priority;
 mod runtime_class;
 mod service_account;
 
-use api::{Kind, Timestamp};
+use api::Kind;
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -49,8 +49,6 @@ pub struct Request<'a> {
     pub old: Option<&'a Value>,
     /// Read access to everything else.
     pub world: &'a World,
-    /// When.
-    pub now: Timestamp,
 }
 
 impl Request<'_> {
@@ -94,8 +92,14 @@ static PLUGINS: &[&(dyn Plugin + 'static)] = &[
 ];
 
 /// Names of the plugins that run unless they are switched off.
-pub const DEFAULT_PLUGINS: &[&str] =
-    &["NamespaceLifecycle", "ServiceAccount", "NodeRestriction", "Priority", "DefaultTolerationSeconds", "RuntimeClass"];
+pub const DEFAULT_PLUGINS: &[&str] = &[
+    "NamespaceLifecycle",
+    "ServiceAccount",
+    "NodeRestriction",
+    "Priority",
+    "DefaultTolerationSeconds",
+    "RuntimeClass",
+];
 
 /// The enabled plugins.
 pub struct Chain(Vec<&'static dyn Plugin>);

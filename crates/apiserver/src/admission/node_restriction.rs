@@ -45,7 +45,9 @@ fn pod(request: &Request<'_>, node: &str, object: Option<&Value>) -> Result<(), 
             }
             own(request, node, &of(object), "create pods with spec.nodeName set to itself")
         }
-        Operation::Update => own(request, node, &of(request.old), "update pod status for pods with spec.nodeName set to itself"),
+        Operation::Update => {
+            own(request, node, &of(request.old), "update pod status for pods with spec.nodeName set to itself")
+        }
         Operation::Delete => own(request, node, &of(request.old), "delete pods with spec.nodeName set to itself"),
     }
 }

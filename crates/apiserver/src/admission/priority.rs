@@ -65,7 +65,10 @@ fn keep(old: Option<&Value>, spec: &mut Value) {
 /// The class with the lowest value among those that claim to be the default.
 async fn default_class(request: &Request<'_>) -> Option<Value> {
     let classes = request.world.all(GROUP, PLURAL).await;
-    classes.into_iter().filter(|c| look::flag(c, "globalDefault")).min_by_key(|c| look::integer(c, "value").unwrap_or(0))
+    classes
+        .into_iter()
+        .filter(|c| look::flag(c, "globalDefault"))
+        .min_by_key(|c| look::integer(c, "value").unwrap_or(0))
 }
 
 async fn establish(request: &Request<'_>, spec: &mut Value) -> Result<(), Status> {

@@ -113,7 +113,11 @@ fn set_scheduling(request: &Request<'_>, spec: &mut Value, class: &Value) -> Res
 }
 
 /// RTC-32: the smallest conflicting key is reported.
-fn merge_selector(request: &Request<'_>, spec: &Value, class: &Map<String, Value>) -> Result<Map<String, Value>, Status> {
+fn merge_selector(
+    request: &Request<'_>,
+    spec: &Value,
+    class: &Map<String, Value>,
+) -> Result<Map<String, Value>, Status> {
     let mut merged = look::get(spec, "nodeSelector").and_then(Value::as_object).cloned().unwrap_or_default();
     let mut keys: Vec<&String> = class.keys().collect();
     keys.sort();
@@ -137,7 +141,8 @@ fn merge_tolerations(first: &[Value], second: &[Value]) -> Vec<Value> {
     let mut kept: Vec<&Value> = Vec::new();
     for (index, toleration) in all.iter().enumerate() {
         let by_earlier = kept.iter().any(|k| covers(k, toleration));
-        let by_later = all[index + 1..].iter().any(|later| !same_toleration(later, toleration) && covers(later, toleration));
+        let by_later =
+            all[index + 1..].iter().any(|later| !same_toleration(later, toleration) && covers(later, toleration));
         if !by_earlier && !by_later {
             kept.push(toleration);
         }
@@ -185,7 +190,8 @@ mod tests {
 
     #[test]
     fn tolerations_that_another_covers_are_dropped_and_the_order_stays() {
-        let pod = vec![json!({"key": "a", "operator": "Equal", "value": "x"}), json!({"key": "b", "operator": "Exists"})];
+        let pod =
+            vec![json!({"key": "a", "operator": "Equal", "value": "x"}), json!({"key": "b", "operator": "Exists"})];
         let class = vec![json!({"key": "a", "operator": "Exists"}), json!({"key": "b", "operator": "Exists"})];
         assert_eq!(merge_tolerations(&pod, &class), vec![pod[1].clone(), class[0].clone()]);
     }

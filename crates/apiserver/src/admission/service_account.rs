@@ -52,9 +52,7 @@ impl Plugin for ServiceAccount {
 
 fn missing(request: &Request<'_>, name: &str) -> Status {
     let namespace = request.namespace;
-    request.forbidden(format!(
-        "error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"
-    ))
+    request.forbidden(format!("error looking up service account {namespace}/{name}: serviceaccount {name:?} not found"))
 }
 
 /// IMG-190: mirror pods refer to nothing in the API.

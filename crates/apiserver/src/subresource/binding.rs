@@ -40,7 +40,9 @@ fn assign(call: &Call<'_>, pod: &Value, (binding, node): (&Value, &str)) -> Resu
     for field in ["uid", "resourceVersion"] {
         let (wanted, current) = (object::meta(binding, field), object::meta(pod, field));
         if !wanted.is_empty() && wanted != current {
-            return refuse(format!("Precondition failed: {field} in precondition: {wanted}, in object meta: {current}"));
+            return refuse(format!(
+                "Precondition failed: {field} in precondition: {wanted}, in object meta: {current}"
+            ));
         }
     }
     if look::at(pod, &["metadata", "deletionTimestamp"]).is_some() {

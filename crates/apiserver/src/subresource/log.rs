@@ -52,8 +52,16 @@ pub async fn log(port: &NodePort, pod: &Value, node: Option<&Value>, query: &Que
 fn refused(code: u16, name: &str, text: &str) -> Status {
     match code {
         400 => Status::bad_request(text),
-        404 => Status::plain(404, "NotFound", format!("the server could not find the requested resource ( pods/log {name}): {text}")),
-        _ => Status::plain(500, "InternalError", format!("an error on the server ({text:?}) has prevented the request from succeeding ( pods/log {name})")),
+        404 => Status::plain(
+            404,
+            "NotFound",
+            format!("the server could not find the requested resource ( pods/log {name}): {text}"),
+        ),
+        _ => Status::plain(
+            500,
+            "InternalError",
+            format!("an error on the server ({text:?}) has prevented the request from succeeding ( pods/log {name})"),
+        ),
     }
 }
 

@@ -73,7 +73,8 @@ impl Target {
         let order = ["InternalIP", "ExternalIP", "Hostname"];
         let address = order.iter().find_map(|wanted| of_type(wanted)).map(|a| look::text(a, "address"));
         let address = address.filter(|a| !a.is_empty());
-        let host = address.ok_or_else(|| Status::internal(format!("no preferred addresses found for node {name:?}")))?;
+        let host =
+            address.ok_or_else(|| Status::internal(format!("no preferred addresses found for node {name:?}")))?;
         let port = look::at(node, &["status", "daemonEndpoints", "kubeletEndpoint", "Port"]).and_then(Value::as_u64);
         let port = port.and_then(|p| u16::try_from(p).ok()).filter(|p| *p > 0).unwrap_or(10250);
         Ok(Target { host: host.to_owned(), port })
@@ -118,7 +119,11 @@ impl NodePort {
 }
 
 fn authority(target: &Target) -> String {
-    if target.host.contains(':') { format!("[{}]:{}", target.host, target.port) } else { format!("{}:{}", target.host, target.port) }
+    if target.host.contains(':') {
+        format!("[{}]:{}", target.host, target.port)
+    } else {
+        format!("{}:{}", target.host, target.port)
+    }
 }
 
 fn dialing(target: &Target, error: impl std::fmt::Display) -> Status {

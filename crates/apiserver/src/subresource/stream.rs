@@ -129,7 +129,8 @@ mod tests {
 
     #[test]
     fn the_query_is_translated_to_the_node_ports_words() {
-        let query = Query::parse(Some("container=a&command=sh&command=-c&command=echo+%26+x&stdout=true&stdin=false&tty=1"));
+        let query =
+            Query::parse(Some("container=a&command=sh&command=-c&command=echo+%26+x&stdout=true&stdin=false&tty=1"));
         let path = location(&pod(), "exec", &query).unwrap();
         assert_eq!(path, "/exec/n/p/a?command=sh&command=-c&command=echo%20%26%20x&output=1&tty=1");
         let query = Query::parse(Some("ports=80"));
