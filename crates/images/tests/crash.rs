@@ -49,7 +49,7 @@ async fn a_killed_pull_leaves_nothing_half_and_is_resumed() {
         let root = directory.path().join("images");
         let mut child = victim(&root, &name);
         // The moment is drawn from the seed; it waits for nothing, it is where the axe falls.
-        let moment = Duration::from_micros(5_000 + u64::from_le_bytes(noise(8, seed).try_into().unwrap()) % 150_000);
+        let moment = Duration::from_micros(5_000 + u64::from_le_bytes(noise(8, seed).try_into().unwrap()) % 350_000);
         tokio::time::sleep(moment).await;
         child.kill().unwrap();
         child.wait().unwrap();

@@ -46,20 +46,22 @@ async fn registry() -> Registry {
         at("htpasswd").display()
     );
     std::fs::write(at("config.yml"), config).unwrap();
-    let log = std::fs::File::create(at("log")).unwrap();
+    let log_file = std::fs::File::create(at("log")).unwrap();
     let process = command("/usr/bin/docker-registry")
         .args(["serve", at("config.yml").to_str().unwrap()])
         .stdout(Stdio::null())
-        .stderr(log)
+        .stderr(log_file)
         .spawn()
         .expect("docker-registry is installed");
+    let log = at("log");
+    let registry = Registry { process, address, directory };
     for _ in 0..300 {
-        if tokio::net::TcpStream::connect(&address).await.is_ok() {
-            return Registry { process, address, directory };
+        if tokio::net::TcpStream::connect(&registry.address).await.is_ok() {
+            return registry;
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("docker-registry does not listen: {}", std::fs::read_to_string(at("log")).unwrap());
+    panic!("docker-registry does not listen: {}", std::fs::read_to_string(log).unwrap());
 }
 
 impl Registry {
