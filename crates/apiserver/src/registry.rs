@@ -236,6 +236,19 @@ impl Registry {
         self.commit(call, entry, (new, &old)).await
     }
 
+    /// Changes an object without the rules of updates: what the server itself does to it, such as a binding.
+    pub async fn rewrite(&self, call: &Call<'_>, change: &Change<'_>) -> Result<Written, Status> {
+        for _ in 0..=RETRIES {
+            let entry = self.entry(call).await?;
+            let old = object::decode(call.kind, &entry);
+            let new = change(&old)?;
+            if let Some(written) = self.commit(call, &entry, (&new, &old)).await? {
+                return Ok(written);
+            }
+        }
+        Err(Status::modified(call.kind, call.name))
+    }
+
     /// Removes the entry. None: another writer was faster.
     pub async fn remove(&self, call: &Call<'_>, entry: &Entry) -> Result<Option<Written>, Status> {
         let gone =

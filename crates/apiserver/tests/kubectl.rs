@@ -70,7 +70,7 @@ impl Cluster {
 }
 
 const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\nspec:\n  containers:\n  - name: c\n    image: \
-                   nginx:1\n    env: [{name: A, value: x}, {name: B, value: y}]\n";
+                   nginx:1\n    env: [{name: A, value: one}, {name: B, value: two}]\n";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn apply_creates_changes_and_prunes() {

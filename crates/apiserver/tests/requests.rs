@@ -257,7 +257,7 @@ async fn invalid_objects_name_their_fields() {
     assert_eq!(door.send(Method::PATCH, &format!("{PODS}/a"), media, b"{}".to_vec()).await.0, 415);
     let large = vec![b' '; 4 * 1024 * 1024];
     assert_eq!(door.send(Method::POST, PODS, "application/json", large).await.0, 413);
-    let yaml = "metadata: {name: y}\nspec: {containers: [{name: c, image: nginx}]}\n";
+    let yaml = "metadata: {name: yam}\nspec: {containers: [{name: c, image: nginx}]}\n";
     assert_eq!(door.send(Method::POST, PODS, "application/yaml", yaml.into()).await.0, 201);
 }
 

@@ -25,7 +25,7 @@ pub async fn bind(registry: &Registry, call: &Call<'_>, binding: &Value) -> Resu
     if node.is_empty() {
         return Err(Status::bad_request("target.name: Required value"));
     }
-    registry.modify(call, &|pod| assign(call, pod, (binding, node))).await?;
+    registry.rewrite(call, &|pod| assign(call, pod, (binding, node))).await?;
     Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}))
 }
 
