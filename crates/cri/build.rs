@@ -1,5 +1,6 @@
 //! Compiles the interface descriptions without protoc.
 
+#[allow(clippy::disallowed_macros, reason = "how a build script talks to cargo")]
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     println!("cargo:rerun-if-changed=proto");
     let descriptors = protox::compile(["runtime.v1.proto", "sampan.v1.proto"], ["proto"])?;

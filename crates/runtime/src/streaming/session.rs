@@ -41,19 +41,33 @@ struct Resizer {
     container: String,
 }
 
+/// The other end.
+struct Client {
+    sink: SplitSink<WebSocket, Message>,
+    messages: SplitStream<WebSocket>,
+    version: Version,
+}
+
+impl Client {
+    fn new(socket: WebSocket, version: Version) -> Client {
+        let (sink, messages) = socket.split();
+        Client { sink, messages, version }
+    }
+}
+
 /// Runs a command for a client.
 pub(super) async fn exec(core: Arc<Core>, request: ExecRequest, socket: WebSocket, version: Version) {
-    let (sink, messages) = socket.split();
+    let client = Client::new(socket, version);
     let end = match begin(&core, &request).await {
         Ok((mut running, streams)) => {
             let exit = async {
                 (&mut running.ended).await.map_or(End::Failed("the sandbox died".into()), |e| End::Exit(e.exit_code))
             };
-            return converse(sink, messages, streams, exit, version, None).await;
+            return converse(client, streams, exit, None).await;
         }
         Err(error) => End::Failed(error.to_string()),
     };
-    finish(sink, &end).await;
+    finish(client.sink, &end).await;
 }
 
 async fn begin(core: &Core, request: &ExecRequest) -> Result<(crate::container::exec::Running, Streams), Error> {
@@ -82,14 +96,14 @@ async fn begin(core: &Core, request: &ExecRequest) -> Result<(crate::container::
 
 /// Joins a client to a container's own streams.
 pub(super) async fn attach(core: Arc<Core>, request: AttachRequest, socket: WebSocket, version: Version) {
-    let (sink, messages) = socket.split();
+    let client = Client::new(socket, version);
     match join(&core, &request).await {
         Ok((streams, resizer)) => {
             // The output ends with the container; nothing else does.
             let never = std::future::pending();
-            converse(sink, messages, streams, never, version, Some(resizer)).await;
+            converse(client, streams, never, Some(resizer)).await;
         }
-        Err(error) => finish(sink, &End::Failed(error.to_string())).await,
+        Err(error) => finish(client.sink, &End::Failed(error.to_string())).await,
     }
 }
 
@@ -116,14 +130,8 @@ async fn join(core: &Core, request: &AttachRequest) -> Result<(Streams, Resizer)
 }
 
 /// Moves bytes both ways until the end, and tells the client how it ended.
-async fn converse(
-    sink: SplitSink<WebSocket, Message>,
-    messages: SplitStream<WebSocket>,
-    streams: Streams,
-    exit: impl Future<Output = End>,
-    version: Version,
-    resizer: Option<Resizer>,
-) {
+async fn converse(client: Client, streams: Streams, exit: impl Future<Output = End>, resizer: Option<Resizer>) {
+    let Client { sink, messages, version } = client;
     let (sender, receiver) = mpsc::channel(WAITING_MAX);
     let Streams { stdin, stdout, stderr, is_terminal } = streams;
     let terminal = if is_terminal { stdout.as_ref() } else { None };
