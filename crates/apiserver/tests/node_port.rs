@@ -1,0 +1,180 @@
+//! Logs and upgraded streams through the TLS listener to a node port and back; and what garbage does to the listener.
+#![allow(missing_docs)]
+#![allow(clippy::disallowed_methods)] // Servers of these tests end with the tests' runtime.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use apiserver::{ApiServer, NodeTls, Options, UserInfo};
+use axum::body::Body;
+use http::{Request, Response, StatusCode};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tower::ServiceExt;
+
+mod pki;
+
+/// A node port: tells the path that it was asked for, and echoes upgraded bytes.
+async fn node_port(pki: &pki::Pki) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let acceptor = tokio_rustls::TlsAcceptor::from(pki.server_config());
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            let stream = acceptor.accept(stream).await.unwrap();
+            let user = stream.get_ref().1.peer_certificates().map(|c| c.len());
+            assert_eq!(user, Some(1), "the API server shows its certificate");
+            let service = hyper::service::service_fn(answer);
+            let connection = hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service);
+            tokio::spawn(connection.with_upgrades());
+        }
+    });
+    address
+}
+
+async fn answer(mut request: Request<hyper::body::Incoming>) -> Result<Response<Body>, std::convert::Infallible> {
+    let asked = request.uri().to_string();
+    if request.headers().contains_key("upgrade") {
+        let upgraded = hyper::upgrade::on(&mut request);
+        tokio::spawn(async move {
+            let (mut read, mut write) = tokio::io::split(TokioIo::new(upgraded.await.unwrap()));
+            write.write_all(asked.as_bytes()).await.unwrap();
+            tokio::io::copy(&mut read, &mut write).await.unwrap();
+        });
+        let protocol = request.headers()["sec-websocket-protocol"].clone();
+        let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
+        return Ok(response.header("sec-websocket-protocol", protocol).body(Body::empty()).unwrap());
+    }
+    let status = if asked.contains("previous=true") { 400 } else { 200 };
+    Ok(Response::builder().status(status).body(Body::from(asked)).unwrap())
+}
+
+struct Cluster {
+    server: ApiServer,
+    pki: pki::Pki,
+    address: SocketAddr,
+    cancel: CancellationToken,
+}
+
+async fn post(server: &ApiServer, path: &str, body: Value) {
+    let request = Request::builder().method("POST").uri(path).body(Body::from(body.to_string())).unwrap();
+    let response = server.router_as(UserInfo::admin()).oneshot(request).await.unwrap();
+    let status = response.status();
+    let text = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(status, StatusCode::CREATED, "{path}: {}", String::from_utf8_lossy(&text));
+}
+
+async fn cluster() -> Cluster {
+    let pki = pki::Pki::new();
+    let node = node_port(&pki).await;
+    let identity = pki.client("kube-apiserver-kubelet-client", "system:masters");
+    let mut options = Options::new(Arc::new(store::memory::MemoryStore::new()));
+    options.node_tls =
+        Some(NodeTls { ca_pem: pki.ca_pem(), certificate_pem: identity.certificate_pem, key_pem: identity.key_pem });
+    let cancel = CancellationToken::new();
+    let server = ApiServer::start(options, cancel.clone()).await.unwrap();
+    let status = json!({
+        "addresses": [{"type": "InternalIP", "address": "127.0.0.1"}],
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": node.port()}},
+    });
+    post(&server, "/api/v1/nodes", json!({"metadata": {"name": "n1"}})).await;
+    let patch = Request::builder()
+        .method("PATCH")
+        .uri("/api/v1/nodes/n1/status")
+        .header("content-type", "application/merge-patch+json")
+        .body(Body::from(json!({"status": status}).to_string()))
+        .unwrap();
+    let patched = server.router_as(UserInfo::admin()).oneshot(patch).await.unwrap();
+    assert_eq!(patched.status(), StatusCode::OK);
+    let pods = "/api/v1/namespaces/default/pods";
+    let spec = json!({"containers": [{"name": "c", "image": "x"}]});
+    post(&server, pods, json!({"metadata": {"name": "p"}, "spec": spec})).await;
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n1"}});
+    post(&server, &format!("{pods}/p/binding"), binding).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (serving, tls, ending) = (server.clone(), pki.server_config(), cancel.clone());
+    tokio::spawn(async move { serving.serve(listener, tls, ending).await.unwrap() });
+    Cluster { server, pki, address, cancel }
+}
+
+async fn get(server: &ApiServer, path: &str) -> (u16, String) {
+    let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+    let response = server.router_as(UserInfo::admin()).oneshot(request).await.unwrap();
+    let code = response.status().as_u16();
+    let bytes = response.into_body().collect().await.unwrap().to_bytes();
+    (code, String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[tokio::test]
+async fn logs_come_from_the_node_and_its_refusals_too() {
+    let cluster = cluster().await;
+    let log = "/api/v1/namespaces/default/pods/p/log";
+    let (code, text) = get(&cluster.server, &format!("{log}?tailLines=5&follow=true")).await;
+    assert_eq!((code, text.as_str()), (200, "/containerLogs/default/p/c?follow=true&tailLines=5"));
+    let (code, text) = get(&cluster.server, &format!("{log}?previous=true")).await;
+    assert_eq!(code, 400);
+    assert_eq!(serde_json::from_str::<Value>(&text).unwrap()["reason"], "BadRequest");
+    let (code, _) = get(&cluster.server, &format!("{log}?container=nope")).await;
+    assert_eq!(code, 400);
+    let (code, text) = get(&cluster.server, "/api/v1/namespaces/default/pods/p/exec?command=sh").await;
+    assert_eq!(code, 400, "{text}");
+}
+
+#[tokio::test]
+async fn an_upgraded_stream_passes_through_raw() {
+    let cluster = cluster().await;
+    let mut roots = rustls::RootCertStore::empty();
+    let identity = cluster.pki.client("kubernetes-admin", "system:masters");
+    use rustls_pki_types::pem::PemObject;
+    roots.add(rustls_pki_types::CertificateDer::from_pem_slice(cluster.pki.ca_pem().as_bytes()).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_auth_cert(
+            vec![rustls_pki_types::CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap()],
+            rustls_pki_types::PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap(),
+        )
+        .unwrap();
+    let stream = TcpStream::connect(cluster.address).await.unwrap();
+    let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
+    let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
+    let request = "GET /api/v1/namespaces/default/pods/p/exec?command=sh&stdin=true&stdout=true HTTP/1.1\r\nhost: x\r\n\
+                   connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-protocol: v5.channel.k8s.io\r\n\r\n";
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = Vec::new();
+    let expect = "/exec/default/p/c?command=sh&input=1&output=1";
+    while !String::from_utf8_lossy(&seen).contains(expect) {
+        assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "{}", String::from_utf8_lossy(&seen));
+    }
+    let head = String::from_utf8_lossy(&seen).to_lowercase();
+    assert!(head.starts_with("http/1.1 101") && head.contains("sec-websocket-protocol: v5.channel.k8s.io"), "{head}");
+    stream.write_all(b"\x00raw \xff bytes").await.unwrap();
+    let mut echo = [0; 12];
+    stream.read_exact(&mut echo).await.unwrap();
+    assert_eq!(&echo, b"\x00raw \xff bytes");
+}
+
+#[tokio::test]
+async fn garbage_ends_its_connection_and_nothing_else() {
+    let cluster = cluster().await;
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 600], b"\x16\x03\x01\xff\xff\x01"] {
+        let mut stream = TcpStream::connect(cluster.address).await.unwrap();
+        stream.write_all(garbage).await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut rest = Vec::new();
+        let ended = tokio::time::timeout(Duration::from_secs(15), stream.read_to_end(&mut rest)).await;
+        assert!(ended.is_ok(), "the connection ends");
+    }
+    assert_eq!(get(&cluster.server, "/version").await.0, 200);
+    assert!(TcpStream::connect(cluster.address).await.is_ok());
+    cluster.cancel.cancel();
+}
