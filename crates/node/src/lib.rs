@@ -19,4 +19,4 @@ pub mod probes;
 pub mod status;
 pub mod volumes;
 
-pub use agent::{Error, Options, drain, run};
+pub use agent::{DrainOptions, Error, Options, drain, run};

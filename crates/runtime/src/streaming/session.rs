@@ -6,7 +6,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use axum::extract::ws::{Message, WebSocket};
+use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
 use cri::v1::{AttachRequest, ExecRequest};
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -187,11 +187,18 @@ async fn write(mut sink: SplitSink<WebSocket, Message>, mut waiting: mpsc::Recei
             return;
         }
     }
-    let _ = sink.close().await;
+    close(sink).await;
 }
 
 async fn finish(mut sink: SplitSink<WebSocket, Message>, end: &End) {
     let _ = sink.send(Message::Binary(channel::end(end).into())).await;
+    close(sink).await;
+}
+
+/// Clients take a close without the code for a normal end as an error.
+async fn close(mut sink: SplitSink<WebSocket, Message>) {
+    let frame = CloseFrame { code: close_code::NORMAL, reason: "".into() };
+    let _ = sink.send(Message::Close(Some(frame))).await;
     let _ = sink.close().await;
 }
 
