@@ -124,6 +124,17 @@ impl Core {
         }
     }
 
+    /// The sandbox is ready, unless its monitor died before anybody could notice.
+    pub(crate) async fn declare_ready(self: &Arc<Core>, sandbox: &Arc<Sandbox>) {
+        let link = sandbox.change(|live| {
+            live.phase = Phase::Ready;
+            live.link.clone()
+        });
+        if link.is_none_or(|link| link.is_ended()) {
+            self.clone().bury(sandbox.clone()).await;
+        }
+    }
+
     /// The monitor is dead: so is the sandbox, and what still runs in it must not run on unwatched.
     async fn bury(self: Arc<Core>, sandbox: Arc<Sandbox>) {
         let was_ready = sandbox.change(|live| {
@@ -192,6 +203,10 @@ impl Ear {
 
 impl Listener for Ear {
     fn snapshot(&self, snapshot: &Snapshot) {
+        if let Some(sandbox) = self.sandbox.upgrade() {
+            // After a broken connection: what ended meanwhile will not be told again, so its waiters give up.
+            lock(&sandbox.execs).retain(|name, _| snapshot.execs.iter().any(|running| running.exec == *name));
+        }
         for known in &snapshot.containers {
             let Some((core, container)) = self.container(&known.id) else { continue };
             match known.status {

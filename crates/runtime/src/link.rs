@@ -88,6 +88,11 @@ impl Link {
         Ok(Link { shared, reader: guard.disarm(), welcome })
     }
 
+    /// Whether the connection has ended. True before the listener hears of it.
+    pub(crate) fn is_ended(&self) -> bool {
+        self.shared.pending().is_none()
+    }
+
     /// One request and its reply, with the descriptors that came along.
     pub(crate) async fn call(
         &self,

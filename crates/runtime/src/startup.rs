@@ -67,10 +67,8 @@ async fn connect(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(), Error> 
     match core.listen(sandbox).await {
         Ok(_) => {
             let ips = core.network.attachment(sandbox.id()).await.map(|attachment| attachment.ips);
-            sandbox.change(|live| {
-                live.ips = ips.unwrap_or_default();
-                live.phase = Phase::Ready;
-            });
+            sandbox.change(|live| live.ips = ips.unwrap_or_default());
+            core.declare_ready(sandbox).await;
         }
         Err(error) => {
             tracing::info!(sandbox = sandbox.id(), %error, "the monitor is gone");

@@ -12,7 +12,7 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::record::{self, MADE, SandboxRecord};
 use crate::rootfs;
-use crate::state::{Phase, Sandbox, fresh_id};
+use crate::state::{Sandbox, fresh_id};
 
 /// Makes a sandbox; returns its id.
 pub(crate) async fn run(core: Arc<Core>, request: RunPodSandboxRequest) -> Result<String, Error> {
@@ -23,7 +23,7 @@ pub(crate) async fn run(core: Arc<Core>, request: RunPodSandboxRequest) -> Resul
     core.state.insert_sandbox(&sandbox)?;
     match make(&core, &sandbox).await {
         Ok(()) => {
-            sandbox.change(|live| live.phase = Phase::Ready);
+            core.declare_ready(&sandbox).await;
             core.tell_sandbox(&sandbox, ContainerEventType::ContainerCreatedEvent);
             core.tell_sandbox(&sandbox, ContainerEventType::ContainerStartedEvent);
             Ok(sandbox.record.id.clone())

@@ -27,6 +27,8 @@ pub struct World {
     pub handler: &'static str,
     registry: Registry,
     server: Option<Child>,
+    /// Ends what runs in this process, so that nobody holds the image store when the machine is cleaned.
+    cancel: CancellationToken,
 }
 
 impl World {
@@ -43,6 +45,7 @@ impl World {
             handler: "runc",
             registry,
             server: None,
+            cancel: CancellationToken::new(),
         }
     }
 
@@ -85,7 +88,7 @@ impl World {
             monitor_command: vec![SERVER.into(), "monitor".into()],
             data_dir,
         };
-        runtime::Runtime::start(options, CancellationToken::new()).await.expect("start the runtime")
+        runtime::Runtime::start(options, self.cancel.clone()).await.expect("start the runtime")
     }
 
     fn command(&self) -> Command {
@@ -146,8 +149,14 @@ impl Drop for World {
             let _ = server.kill();
             let _ = server.wait();
         }
-        // Whatever the test did, the machine is left clean.
-        let _ = self.command().arg("down").stderr(Stdio::null()).status();
+        // Whatever the test did, the machine is left clean. A runtime of this process takes a moment to let go.
+        self.cancel.cancel();
+        for _ in 0..50 {
+            if self.command().arg("down").stderr(Stdio::null()).status().is_ok_and(|status| status.success()) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
         for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
             let _ = fs::remove_dir(hierarchy.path().join(self.cgroup().trim_start_matches('/')));
         }
