@@ -9,6 +9,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, UdpSocket};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use rustix::fs::{FlockOperation, flock};
@@ -17,6 +18,9 @@ use rustix::fs::{FlockOperation, flock};
 pub const DATA_DIR: &str = "/var/lib/sampan";
 /// Default of `--run-dir`.
 pub const RUN_DIR: &str = "/run/sampan";
+/// How often, and how far apart, a dying process's lock is tried.
+const DYING_TRIES: u32 = 200;
+const DYING_PAUSE: Duration = Duration::from_millis(10);
 /// Version of the data directory's layout; a newer one is refused.
 const SCHEMA: u32 = 1;
 
@@ -126,8 +130,8 @@ impl Instance {
             .mode(0o644)
             .open(&path)
             .with_context(|| format!("open {}", path.display()))?;
-        if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-            return Ok(Err(holder(&path)));
+        if let Err(pid) = try_lock(&file, &path, FlockOperation::NonBlockingLockExclusive) {
+            return Ok(Err(pid));
         }
         file.set_len(0)?;
         write!(file, "{}", std::process::id())?;
@@ -138,11 +142,36 @@ impl Instance {
     pub fn running(&self) -> Option<u32> {
         let path = self.run_dir.join("sampan.pid");
         let file = File::open(&path).ok()?;
-        match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Ok(()) => None,
-            Err(_) => Some(holder(&path)),
-        }
+        try_lock(&file, &path, FlockOperation::NonBlockingLockShared).err()
     }
+}
+
+/// Locks, or names the process that holds the lock. A holder that is dying is waited for: its leader may be gone while
+/// its last thread still has the file.
+fn try_lock(file: &File, path: &Path, operation: FlockOperation) -> Result<(), u32> {
+    for _ in 0..DYING_TRIES {
+        if flock(file, operation).is_ok() {
+            return Ok(());
+        }
+        let pid = holder(path);
+        if !is_dying(pid) {
+            return Err(pid);
+        }
+        pause();
+    }
+    Err(holder(path))
+}
+
+/// Whether a process has ended but for its last threads. Unknown processes count as dying.
+fn is_dying(pid: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    stat.rsplit(") ").next().is_none_or(|state| state.is_empty() || state.starts_with(['Z', 'X']))
+}
+
+/// There is no event to wait for: the kernel tells nobody when a lock's last holder is gone.
+#[allow(clippy::disallowed_methods)]
+fn pause() {
+    std::thread::sleep(DYING_PAUSE);
 }
 
 fn holder(path: &Path) -> u32 {

@@ -74,6 +74,7 @@ impl Lab {
     pub fn up_with(&self, more: &[&str]) {
         let words = ["up", "--detach", "--listen", &self.listen, "--pod-cidr", &self.pod_cidr, "--default-handler", "runc"];
         let output = self.sampan(&[&words, more].concat());
+        assert!(text(&output.stdout).contains("ready in"), "up did not start: {}", text(&output.stdout));
         assert!(output.status.success(), "up failed: {}\n{}", text(&output.stdout), text(&output.stderr));
     }
 
