@@ -310,6 +310,23 @@ fn a_step_that_hangs_is_killed_and_told() {
 }
 
 #[test]
+fn a_step_of_a_client_that_died_is_joined_by_the_next_one() {
+    let world = World::new("runc");
+    let create = Request::Create(world.request("c1", "sleep 1000", false));
+    let dying = monitor::wire::socket::connect(&world.path("s")).expect("connect");
+    monitor::wire::socket::send_all(&dying, &create.encode(1, 0).expect("a frame"), &[]).expect("send");
+    drop(dying);
+    let mut next = world.reconnect();
+    let Reply::Created(first) = next.ask(&create).expect("joined or done") else { panic!("an odd reply") };
+    let Reply::Created(second) = next.ask(&create).expect("done") else { panic!("an odd reply") };
+    assert!(first.pid > 0 && first.pid == second.pid);
+    let start = Request::Start(Start { container: "c1".into(), timeout_milliseconds: 0 });
+    for _ in 0..2 {
+        assert_eq!(next.ask(&start).expect("started once"), Reply::Done(monitor::wire::Done {}));
+    }
+}
+
+#[test]
 fn shutdown_is_refused_while_containers_are_left() {
     let mut world = World::new("runc");
     world.run("c1", "sleep 1000");

@@ -78,8 +78,12 @@ impl Holder {
                 return Err(Failure::new(code::INVALID, "create", format!("{name} is missing")));
             }
         }
-        if self.containers.iter().any(|container| container.id == request.container) {
-            return Err(Failure::new(code::EXISTS, "create", format!("container {:?} exists", request.container)));
+        if let Some(known) = self.containers.iter().find(|container| container.id == request.container) {
+            return match known.status {
+                status::CREATED | status::RUNNING => Ok(Some(Reply::Created(wire::Created { pid: known.pid }))),
+                status::CREATING => self.join(known.key, "create", requester),
+                _ => Err(Failure::new(code::EXISTS, "create", format!("container {:?} exists", request.container))),
+            };
         }
         let key = self.next_key();
         let plan = Plan {
@@ -105,8 +109,14 @@ impl Holder {
     fn start(&mut self, request: &wire::Start, requester: Requester) -> Answer {
         self.ready_for_steps("start")?;
         let container = self.find(&request.container, "start")?;
-        if container.status != status::CREATED || container.busy {
-            return Err(Failure::new(code::WRONG_STATE, "start", "the container is not waiting for its start"));
+        match (container.status, container.busy) {
+            (status::CREATED, false) => {}
+            (status::RUNNING, _) => return Ok(Some(Reply::Done(wire::Done {}))),
+            (status::CREATED, true) => {
+                let key = container.key;
+                return self.join(key, "start", requester);
+            }
+            _ => return Err(Failure::new(code::WRONG_STATE, "start", "the container is not waiting for its start")),
         }
         let (key, runtime) = (container.key, container.runtime.clone());
         let plan = Plan {
@@ -121,6 +131,25 @@ impl Holder {
         .map_err(|error| unstartable("start", &runtime.binary, &error))?;
         self.find(&request.container, "start")?.busy = true;
         Ok(None)
+    }
+
+    /// A step that is under way for a client that has gone is continued for the one that asks now: an agent was killed,
+    /// and the next one takes over.
+    fn join(&mut self, container: u32, name: &str, requester: Requester) -> Answer {
+        let lives = |connection: u32| self.connections.iter().any(|it| it.key == connection && !it.finished);
+        let step = self.steps.iter().position(|step| match step.purpose {
+            Purpose::Create { container: of } => of == container && name == "create",
+            Purpose::Start { container: of } => of == container && name == "start",
+            _ => false,
+        });
+        let orphan = step.filter(|at| !self.steps[*at].requester.is_some_and(|former| lives(former.connection)));
+        match orphan {
+            Some(at) => {
+                self.steps[at].requester = Some(requester);
+                Ok(None)
+            }
+            None => Err(Failure::new(code::WRONG_STATE, name, "another step of the container is under way")),
+        }
     }
 
     fn signal(&mut self, request: &wire::Signal, requester: Requester) -> Answer {
