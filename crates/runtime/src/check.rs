@@ -1,12 +1,19 @@
-//! Whether a handler works on this machine: it creates and deletes a container that is never started.
+//! Whether a handler works on this machine: it runs a container to its end, in namespaces and a cgroup of its own.
+//!
+//! The container's root is an empty directory onto which the machine's own programs are bound read-only, so the test
+//! needs no image.
 
 use std::fs;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::error::Error;
 use crate::options::Handler;
+
+/// Directories of the machine in which a program and its libraries may lie.
+const PROGRAMS: [&str; 4] = ["/usr", "/bin", "/lib", "/lib64"];
 
 /// What a passed self-test tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,33 +34,57 @@ pub fn self_test(handler: &Handler, scratch: &Path) -> Result<Passed, Error> {
     let version = crate::process::version(&handler.binary).map_err(failed("run it"))?;
     let bundle = scratch.join("bundle");
     let id = format!("self-test-{}", std::process::id());
-    fs::create_dir_all(bundle.join("rootfs")).map_err(failed("make a bundle"))?;
-    fs::write(bundle.join("config.json"), document(&id).to_string()).map_err(failed("make a bundle"))?;
+    let binds = root(&bundle.join("rootfs")).map_err(failed("make a root"))?;
+    fs::write(bundle.join("config.json"), document(&id, binds).to_string()).map_err(failed("make a bundle"))?;
     let run = |arguments: &[&str]| {
         let mut all = vec!["--root".to_owned(), scratch.join("root").to_string_lossy().into_owned()];
         all.extend(handler.arguments.iter().cloned());
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
         crate::process::run(handler.binary.as_os_str(), all)
     };
-    let created = run(&["create", "--bundle", &bundle.to_string_lossy(), &id]).map_err(failed("create a container"));
+    let ran = run(&["run", "--bundle", &bundle.to_string_lossy(), &id]).map_err(failed("run a container"));
+    // After a good run there is nothing to delete, and some runtimes call that an error.
     let deleted = run(&["delete", "--force", &id]).map_err(failed("delete a container"));
     for directory in ["bundle", "root"] {
         // What a failed test leaves goes with the caller's scratch directory.
         let _ = fs::remove_dir_all(scratch.join(directory));
     }
-    created?;
-    deleted?;
+    if let Err(error) = ran {
+        deleted?;
+        return Err(error);
+    }
     Ok(Passed { version })
 }
 
-fn document(id: &str) -> serde_json::Value {
+/// Lays out the root; returns the mounts that fill it.
+fn root(directory: &Path) -> std::io::Result<Vec<Value>> {
+    for needed in ["proc", "dev", "sys"] {
+        fs::create_dir_all(directory.join(needed))?;
+    }
+    let mut binds = Vec::new();
+    for source in PROGRAMS.map(Path::new) {
+        let Ok(kind) = fs::symlink_metadata(source) else { continue };
+        let target = directory.join(source.strip_prefix("/").unwrap_or(source));
+        if kind.is_symlink() {
+            symlink(fs::read_link(source)?, target)?;
+        } else {
+            fs::create_dir_all(target)?;
+            binds.push(json!({ "destination": source, "type": "bind", "source": source, "options": ["rbind", "ro"] }));
+        }
+    }
+    Ok(binds)
+}
+
+fn document(id: &str, binds: Vec<Value>) -> Value {
+    let mut mounts = binds;
+    mounts.push(
+        json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
+    );
     json!({
         "ociVersion": "1.0.2",
-        "process": { "args": ["/nothing"], "cwd": "/", "user": { "uid": 0, "gid": 0 } },
+        "process": { "args": ["/bin/true"], "cwd": "/", "user": { "uid": 0, "gid": 0 } },
         "root": { "path": "rootfs" },
-        "mounts": [
-            { "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] },
-        ],
+        "mounts": mounts,
         "linux": {
             "cgroupsPath": format!("/sampan-{id}"),
             "namespaces": [{ "type": "mount" }, { "type": "pid" }, { "type": "network" }, { "type": "ipc" }, { "type": "uts" }],

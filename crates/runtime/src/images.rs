@@ -78,7 +78,7 @@ fn headers(metadata: &MetadataMap) -> Vec<(String, String)> {
 }
 
 /// Clients tell classes of errors by the beginning of the text (IMG-51).
-fn refused(error: &PullError) -> Status {
+pub(crate) fn refused(error: &PullError) -> Status {
     let text = report(error);
     match error {
         PullError::NotFound { .. } => Status::not_found(text),

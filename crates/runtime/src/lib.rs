@@ -21,6 +21,7 @@ mod link;
 mod oci;
 mod options;
 mod process;
+mod pulls;
 mod record;
 mod rootfs;
 mod sandbox;

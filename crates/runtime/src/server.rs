@@ -7,6 +7,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use cri::MESSAGE_BYTES_MAX;
+use cri::sampan::pulls_server::PullsServer;
 use cri::v1::image_service_server::ImageServiceServer;
 use cri::v1::runtime_service_server::RuntimeServiceServer;
 use tokio_stream::wrappers::UnixListenerStream;
@@ -113,6 +114,7 @@ impl Runtime {
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)
                     .max_encoding_message_size(MESSAGE_BYTES_MAX),
             )
+            .add_service(PullsServer::new(service.clone()))
             .add_service(
                 ImageServiceServer::new(service)
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)

@@ -41,7 +41,8 @@ async fn find(core: &Arc<Core>, record: SandboxRecord) -> Result<(), Error> {
         if record.sandbox != sandbox.id() {
             continue;
         }
-        let container = Arc::new(Container::new(record, sandbox.clone(), Stage::Created));
+        let layers = core.images.resolve(&record.image_id).map(|image| core.images.hold(&image));
+        let container = Arc::new(Container::new(record, sandbox.clone(), Stage::Created, layers));
         recall(&container, &data);
         core.state.insert_container(&container)?;
     }

@@ -94,6 +94,8 @@ pub(crate) struct Container {
     pub verbs: tokio::sync::Mutex<()>,
     /// The stop in progress.
     pub stop: watch::Sender<Stop>,
+    /// Its claim on the image's layers, which are its root file system.
+    _layers: Option<images::Hold>,
     /// The last reading of its CPU time: when and how much, for the rate.
     pub last_cpu: Mutex<Option<(i64, u64)>>,
 }
@@ -144,10 +146,16 @@ pub(crate) struct Stop {
 }
 
 impl Container {
-    pub(crate) fn new(record: ContainerRecord, sandbox: Arc<Sandbox>, stage: Stage) -> Container {
+    pub(crate) fn new(
+        record: ContainerRecord,
+        sandbox: Arc<Sandbox>,
+        stage: Stage,
+        layers: Option<images::Hold>,
+    ) -> Container {
         Container {
             record,
             sandbox,
+            _layers: layers,
             live: watch::Sender::new(Live { stage, ..Live::default() }),
             verbs: tokio::sync::Mutex::default(),
             stop: watch::Sender::default(),

@@ -27,7 +27,8 @@ pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> 
     let config = request.config.ok_or_else(|| Error::Invalid("no container configuration".into()))?;
     let named = config.image.clone().unwrap_or_default();
     let image = core.images.resolve(&named.image).ok_or(Error::NoImage(named.image))?;
-    let container = Arc::new(Container::new(plan(&sandbox, config, &image)?, sandbox, Stage::Making));
+    let (record, layers) = (plan(&sandbox, config, &image)?, core.images.hold(&image));
+    let container = Arc::new(Container::new(record, sandbox, Stage::Making, Some(layers)));
     let _verb = container.verbs.lock().await;
     core.state.insert_container(&container)?;
     let (inner, own) = (core.clone(), container.clone());

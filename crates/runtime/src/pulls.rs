@@ -1,0 +1,65 @@
+//! `sampan.v1.Pulls`: a pull that tells how far each layer has come. Beside CRI, for people at a terminal.
+
+use cri::sampan::pull_update::What;
+use cri::sampan::pulls_server::Pulls;
+use cri::sampan::{LayerProgress, LayerState, PullRequest, PullUpdate};
+use images::{Credential, ProgressSink};
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt as _;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Response, Status};
+
+use crate::images::refused;
+use crate::service::Service;
+
+/// Updates that may wait for a slow reader; more are dropped, because each one replaces those before.
+const WAITING_MAX: usize = 64;
+
+#[tonic::async_trait]
+impl Pulls for Service {
+    async fn pull(&self, request: Request<PullRequest>) -> Result<Response<cri::Stream<PullUpdate>>, Status> {
+        let request = request.into_inner();
+        let (updates, reader) = mpsc::channel(WAITING_MAX);
+        let progress = updates.clone();
+        let sink = ProgressSink::new(move |layer| {
+            let _ = progress.try_send(Ok(PullUpdate { what: Some(What::Layer(told(layer))) }));
+        });
+        let named = !request.username.is_empty() || !request.password.is_empty();
+        let credential = named.then(|| Credential {
+            username: request.username,
+            password: request.password,
+            ..Credential::default()
+        });
+        let pull = images::PullRequest { image: request.image, credential, headers: Vec::new() };
+        let core = self.0.clone();
+        core.tasks.clone().spawn(async move {
+            let cancel = core.cancel.child_token();
+            let _given_up = cancel.clone().drop_guard();
+            let pulled = tokio::select! {
+                pulled = core.images.pull(pull, sink, cancel) => pulled,
+                // The reader has gone.
+                () = updates.closed() => return,
+            };
+            let last = pulled.map(|image| PullUpdate { what: Some(What::ImageId(image.id.clone())) });
+            let _ = updates.send(last.map_err(|error| refused(&error))).await;
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(reader).fuse())))
+    }
+}
+
+fn told(layer: &images::LayerProgress) -> LayerProgress {
+    let state = match layer.state {
+        images::LayerState::Waiting => LayerState::Waiting,
+        images::LayerState::Fetching => LayerState::Fetching,
+        images::LayerState::Unpacking => LayerState::Unpacking,
+        images::LayerState::Done => LayerState::Done,
+        images::LayerState::Present => LayerState::Present,
+    };
+    LayerProgress {
+        digest: layer.digest.clone(),
+        total: layer.total,
+        fetched: layer.fetched,
+        unpacked: layer.unpacked,
+        state: state as i32,
+    }
+}
