@@ -111,15 +111,17 @@ fn every_module_opens_with_what_it_owns() {
 
 #[test]
 fn functions_stay_short() {
-    let mut long = Vec::new();
+    let (mut long, mut count) = (Vec::new(), 0);
     for path in sources().iter().filter(|path| !is_test(path)) {
         let text = std::fs::read_to_string(path).unwrap();
         for (function, lines) in functions(&without_tests(&text)) {
+            count += 1;
             if lines > FUNCTION_LINES_MAX {
                 long.push(format!("{} fn {function}: {lines} lines", name(path)));
             }
         }
     }
+    assert!(count > 2000, "only {count} functions were found");
     assert!(long.is_empty(), "longer than {FUNCTION_LINES_MAX} lines: {long:#?}");
 }
 
@@ -136,8 +138,10 @@ fn functions(lines: &[&str]) -> Vec<(String, usize)> {
         if !is_function || trimmed.starts_with("//") {
             continue;
         }
+        let has_body = lines[start..].iter().find(|line| line.ends_with(['{', '}', ';'])).is_some_and(|line| !line.ends_with(';'));
         let closing = format!("{}}}", &line[..line.len() - trimmed.len()]);
-        let Some(length) = lines[start..].iter().position(|line| *line == closing || line.ends_with(';') && start == 0) else { continue };
+        let end = lines[start..].iter().position(|line| *line == closing).filter(|_| has_body && !line.ends_with('}'));
+        let length = end.unwrap_or(0);
         let title: String = trimmed[at + 3..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
         found.push((title, length + 1));
     }

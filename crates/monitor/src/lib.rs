@@ -4,6 +4,8 @@
 //! outlives every agent. It must not know Kubernetes, images or networks, and depends on no room.
 //! Start with [`wire`] (the contract) and [`main`] (the process).
 
+#![deny(unsafe_code)]
+
 pub mod client;
 mod clock;
 mod connection;

@@ -1,6 +1,7 @@
 //! System calls that neither std nor rustix offers safely.
 //!
 //! Owns every `unsafe` of this crate; decides nothing.
+#![allow(unsafe_code, reason = "the leaf module for it; each block has its proof")]
 
 use rustix::thread::UnshareFlags;
 use std::io;
