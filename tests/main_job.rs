@@ -16,6 +16,7 @@ fn a_pod_from_a_private_registry_runs_and_nothing_is_left_behind() {
     let lab = Lab::new("main", 1);
     let before = Machine::look();
     lab.up();
+    assert!(std::fs::read_to_string(lab.user_kubeconfig()).unwrap().contains("current-context: sampan"));
     lab.right_secret();
     lab.apply(&pod("web", &lab.image(), ""));
     let running = lab.ready("web");
@@ -40,6 +41,7 @@ fn a_pod_from_a_private_registry_runs_and_nothing_is_left_behind() {
     lab.ask(&["delete", "pod", "web"]);
     assert!(lab.get("pod", "web").is_none());
     lab.down(true);
+    assert!(!lab.user_kubeconfig().exists(), "the user's kubeconfig was not there before");
     Machine::look().assert_same(&before);
 }
 

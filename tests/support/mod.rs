@@ -51,6 +51,11 @@ impl Lab {
         self.dir.join("run")
     }
 
+    /// What stands for `~/.kube/config`.
+    pub fn user_kubeconfig(&self) -> PathBuf {
+        self.dir.join("user-kubeconfig")
+    }
+
     /// Runs `sampan` with this lab's directories.
     pub fn sampan(&self, words: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_sampan"))
@@ -59,7 +64,7 @@ impl Lab {
             .arg(self.data_dir())
             .arg("--run-dir")
             .arg(self.run_dir())
-            .env("KUBECONFIG", self.dir.join("user-kubeconfig"))
+            .env("KUBECONFIG", self.user_kubeconfig())
             .stdin(Stdio::null())
             .output()
             .unwrap()
