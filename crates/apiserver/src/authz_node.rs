@@ -44,7 +44,7 @@ fn nodes(a: &Attributes<'_>, node: &str) -> Decision {
         // The name is in the body; NodeRestriction looks at it.
         ("create", "") => true,
         ("get" | "list" | "watch", "") => own,
-        ("update" | "patch" | "delete", "") | ("get" | "update" | "patch", "status") => own,
+        ("update" | "patch", "") | ("get" | "update" | "patch", "status") => own,
         _ => false,
     };
     allow_if(allowed, &format!("node {node:?} can only access its own Node object"))

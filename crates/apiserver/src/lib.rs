@@ -19,6 +19,7 @@ mod delete;
 mod descriptions;
 mod discovery;
 mod filter;
+mod leftover;
 mod list;
 mod object;
 mod openapi;

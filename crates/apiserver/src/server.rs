@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admission::{self, DEFAULT_PLUGINS};
 use crate::authz::{self, Attributes, Authorizer};
+use crate::leftover::Leftover;
 use crate::registry::Registry;
 use crate::route::{self, Route};
 use crate::status::Status;
@@ -129,9 +130,14 @@ impl ApiServer {
 
 /// Answers one request.
 async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
-    let mut response = match respond(&core, request).await {
+    let (parts, body) = request.into_parts();
+    let (body, left) = Leftover::of(body);
+    let mut response = match respond(&core, Request::from_parts(parts, body)).await {
         Ok(response) => response,
-        Err(status) => status.into_response(),
+        Err(status) => {
+            left.drain().await;
+            status.into_response()
+        }
     };
     if response.status() != http::StatusCode::SWITCHING_PROTOCOLS {
         let headers = response.headers_mut();
