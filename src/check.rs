@@ -3,10 +3,11 @@
 //! Each finding says what it is about, what was seen and what to do. [`refuse_if_unable`] is the part that `up` cannot do
 //! without; it only looks.
 
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
 use anyhow::bail;
+use ipnet::Ipv4Net;
 
 use crate::output::line;
 use crate::settings::{Resolved, Settings};
@@ -173,8 +174,41 @@ fn ruleset() -> String {
     output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
 }
 
+/// Refuses addresses of pods that this machine reaches by another link: it would be cut off from them.
+pub fn refuse_shared_network(resolved: &Resolved) -> anyhow::Result<()> {
+    let bridge = resolved.instance.bridge();
+    let routes = std::fs::read_to_string("/proc/net/route").unwrap_or_default();
+    let loopback = ("lo", Ipv4Net::new_assert(Ipv4Addr::new(127, 0, 0, 0), 8));
+    for (link, net) in routes.lines().filter_map(route).chain([loopback]) {
+        let shares = net.contains(&resolved.pod_cidr) || resolved.pod_cidr.contains(&net);
+        if link != bridge && net.prefix_len() > 0 && shares {
+            bail!("--pod-cidr {}: {net} is reached by {link}; choose addresses that nothing uses", resolved.pod_cidr);
+        }
+    }
+    Ok(())
+}
+
+/// A line of `/proc/net/route`: link, network and mask as little-endian hexadecimal numbers.
+fn route(line: &str) -> Option<(&str, Ipv4Net)> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let address = |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok().map(|number| Ipv4Addr::from(number.swap_bytes()));
+    Some((fields.first()?, Ipv4Net::with_netmask(address(1)?, address(7)?).ok()?))
+}
+
 /// Where PATH finds a program.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH")?;
     std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_is_read() {
+        let line = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0";
+        assert_eq!(route(line), Some(("eth0", "192.0.2.0/24".parse().unwrap())));
+        assert_eq!(route("Iface\tDestination\tGateway"), None);
+    }
 }

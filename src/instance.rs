@@ -95,14 +95,33 @@ impl Instance {
         self.data_dir.join("sampan.log")
     }
 
+    fn directories(&self) -> [(&Path, &'static str); 2] {
+        [(&self.data_dir, "--data-dir"), (&self.run_dir, "--run-dir")]
+    }
+
+    /// Refuses directories that cannot be made or written to, without making them.
+    pub fn refuse_if_unusable(&self) -> anyhow::Result<()> {
+        for (dir, flag) in self.directories() {
+            let there = std::path::absolute(dir)?;
+            let nearest = there.ancestors().find(|above| above.symlink_metadata().is_ok()).unwrap_or(Path::new("/"));
+            if !nearest.is_dir() {
+                bail!("{flag} {}: {} is not a directory; choose another with {flag}", dir.display(), nearest.display());
+            }
+            rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).with_context(|| {
+                format!("{flag} {}: {} cannot be written to; choose another with {flag}", dir.display(), nearest.display())
+            })?;
+        }
+        Ok(())
+    }
+
     /// Makes both directories and checks the layout's version.
     pub fn prepare(&self) -> anyhow::Result<()> {
-        for (dir, mode) in [(&self.data_dir, 0o755), (&self.run_dir, 0o755)] {
+        for (dir, flag) in self.directories() {
             std::fs::DirBuilder::new()
                 .recursive(true)
-                .mode(mode)
+                .mode(0o755)
                 .create(dir)
-                .with_context(|| format!("make the directory {}", dir.display()))?;
+                .with_context(|| format!("make the directory {}; choose another with {flag}", dir.display()))?;
         }
         let path = self.data_dir.join("schema");
         match std::fs::read_to_string(&path) {
@@ -222,5 +241,15 @@ mod tests {
         assert_eq!(instance.running(), None);
         std::fs::write(instance.data_dir.join("schema"), "99\n").unwrap();
         assert!(instance.prepare().unwrap_err().to_string().contains("newer"));
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_made_is_refused_with_its_flag() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("file"), "").unwrap();
+        let instance = Instance::new(dir.path().join("data"), dir.path().join("file/run"));
+        let error = instance.refuse_if_unusable().unwrap_err().to_string();
+        assert!(error.contains("--run-dir") && error.contains("is not a directory"), "{error}");
+        assert!(!instance.data_dir.exists());
     }
 }

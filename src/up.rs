@@ -52,7 +52,22 @@ pub fn preflight(resolved: &Resolved) -> anyhow::Result<()> {
         bail!("sampan makes namespaces, mounts and cgroups and so needs root; try: sudo sampan up");
     }
     drop(listen(resolved.listen)?);
+    resolved.instance.refuse_if_unusable()?;
+    crate::check::refuse_shared_network(resolved)?;
+    crate::tokens::read(resolved.token_auth_file.as_deref()).context("--token-auth-file")?;
+    known_plugins(&resolved.admission)?;
+    if resolved.node_port.is_some() {
+        drop(wiring::node_listener(resolved)?);
+    }
     crate::check::refuse_if_unable(resolved)
+}
+
+fn known_plugins(asked: &[String]) -> anyhow::Result<()> {
+    let known: Vec<&str> = apiserver::admission_plugins().collect();
+    match asked.iter().find(|name| !known.contains(&name.as_str())) {
+        Some(name) => bail!("--enable-admission-plugins {name}: unknown plugin; known are {}", known.join(", ")),
+        None => Ok(()),
+    }
 }
 
 /// Binds the API's address, or says who is in the way and what to do.

@@ -191,7 +191,7 @@ impl Components {
 }
 
 /// The node port's socket: the port that was asked for, else 10250, else a free one (the Node object tells which).
-fn node_listener(resolved: &Resolved) -> anyhow::Result<TcpListener> {
+pub fn node_listener(resolved: &Resolved) -> anyhow::Result<TcpListener> {
     const KUBELET_PORT: u16 = 10250;
     let bind = |port| TcpListener::bind(SocketAddr::new(resolved.node_ip, port));
     let listener = match resolved.node_port {

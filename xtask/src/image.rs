@@ -11,7 +11,7 @@ use crate::shell;
 /// The applets that get a name of their own in the image.
 const APPLETS: &[&str] = &[
     "sh", "ls", "cat", "echo", "sleep", "true", "false", "id", "env", "hostname", "ip", "ping", "wget", "nc", "httpd", "ps", "mount",
-    "date", "touch", "mkdir", "rm", "head", "tail", "grep", "seq", "dd", "kill", "sync", "df", "stat", "test", "printf", "wc", "tr",
+    "date", "touch", "mkdir", "rm", "head", "tail", "grep", "seq", "dd", "kill", "sync", "df", "stat", "test", "printf", "wc", "tr", "tar",
 ];
 
 /// Writes an image layout into `dir` (made anew): busybox, a web page and the command that serves it.
