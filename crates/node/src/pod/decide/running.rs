@@ -145,7 +145,8 @@ pub(super) fn prune(draft: &mut Draft<'_>) {
     for name in names {
         let mut dead_kept = false;
         for (position, record) in view.observed.records(name).into_iter().enumerate() {
-            let dead = !record.is_running();
+            // The newest is not dead while it waits for its start: the one before it is then the last that ended.
+            let dead = record.exit().is_some();
             let superfluous = position > 0 && dead && dead_kept;
             // A record that was made but never started, below a newer one, tells nothing.
             let empty = position > 0 && record.state == RecordState::Created;
