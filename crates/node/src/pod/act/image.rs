@@ -9,6 +9,10 @@ use crate::{
 };
 use cri::v1;
 use jiff::Timestamp;
+use tonic::metadata::{Ascii, MetadataKey, MetadataMap};
+
+/// What precedes the name of a registry header in the metadata of PullImage (docs/walls/cri.md).
+const HEADER_PREFIX: &str = "sampan-registry-header-";
 
 impl Actor {
     pub(super) async fn ensure_image(&self, pod: &Pod, name: &str, attempt: u32) -> Outcome {
@@ -120,7 +124,7 @@ impl Actor {
         }
         let mut failures: Vec<String> = Vec::new();
         for auth in tries {
-            match self.pull_once(pod, spec, auth).await {
+            match self.pull_once(pod, spec, auth, &lookup.headers).await {
                 Ok(id) => return Ok(id),
                 Err(text) if failures.contains(&text) => {}
                 Err(text) => failures.push(text),
@@ -132,13 +136,20 @@ impl Actor {
         }
     }
 
-    async fn pull_once(&self, pod: &Pod, spec: &v1::ImageSpec, auth: Option<v1::AuthConfig>) -> Result<String, String> {
+    async fn pull_once(
+        &self,
+        pod: &Pod,
+        spec: &v1::ImageSpec,
+        auth: Option<v1::AuthConfig>,
+        headers: &[(String, String)],
+    ) -> Result<String, String> {
         // IMG-61: no deadline of the node's own; the runtime gives up when there is no progress.
-        let request = v1::PullImageRequest {
+        let mut request = tonic::Request::new(v1::PullImageRequest {
             image: Some(spec.clone()),
             auth,
             sandbox_config: Some(config::sandbox(pod, &self.ctx)),
-        };
+        });
+        *request.metadata_mut() = registry_headers(headers);
         let answer = rpc(self.cri.images.clone().pull_image(request)).await.map_err(|status| rpc_text(&status))?;
         let id = answer.into_inner().image_ref;
         if id.is_empty() {
@@ -146,6 +157,19 @@ impl Actor {
         }
         Ok(id)
     }
+}
+
+/// Headers for the registry as metadata of the call (IMG-163); other runtimes ignore it. What cannot be metadata is
+/// left out.
+fn registry_headers(headers: &[(String, String)]) -> MetadataMap {
+    let mut metadata = MetadataMap::new();
+    for (name, value) in headers {
+        let key = MetadataKey::<Ascii>::from_bytes(format!("{HEADER_PREFIX}{}", name.to_ascii_lowercase()).as_bytes());
+        if let (Ok(key), Ok(value)) = (key, value.parse()) {
+            metadata.append(key, value);
+        }
+    }
+    metadata
 }
 
 fn ready(image: &str, attempt: u32, id: String, found: &v1::Image) -> ImageReady {
