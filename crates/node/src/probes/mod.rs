@@ -7,7 +7,7 @@
 mod attempt;
 mod count;
 mod http;
-mod tls;
+pub(crate) mod tls;
 
 use crate::{
     config::Context,

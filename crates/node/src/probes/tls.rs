@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// TLS over an open connection, whatever certificate the server shows.
-pub(super) async fn connect(stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
+pub(crate) async fn connect(stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
     let name = stream.peer_addr().map(|a| ServerName::from(a.ip())).map_err(|e| e.to_string())?;
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())

@@ -1,12 +1,15 @@
 //! One HTTP GET of a lifecycle hook: no proxy, no pool, no check of certificates, any response is a success.
 
-use crate::object::HttpGetAction;
-use http::{HeaderName, HeaderValue, Request, Uri, header};
+use crate::{object::HttpGetAction, probes::tls};
+use http::{HeaderName, HeaderValue, Request, Response, Uri, header};
 use http_body_util::Empty;
-use hyper::client::conn::http1;
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use std::time::Duration;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 
 /// HOOK-62.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -14,11 +17,9 @@ const REDIRECTS_MAX: usize = 10;
 
 /// Sends the GET and follows redirects within the same host (HOOK-26).
 pub(super) async fn get(action: &HttpGetAction, host: &str, port: u16) -> Result<(), String> {
-    let mut target = Target { host: host.to_owned(), port, path: rooted(&action.path) };
+    let is_tls = action.scheme.eq_ignore_ascii_case("https");
+    let mut target = Target { is_tls, host: host.to_owned(), port, path: rooted(&action.path) };
     for _ in 0..=REDIRECTS_MAX {
-        if action.scheme == "HTTPS" {
-            return Err("scheme HTTPS is not served by this node yet".into());
-        }
         match once(action, &target).await? {
             Some(next) if next.host == host => target = next,
             _ => return Ok(()),
@@ -28,6 +29,7 @@ pub(super) async fn get(action: &HttpGetAction, host: &str, port: u16) -> Result
 }
 
 struct Target {
+    is_tls: bool,
     host: String,
     port: u16,
     path: String,
@@ -39,6 +41,10 @@ impl Target {
             true => format!("[{}]:{}", self.host, self.port),
             false => format!("{}:{}", self.host, self.port),
         }
+    }
+
+    fn url(&self) -> String {
+        format!("{}://{}{}", if self.is_tls { "https" } else { "http" }, self.authority(), self.path)
     }
 }
 
@@ -52,19 +58,29 @@ async fn once(action: &HttpGetAction, target: &Target) -> Result<Option<Target>,
     let connect = TcpStream::connect((target.host.as_str(), target.port));
     let stream = tokio::time::timeout(CONNECT_TIMEOUT, connect)
         .await
-        .map_err(|_| format!("Get \"http://{authority}{}\": dial tcp {authority}: i/o timeout", target.path))?
-        .map_err(|error| {
-            format!("Get \"http://{authority}{}\": dial tcp {authority}: connect: {error}", target.path)
-        })?;
-    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+        .map_err(|_| format!("Get {:?}: dial tcp {authority}: i/o timeout", target.url()))?
+        .map_err(|error| format!("Get {:?}: dial tcp {authority}: connect: {error}", target.url()))?;
     let request = request(action, target, &authority)?;
-    // The connection is driven beside the request and dropped with it: the body is nobody's business (HOOK-27).
-    let response = tokio::select! {
-        response = sender.send_request(request) => response.map_err(|error| error.to_string())?,
-        ended = connection => return Err(ended.err().map_or("EOF".into(), |error| error.to_string())),
+    let response = if target.is_tls {
+        let stream = tls::connect(stream).await.map_err(|error| format!("Get {:?}: {error}", target.url()))?;
+        exchange(stream, request).await?
+    } else {
+        exchange(stream, request).await?
     };
     let location = response.headers().get(header::LOCATION).and_then(|value| value.to_str().ok());
     Ok(location.filter(|_| response.status().is_redirection()).and_then(|location| redirected(target, location)))
+}
+
+/// Sends the request and drops the connection with the answer's head: the body is nobody's business (HOOK-27).
+async fn exchange<S>(stream: S, request: Request<Empty<&'static [u8]>>) -> Result<Response<Incoming>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
+    tokio::select! {
+        response = sender.send_request(request) => response.map_err(|error| error.to_string()),
+        ended = connection => Err(ended.err().map_or("EOF".into(), |error| error.to_string())),
+    }
 }
 
 fn request(action: &HttpGetAction, target: &Target, authority: &str) -> Result<Request<Empty<&'static [u8]>>, String> {
@@ -93,9 +109,10 @@ fn redirected(from: &Target, location: &str) -> Option<Target> {
     let uri: Uri = location.parse().ok()?;
     let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
     let host = uri.host().map_or(from.host.clone(), str::to_owned);
+    let is_tls = uri.scheme_str().map_or(from.is_tls, |scheme| scheme == "https");
     let port = match uri.host() {
-        Some(_) => uri.port_u16().unwrap_or(80),
+        Some(_) => uri.port_u16().unwrap_or(if is_tls { 443 } else { 80 }),
         None => from.port,
     };
-    Some(Target { host, port, path })
+    Some(Target { is_tls, host, port, path })
 }
