@@ -4,6 +4,7 @@
 //! decide anything about a single pod. Cancelling [`run`] ends the agent only: containers run on, and the next run finds
 //! them again. Start at [`run`], then `Agent::turn`.
 
+mod admission;
 mod housekeeping;
 mod options;
 mod pods;
@@ -37,7 +38,7 @@ const DRAIN_MAX: Duration = Duration::from_secs(600);
 /// # Errors
 /// Only what makes the node unable to start at all: its directories, its cgroups.
 pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Error> {
-    let (actor, writer) = actor(&options.for_drain())?;
+    let (actor, writer) = actor(&options.for_drain()).await?;
     let mut background = JoinSet::new();
     background.spawn(writer.run(options.client.clone()));
     let (probes, mut probe_reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
@@ -69,7 +70,7 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
 /// # Errors
 /// When the API or the runtime cannot be asked what there is.
 pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Result<(), Error> {
-    let (actor, writer) = actor(&options)?;
+    let (actor, writer) = actor(&options).await?;
     let mut background = JoinSet::new();
     background.spawn(writer.run(options.client.clone()));
     let (probes, _reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
@@ -107,7 +108,7 @@ pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Res
 }
 
 /// What all actions share.
-fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer), Error> {
+async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer), Error> {
     let cpu_milli = options::cpu_milli();
     let cgroups = Cgroups::new(&options.cgroup_top, cpu_milli).map_err(|error| Error::Cgroups(error.to_string()))?;
     let ctx = Arc::new(options.context(&cgroups, cpu_milli));
@@ -117,6 +118,7 @@ fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer), Error> {
         .map_err(|source| Error::Directory { path: options.data_dir.join("node/pods"), source })?;
     let actor = Actor {
         cri: options.cri.clone(),
+        runtime_name: runtime::name(&options.cri).await,
         client: options.client.clone(),
         ctx: ctx.clone(),
         volumes: Volumes::new(sources.clone(), ctx.clone()),

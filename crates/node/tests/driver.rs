@@ -108,6 +108,7 @@ async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
     let sources = Sources::new(client.clone());
     let (probes, _reports) = Probes::new(fake.client(), ctx.clone(), recorder.clone());
     let actor = Arc::new(Actor {
+        runtime_name: "sampan".into(),
         cri: fake.client(),
         client,
         ctx: ctx.clone(),

@@ -1,6 +1,11 @@
 //! The map of pods: one task each, fed with wishes, runtime news and probe results.
 
-use super::{Error, housekeeping, runtime::RuntimeEvent};
+use super::{
+    Error,
+    admission::{Room, refusal},
+    housekeeping,
+    runtime::RuntimeEvent,
+};
 use crate::{
     object::Pod,
     pod::{
@@ -141,18 +146,20 @@ impl Pods {
     /// RTC-69, POD-7: a pod that finds no room is refused, and that is on disk before its task begins.
     fn admit(&self, pod: &Pod) {
         let fresh = pod.status.start_time.is_none() && !pod.is_deleting();
-        if !fresh || u32::try_from(self.handles.len()).unwrap_or(u32::MAX) < self.max_pods {
+        if !fresh {
             return;
         }
-        let (used, capacity) = (self.handles.len(), self.max_pods);
-        let message = format!(
-            "Pod was rejected: Node didn't have enough resource: pods, requested: 1, used: {used}, capacity: {capacity}"
-        );
-        let target = crate::event::Target::pod(pod);
-        self.actor.recorder.warning(target, "OutOfpods", message.clone());
+        let ctx = &self.actor.ctx;
+        let room = Room { pods: self.max_pods.into(), cpu_milli: ctx.cpu_milli, memory_bytes: ctx.memory_bytes };
+        let others: Vec<Arc<Pod>> = self.handles.values().map(|handle| handle.wishes.borrow().pod.clone()).collect();
+        let Some((reason, message)) = refusal(pod, &others, room) else { return };
         let mut checkpoint = self.actor.checkpoints.load(pod.uid());
-        let at = self.actor.clock.now();
-        checkpoint.verdict.get_or_insert(Verdict { reason: "OutOfpods".into(), message, at, grace_seconds: 1 });
+        if checkpoint.verdict.is_some() {
+            return;
+        }
+        self.actor.recorder.warning(crate::event::Target::pod(pod), &reason, message.clone());
+        let (at, message) = (self.actor.clock.now(), format!("Pod was rejected: {message}"));
+        checkpoint.verdict = Some(Verdict { reason, message, at, grace_seconds: 1 });
         if let Err(error) = self.actor.checkpoints.save(pod.uid(), &checkpoint) {
             tracing::error!(uid = pod.uid(), %error, "checkpoint not written");
         }

@@ -2,14 +2,28 @@
 //!
 //! A break loses events, so each new connection begins with a request to list everything again.
 
-use crate::pod::act::{rpc, rpc_text};
+use crate::pod::act::{limited, rpc, rpc_text};
 use cri::v1;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tokio::{sync::mpsc, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 const QUEUE_LENGTH: usize = 1024;
 const RECONNECT: Duration = Duration::from_secs(1);
+
+const VERSION_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// What the runtime calls itself; the embedded one's name if it does not answer now.
+pub(super) async fn name(cri: &cri::Client) -> Arc<str> {
+    let request = limited(v1::VersionRequest::default(), VERSION_TIMEOUT);
+    match rpc(cri.runtime.clone().version(request)).await {
+        Ok(answer) => answer.into_inner().runtime_name.into(),
+        Err(status) => {
+            tracing::warn!(error = rpc_text(&status), "the runtime does not tell its name");
+            "sampan".into()
+        }
+    }
+}
 
 /// What comes from the runtime.
 #[derive(Debug)]

@@ -37,6 +37,8 @@ const API_TIMEOUT: Duration = Duration::from_secs(30);
 pub struct Actor {
     /// The runtime.
     pub cri: cri::Client,
+    /// What the runtime calls itself: the scheme of container ids.
+    pub runtime_name: Arc<str>,
     /// The API, as this node.
     pub client: kube::Client,
     /// Facts of the node.

@@ -68,6 +68,8 @@ pub struct Task {
     look_wanted: bool,
     relists_seen: u64,
     refreshed_at: Timestamp,
+    /// Labels or annotations changed, which volumes may show.
+    refresh_wanted: bool,
     publish: publish::Publish,
 }
 
@@ -100,7 +102,8 @@ impl Task {
         let checkpoint = actor.checkpoints.load(pod.uid());
         let observed = Observed { checkpoint, ..Observed::default() };
         let host_ips = actor.ctx.node_ips.iter().map(ToString::to_string).collect();
-        let view = View { pod, desired: Desired::Run, observed, host_ips };
+        let runtime = actor.runtime_name.clone();
+        let view = View { pod, desired: Desired::Run, observed, host_ips, runtime };
         let refreshed_at = actor.clock.now();
         Self {
             actor,
@@ -116,6 +119,7 @@ impl Task {
             look_wanted: false,
             relists_seen: 0,
             refreshed_at,
+            refresh_wanted: false,
             publish: publish::Publish::default(),
         }
     }
@@ -201,9 +205,14 @@ impl Task {
 
     /// Only a newer version of the pod replaces the one that is known.
     fn take_pod(&mut self, pod: Arc<Pod>) {
-        if version(&pod) >= version(&self.view.pod) {
-            self.view.pod = pod;
+        if version(&pod) < version(&self.view.pod) {
+            return;
         }
+        let (new, old) = (&pod.metadata, &self.view.pod.metadata);
+        if new.labels != old.labels || new.annotations != old.annotations {
+            self.refresh_wanted = true;
+        }
+        self.view.pod = pod;
     }
 
     /// HOOK-76, HOOK-77: the deadline is absolute, comes from the API where there is one, and only moves closer.
@@ -370,8 +379,9 @@ impl Task {
         }
         let now = self.actor.clock.now();
         let key = Action::PrepareVolumes.key();
-        if now >= self.refreshed_at + REFRESH && !self.flights.contains_key(&key) {
-            self.refreshed_at = now;
+        let due = self.refresh_wanted || now >= self.refreshed_at + REFRESH;
+        if due && !self.flights.contains_key(&key) {
+            (self.refreshed_at, self.refresh_wanted) = (now, false);
             self.spawn(Action::PrepareVolumes);
         }
         Some(self.refreshed_at + REFRESH)

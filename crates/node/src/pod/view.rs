@@ -29,6 +29,8 @@ pub struct View {
     pub observed: Observed,
     /// The node's addresses, for `status.hostIPs`.
     pub host_ips: Vec<String>,
+    /// The runtime's name, the scheme of container ids.
+    pub runtime: Arc<str>,
 }
 
 /// What is wanted of this pod.

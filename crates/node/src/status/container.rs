@@ -11,9 +11,6 @@ use crate::{
     },
 };
 
-/// The scheme of container ids in statuses.
-const RUNTIME: &str = "sampan";
-
 /// The status of `container`.
 pub(super) fn status(
     view: &View,
@@ -43,10 +40,15 @@ pub(super) fn status(
         restart_count: i32::try_from(newest.attempt).unwrap_or(i32::MAX),
         image: image_name(container, newest),
         image_id: newest.image_ref.clone(), // IMG-331
-        container_id: format!("{RUNTIME}://{}", newest.id),
+        container_id: full_id(view, newest),
         state,
         last_state,
     }
+}
+
+/// `<runtime>://<id>`, the runtime in its own words (CRI Version).
+fn full_id(view: &View, record: &Record) -> String {
+    format!("{}://{}", view.runtime, record.id)
 }
 
 /// A container without a record.
@@ -104,7 +106,7 @@ fn state_of(view: &View, record: &Record) -> ContainerState {
                 message: last_words(view, record, &exit.message),
                 started_at: exit.started_at.map(Time::from),
                 finished_at: Some(Time::from(exit.finished_at)),
-                container_id: format!("{RUNTIME}://{}", record.id),
+                container_id: full_id(view, record),
                 ..StateTerminated::default()
             }),
             ..ContainerState::default()
@@ -163,7 +165,7 @@ fn last_words(view: &View, record: &Record, runtime_text: &str) -> String {
 
 /// What the API remembers of this record's end, for after a restart of the agent.
 fn known_words(view: &View, record: &Record) -> String {
-    let id = format!("{RUNTIME}://{}", record.id);
+    let id = full_id(view, record);
     let status = &view.pod.status;
     let all = status.container_statuses.iter().chain(&status.init_container_statuses);
     let ends = all.flat_map(|s| [&s.state.terminated, &s.last_state.terminated]).flatten();

@@ -78,6 +78,7 @@ impl World {
             desired: Desired::Run,
             observed: Observed::default(),
             host_ips: vec!["192.0.2.1".into()],
+            runtime: "sampan".into(),
         };
         Self {
             view,
