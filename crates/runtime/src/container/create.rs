@@ -64,11 +64,24 @@ fn plan(sandbox: &Sandbox, config: ContainerConfig, image: &images::Image) -> Re
         sandbox: sandbox.record.id.clone(),
         created_at: clock::now_nanoseconds(),
         image_id: image.id.clone(),
-        image_ref: image.digests.first().unwrap_or(&image.id).clone(),
+        image_ref: own_digest(&image.digests, &config).unwrap_or(&image.id).clone(),
         stop_signal: super::signal::stop_signal(config.stop_signal, &image.config.stop_signal),
         log_path,
         config,
     })
+}
+
+/// The digest in the repository that the user named, else any (IMG-332).
+fn own_digest<'a>(digests: &'a [String], config: &ContainerConfig) -> Option<&'a String> {
+    let named = config.image.as_ref().map_or("", |image| image.user_specified_image.as_str());
+    let named = named.split('@').next().unwrap_or_default();
+    let named = match named.rsplit_once(':') {
+        Some((repository, tag)) if !tag.contains('/') => repository,
+        _ => named,
+    };
+    let full = [named.to_owned(), format!("docker.io/{named}"), format!("docker.io/library/{named}")];
+    let is_own = |digest: &&String| digest.split_once('@').is_some_and(|(at, _)| full.iter().any(|name| name == at));
+    digests.iter().find(is_own).or(digests.first())
 }
 
 fn make(core: &Core, container: &Container, image: &images::Image) -> Result<(), Error> {
@@ -240,4 +253,29 @@ fn host_devices() -> Vec<HostDevice> {
     let own = ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
     found.retain(|device| !own.contains(&device.path.as_str()));
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_digest_is_that_of_the_repository_which_the_user_named() {
+        let digests = ["docker.io/library/box@sha256:1".to_string(), "r:5000/team/box@sha256:1".to_string()];
+        let of = |name: &str| {
+            let image = cri::v1::ImageSpec { user_specified_image: name.into(), ..Default::default() };
+            own_digest(&digests, &ContainerConfig { image: Some(image), ..Default::default() }).unwrap().as_str()
+        };
+        for (name, at) in [
+            ("box", 0),
+            ("box:1", 0),
+            ("docker.io/box@sha256:1", 0),
+            ("r:5000/team/box", 1),
+            ("r:5000/team/box:2", 1),
+            ("", 0),
+        ] {
+            assert_eq!(of(name), digests[at], "{name}");
+        }
+        assert_eq!(own_digest(&[], &ContainerConfig::default()), None);
+    }
 }
