@@ -211,8 +211,13 @@ async fn listen(
     version: Version,
 ) {
     while let Some(Ok(message)) = messages.next().await {
-        let Message::Binary(bytes) = message else { continue };
-        match channel::parse(&bytes, version) {
+        // Some clients send what they hold as text in text messages.
+        let bytes = match &message {
+            Message::Binary(bytes) => &bytes[..],
+            Message::Text(text) => text.as_bytes(),
+            _ => continue,
+        };
+        match channel::parse(bytes, version) {
             Said::Input(bytes) => {
                 let Some(to) = stdin.as_ref().or(terminal) else { continue };
                 if to.write_all(bytes).await.is_err() {
