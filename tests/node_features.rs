@@ -591,6 +591,14 @@ fn requests_and_limits_are_cgroups_and_ends_have_reasons() {
             );
         }
     }
+    let node = lab.get("pod", "effort").unwrap()["spec"]["nodeName"].as_str().unwrap().to_string();
+    let greedy = format!("{SLEEP}resources: {{requests: {{cpu: 5k}}}}\n");
+    lab.apply(&pod(&lab, "greedy", &format!("nodeName: {node}"), &greedy));
+    let status = ended(&lab, "greedy")["status"].clone();
+    found.same("greedy", status["reason"].as_str().unwrap_or_default(), "OutOfcpu");
+    let message = status["message"].as_str().unwrap_or_default();
+    let words = "Pod was rejected: Node didn't have enough resource: cpu, requested: 5000000, used: 450, capacity: ";
+    found.holds("greedy", message.starts_with(words), message);
     let end = |name: &str| ended(&lab, name)["status"]["containerStatuses"][0]["state"]["terminated"].clone();
     let eaten = end("eater");
     found.same("eater", format!("{} {}", eaten["reason"], eaten["exitCode"]), "\"OOMKilled\" 137");
