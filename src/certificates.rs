@@ -68,7 +68,14 @@ impl Certificates {
                 api_addresses.push(*address);
             }
         }
-        let api_names = ["localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local", node_name];
+        let api_names = [
+            "localhost",
+            "kubernetes",
+            "kubernetes.default",
+            "kubernetes.default.svc",
+            "kubernetes.default.svc.cluster.local",
+            node_name,
+        ];
         let server = authority.leaf(&Leaf {
             file: "apiserver",
             common_name: "kube-apiserver".into(),
@@ -228,14 +235,20 @@ fn covers(certificate: &x509_parser::certificate::X509Certificate, leaf: &Leaf) 
     let Ok(extension) = certificate.subject_alternative_name() else { return false };
     let held = extension.map(|extension| &extension.value.general_names);
     let has_name = |wanted: &String| {
-        held.is_some_and(|names| names.iter().any(|name| matches!(name, x509_parser::extensions::GeneralName::DNSName(dns) if dns == wanted)))
+        held.is_some_and(|names| {
+            names.iter().any(|name| matches!(name, x509_parser::extensions::GeneralName::DNSName(dns) if dns == wanted))
+        })
     };
     let has_address = |wanted: &IpAddr| {
         let octets = match wanted {
             IpAddr::V4(ip) => ip.octets().to_vec(),
             IpAddr::V6(ip) => ip.octets().to_vec(),
         };
-        held.is_some_and(|names| names.iter().any(|name| matches!(name, x509_parser::extensions::GeneralName::IPAddress(ip) if *ip == octets)))
+        held.is_some_and(|names| {
+            names
+                .iter()
+                .any(|name| matches!(name, x509_parser::extensions::GeneralName::IPAddress(ip) if *ip == octets))
+        })
     };
     leaf.names.iter().all(has_name) && leaf.addresses.iter().all(has_address)
 }

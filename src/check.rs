@@ -9,9 +9,9 @@ use std::path::{Path, PathBuf};
 use anyhow::bail;
 use ipnet::Ipv4Net;
 
+use crate::handlers;
 use crate::output::line;
 use crate::settings::{Resolved, Settings};
-use crate::handlers;
 
 /// How a finding matters.
 #[derive(Clone, Copy, PartialEq, Debug)]
@@ -74,12 +74,17 @@ pub fn refuse_if_unable(resolved: &Resolved) -> anyhow::Result<()> {
         .map(|finding| format!("{}: {}", finding.subject, finding.seen))
         .collect();
     if !handlers::known(resolved).iter().any(|handler| handler.binary.is_file()) {
-        reasons.push("OCI runtime: neither crun nor runc was found in PATH; install one, for example: apt-get install runc".into());
+        reasons.push(
+            "OCI runtime: neither crun nor runc was found in PATH; install one, for example: apt-get install runc"
+                .into(),
+        );
     }
     if let Some(named) = &resolved.default_handler
         && !handlers::known(resolved).iter().any(|handler| handler.name == *named && handler.binary.is_file())
     {
-        reasons.push(format!("--default-handler {named}: its binary was not found in PATH; install it or choose another handler"));
+        reasons.push(format!(
+            "--default-handler {named}: its binary was not found in PATH; install it or choose another handler"
+        ));
     }
     if !reasons.is_empty() {
         bail!("sampan cannot start here:\n  {}", reasons.join("\n  "));
@@ -122,20 +127,29 @@ fn oom_score() -> Finding {
     const CAP_SYS_RESOURCE: u64 = 1 << 24;
     match u64::from_str_radix(effective, 16) {
         Ok(held) if held & CAP_SYS_RESOURCE != 0 => good("OOM scores", "may be lowered"),
-        _ => less("OOM scores", "CAP_SYS_RESOURCE is missing: scores below this process's own and raised hard rlimits are left out"),
+        _ => less(
+            "OOM scores",
+            "CAP_SYS_RESOURCE is missing: scores below this process's own and raised hard rlimits are left out",
+        ),
     }
 }
 
 fn cgroups() -> Finding {
     if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
         let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-        let missing: Vec<&str> = ["cpu", "memory", "pids"].into_iter().filter(|name| !controllers.split_whitespace().any(|c| c == *name)).collect();
+        let missing: Vec<&str> = ["cpu", "memory", "pids"]
+            .into_iter()
+            .filter(|name| !controllers.split_whitespace().any(|c| c == *name))
+            .collect();
         return match missing.as_slice() {
             [] => good("cgroups", format!("v2 with {}", controllers.trim())),
             _ => less("cgroups", format!("v2 without {}: such limits have no effect", missing.join(", "))),
         };
     }
-    let held: Vec<&str> = ["cpu", "memory", "pids", "cpuset"].into_iter().filter(|name| Path::new("/sys/fs/cgroup").join(name).join("cgroup.procs").exists()).collect();
+    let held: Vec<&str> = ["cpu", "memory", "pids", "cpuset"]
+        .into_iter()
+        .filter(|name| Path::new("/sys/fs/cgroup").join(name).join("cgroup.procs").exists())
+        .collect();
     match held.len() {
         0 => bad("cgroups", "no hierarchy is mounted below /sys/fs/cgroup"),
         4 => good("cgroups", format!("v1 with {}", held.join(", "))),
@@ -148,7 +162,10 @@ fn docker_forwarding() -> Finding {
     let rules = ruleset();
     let drops = rules.lines().any(|line| line.contains("hook forward") && line.contains("policy drop"));
     if drops {
-        return less("forwarding", "a netfilter chain drops forwarded packets by default; let those of the pod network pass, for example: iptables -I FORWARD -i sampan0 -j ACCEPT");
+        return less(
+            "forwarding",
+            "a netfilter chain drops forwarded packets by default; let those of the pod network pass, for example: iptables -I FORWARD -i sampan0 -j ACCEPT",
+        );
     }
     good("forwarding", "no chain drops forwarded packets by default")
 }
@@ -160,8 +177,13 @@ fn handler_tests(resolved: &Resolved) -> Vec<Finding> {
     handlers::known(resolved)
         .into_iter()
         .map(|handler| match handlers::test(&handler) {
-            Ok(took) => good("handler", format!("{} ({}) ran a container in {} ms", handler.name, handler.binary.display(), took.as_millis())),
-            Err(error) if handler.binary.is_file() => less("handler", format!("{} ({}): {error}", handler.name, handler.binary.display())),
+            Ok(took) => good(
+                "handler",
+                format!("{} ({}) ran a container in {} ms", handler.name, handler.binary.display(), took.as_millis()),
+            ),
+            Err(error) if handler.binary.is_file() => {
+                less("handler", format!("{} ({}): {error}", handler.name, handler.binary.display()))
+            }
             Err(_) => less("handler", format!("{}: the binary {} is missing", handler.name, handler.binary.display())),
         })
         .collect()
@@ -191,7 +213,8 @@ pub fn refuse_shared_network(resolved: &Resolved) -> anyhow::Result<()> {
 /// A line of `/proc/net/route`: link, network and mask as little-endian hexadecimal numbers.
 fn route(line: &str) -> Option<(&str, Ipv4Net)> {
     let fields: Vec<&str> = line.split_whitespace().collect();
-    let address = |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok().map(|number| Ipv4Addr::from(number.swap_bytes()));
+    let address =
+        |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok().map(|number| Ipv4Addr::from(number.swap_bytes()));
     Some((fields.first()?, Ipv4Net::with_netmask(address(1)?, address(7)?).ok()?))
 }
 

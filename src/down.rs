@@ -12,10 +12,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::instance::{Instance, Lock};
+use crate::kubeconfig;
 use crate::output::{Steps, line};
 use crate::settings::{Resolved, Settings};
 use crate::wiring::{self, ControlPlane};
-use crate::kubeconfig;
 
 /// How long a running instance may take to end after SIGTERM.
 const END_SECONDS: i64 = 15;
@@ -51,7 +51,8 @@ fn take(instance: &Instance) -> anyhow::Result<Lock> {
             Ok(lock) => return Ok(lock),
             Err(pid) => pid,
         };
-        let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).context("the running instance's process is unknown")?;
+        let pid =
+            i32::try_from(pid).ok().and_then(Pid::from_raw).context("the running instance's process is unknown")?;
         let Ok(process) = pidfd_open(pid, PidfdFlags::empty()) else { continue };
         let _ = pidfd_send_signal(&process, signal);
         let timeout = Timespec { tv_sec: END_SECONDS, tv_nsec: 0 };
@@ -117,7 +118,9 @@ fn remove_traces(instance: &Instance, purge: bool) -> anyhow::Result<()> {
 
 fn remove_tree(dir: &Path) -> anyhow::Result<()> {
     match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("remove {}", dir.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", dir.display()))
+        }
         _ => Ok(()),
     }
 }

@@ -68,10 +68,14 @@ pub fn run(settings: Settings, verb: Verb) -> anyhow::Result<()> {
     let instance = settings.instance();
     let socket = instance.cri_socket();
     if !socket.exists() {
-        bail!("no sampan runs in {}; start it with `sampan up --detach` or `sampan runtime`", instance.run_dir.display());
+        bail!(
+            "no sampan runs in {}; start it with `sampan up --detach` or `sampan runtime`",
+            instance.run_dir.display()
+        );
     }
     wiring::executor()?.block_on(async {
-        let client = cri::connect(&socket).await.with_context(|| format!("reach the runtime at {}", socket.display()))?;
+        let client =
+            cri::connect(&socket).await.with_context(|| format!("reach the runtime at {}", socket.display()))?;
         match verb {
             Verb::Ls { output } => list(client, output).await,
             Verb::Pull(arguments) => pull(client, arguments).await,
@@ -82,7 +86,8 @@ pub fn run(settings: Settings, verb: Verb) -> anyhow::Result<()> {
 }
 
 async fn list(mut client: cri::Client, output: Output) -> anyhow::Result<()> {
-    let mut images = client.images.list_images(v1::ListImagesRequest::default()).await.map_err(said)?.into_inner().images;
+    let mut images =
+        client.images.list_images(v1::ListImagesRequest::default()).await.map_err(said)?.into_inner().images;
     images.sort_by(|a, b| names(a).cmp(&names(b)));
     match output {
         Output::Json | Output::Yaml => return print(&Value::Array(images.iter().map(value).collect()), output),

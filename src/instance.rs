@@ -72,7 +72,11 @@ impl Instance {
 
     /// Where pods' log files lie: the place that Kubernetes names for the default instance, else below the data.
     pub fn log_dir(&self) -> PathBuf {
-        if self.data_dir == Path::new(DATA_DIR) { PathBuf::from("/var/log/pods") } else { self.data_dir.join("log/pods") }
+        if self.data_dir == Path::new(DATA_DIR) {
+            PathBuf::from("/var/log/pods")
+        } else {
+            self.data_dir.join("log/pods")
+        }
     }
 
     /// The socket of the embedded runtime.
@@ -107,9 +111,15 @@ impl Instance {
             if !nearest.is_dir() {
                 bail!("{flag} {}: {} is not a directory; choose another with {flag}", dir.display(), nearest.display());
             }
-            rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).with_context(|| {
-                format!("{flag} {}: {} cannot be written to; choose another with {flag}", dir.display(), nearest.display())
-            })?;
+            rustix::fs::access(nearest, rustix::fs::Access::WRITE_OK | rustix::fs::Access::EXEC_OK).with_context(
+                || {
+                    format!(
+                        "{flag} {}: {} cannot be written to; choose another with {flag}",
+                        dir.display(),
+                        nearest.display()
+                    )
+                },
+            )?;
         }
         Ok(())
     }
@@ -127,7 +137,11 @@ impl Instance {
         match std::fs::read_to_string(&path) {
             Ok(text) => match text.trim().parse::<u32>() {
                 Ok(version) if version <= SCHEMA => Ok(()),
-                _ => bail!("{} was written by a newer sampan (schema {}); this one knows {SCHEMA}", self.data_dir.display(), text.trim()),
+                _ => bail!(
+                    "{} was written by a newer sampan (schema {}); this one knows {SCHEMA}",
+                    self.data_dir.display(),
+                    text.trim()
+                ),
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
                 std::fs::write(&path, format!("{SCHEMA}\n")).with_context(|| format!("write {}", path.display()))

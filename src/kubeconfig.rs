@@ -18,7 +18,10 @@ use crate::certificates::{Certificates, write_private};
 fn entries(name: &str, server: &str, certificates: &Certificates) -> [(&'static str, Value); 3] {
     let encode = |pem: &str| STANDARD.encode(pem);
     [
-        ("clusters", json!({"name": name, "cluster": {"server": server, "certificate-authority-data": encode(&certificates.ca)}})),
+        (
+            "clusters",
+            json!({"name": name, "cluster": {"server": server, "certificate-authority-data": encode(&certificates.ca)}}),
+        ),
         (
             "users",
             json!({"name": name, "user": {
@@ -113,7 +116,8 @@ fn read(path: &Path) -> anyhow::Result<Option<Value>> {
     if text.trim().is_empty() {
         return Ok(None);
     }
-    let config: Value = serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
+    let config: Value =
+        serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
     if !config.is_object() {
         bail!("{} is no kubeconfig; start with --no-merge-kubeconfig to leave it alone", path.display());
     }
@@ -138,7 +142,11 @@ fn write_user(path: &Path, config: &Value) -> anyhow::Result<()> {
         give_to_caller(dir);
     }
     match owner {
-        Some(meta) => chown(&target, Some(std::os::unix::fs::MetadataExt::uid(&meta)), Some(std::os::unix::fs::MetadataExt::gid(&meta)))?,
+        Some(meta) => chown(
+            &target,
+            Some(std::os::unix::fs::MetadataExt::uid(&meta)),
+            Some(std::os::unix::fs::MetadataExt::gid(&meta)),
+        )?,
         None => give_to_caller(&target),
     }
     Ok(())
@@ -172,7 +180,9 @@ fn caller() -> Option<Caller> {
     passwd.lines().find_map(|line| {
         let fields: Vec<&str> = line.split(':').collect();
         (fields.len() >= 6 && fields[0] == name)
-            .then(|| Some(Caller { uid: fields[2].parse().ok()?, gid: fields[3].parse().ok()?, home: fields[5].into() }))
+            .then(|| {
+                Some(Caller { uid: fields[2].parse().ok()?, gid: fields[3].parse().ok()?, home: fields[5].into() })
+            })
             .flatten()
     })
 }
@@ -201,7 +211,11 @@ mod tests {
 
     #[test]
     fn urls_name_a_host_that_a_client_can_reach() {
-        for (listen, url) in [("127.0.0.1:6443", "https://127.0.0.1:6443"), ("0.0.0.0:1", "https://127.0.0.1:1"), ("[::1]:2", "https://[::1]:2")] {
+        for (listen, url) in [
+            ("127.0.0.1:6443", "https://127.0.0.1:6443"),
+            ("0.0.0.0:1", "https://127.0.0.1:1"),
+            ("[::1]:2", "https://[::1]:2"),
+        ] {
             assert_eq!(server_url(listen.parse().unwrap()), url);
         }
     }

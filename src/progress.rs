@@ -37,10 +37,16 @@ struct Bars {
 
 impl Bars {
     fn new() -> anyhow::Result<Bars> {
-        let running = ProgressStyle::with_template("{prefix:12} {msg:9} [{bar:30}] {bytes:>10} of {total_bytes:<10} {bytes_per_sec:>12}")
-            .context("describe a progress bar")?
-            .progress_chars("=> ");
-        Ok(Bars { screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()), running, layers: BTreeMap::new() })
+        let running = ProgressStyle::with_template(
+            "{prefix:12} {msg:9} [{bar:30}] {bytes:>10} of {total_bytes:<10} {bytes_per_sec:>12}",
+        )
+        .context("describe a progress bar")?
+        .progress_chars("=> ");
+        Ok(Bars {
+            screen: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            running,
+            layers: BTreeMap::new(),
+        })
     }
 
     fn show(&mut self, layer: &LayerProgress) {

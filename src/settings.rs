@@ -119,8 +119,8 @@ impl Settings {
     pub fn over_file(self, file: Option<&Path>) -> anyhow::Result<Settings> {
         let Some(path) = file else { return Ok(self) };
         let text = std::fs::read_to_string(path).with_context(|| format!("read configuration {}", path.display()))?;
-        let below: Settings =
-            serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("configuration {}: {error}", path.display()))?;
+        let below: Settings = serde_saphyr::from_str(&text)
+            .map_err(|error| anyhow::anyhow!("configuration {}: {error}", path.display()))?;
         let (version, kind) = (below.api_version.as_deref(), below.kind.as_deref());
         if version != Some("sampan.dev/v1") || kind != Some("Config") {
             bail!("configuration {}: begins with `apiVersion: sampan.dev/v1` and `kind: Config`", path.display());
@@ -221,7 +221,9 @@ fn only(flag: &str, given: Option<&str>, served: &str) -> anyhow::Result<()> {
 
 fn known_gates(gates: &[String]) -> anyhow::Result<()> {
     for gate in gates {
-        let Some((name, value)) = gate.split_once('=') else { bail!("--feature-gates {gate}: write NAME=true or NAME=false") };
+        let Some((name, value)) = gate.split_once('=') else {
+            bail!("--feature-gates {gate}: write NAME=true or NAME=false")
+        };
         let on: bool = value.parse().with_context(|| format!("--feature-gates {gate}"))?;
         if !GRADUATED_GATES.contains(&name) {
             bail!("--feature-gates {gate}: unknown gate; known are {}", GRADUATED_GATES.join(", "));
@@ -249,7 +251,9 @@ fn check_node_name(name: &str) -> anyhow::Result<()> {
             && !label.ends_with('-')
     };
     if name.len() > 253 || !name.split('.').all(label) {
-        bail!("node name {name:?} is no DNS name of lower-case letters, digits, `-` and `.`; give one with --node-name");
+        bail!(
+            "node name {name:?} is no DNS name of lower-case letters, digits, `-` and `.`; give one with --node-name"
+        );
     }
     Ok(())
 }
@@ -260,7 +264,8 @@ pub fn duration(text: &str) -> anyhow::Result<Duration> {
     let mut total = Duration::ZERO;
     while !rest.is_empty() {
         let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let number: f64 = rest[..digits].parse().with_context(|| format!("{text:?} is no duration such as 1h or 90s"))?;
+        let number: f64 =
+            rest[..digits].parse().with_context(|| format!("{text:?} is no duration such as 1h or 90s"))?;
         let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
         let seconds = match &rest[digits..unit_end] {
             "h" => 3600.0,

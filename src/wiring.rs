@@ -25,7 +25,11 @@ const READY_WITHIN: Duration = Duration::from_secs(60);
 /// The executor of every role.
 pub fn executor() -> anyhow::Result<tokio::runtime::Runtime> {
     let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
-    tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build().context("start the executor")
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(threads)
+        .enable_all()
+        .build()
+        .context("start the executor")
 }
 
 /// The instance's certificates, made or renewed where needed.
@@ -44,9 +48,14 @@ pub struct ControlPlane {
 
 impl ControlPlane {
     /// Opens the store and starts the server. Nothing listens yet.
-    pub async fn start(resolved: &Resolved, certificates: &Certificates, cancel: CancellationToken) -> anyhow::Result<ControlPlane> {
+    pub async fn start(
+        resolved: &Resolved,
+        certificates: &Certificates,
+        cancel: CancellationToken,
+    ) -> anyhow::Result<ControlPlane> {
         let dir = resolved.instance.data_dir.join("store");
-        let store = store::disk::DiskStore::open(&dir).with_context(|| format!("open the store in {}", dir.display()))?;
+        let store =
+            store::disk::DiskStore::open(&dir).with_context(|| format!("open the store in {}", dir.display()))?;
         let mut options = apiserver::Options::new(Arc::new(store));
         options.event_ttl = resolved.event_ttl;
         for plugin in &resolved.admission {
@@ -82,7 +91,9 @@ pub struct ContainerRuntime {
 /// Opens the image store and starts the embedded runtime.
 pub async fn container_runtime(resolved: &Resolved, cancel: CancellationToken) -> anyhow::Result<ContainerRuntime> {
     let instance = &resolved.instance;
-    let images = images::Images::open(images::Options::new(instance.data_dir.join("images"))).await.context("open the image store")?;
+    let images = images::Images::open(images::Options::new(instance.data_dir.join("images")))
+        .await
+        .context("open the image store")?;
     let default_handler = handlers::choose_default(resolved)?;
     let options = runtime::Options {
         data_dir: instance.data_dir.clone(),
@@ -117,7 +128,12 @@ impl Components {
     }
 
     /// Serves the API over TLS.
-    pub fn api(&mut self, plane: &ControlPlane, listener: TcpListener, certificates: &Certificates) -> anyhow::Result<()> {
+    pub fn api(
+        &mut self,
+        plane: &ControlPlane,
+        listener: TcpListener,
+        certificates: &Certificates,
+    ) -> anyhow::Result<()> {
         let (server, tls) = (plane.server.clone(), certificates.api_tls()?);
         self.keep("api", move |cancel| {
             let (server, tls, listener) = (server.clone(), tls.clone(), listener.try_clone());
@@ -151,16 +167,30 @@ impl Components {
     }
 
     /// Runs the node agent of this process's own control plane.
-    pub fn node(&mut self, resolved: &Resolved, plane: &ControlPlane, runtime: &ContainerRuntime, certificates: &Certificates) -> anyhow::Result<()> {
+    pub fn node(
+        &mut self,
+        resolved: &Resolved,
+        plane: &ControlPlane,
+        runtime: &ContainerRuntime,
+        certificates: &Certificates,
+    ) -> anyhow::Result<()> {
         self.node_with(resolved, plane.client_as(UserInfo::node(&resolved.node_name)), runtime, certificates)
     }
 
     /// Runs the node agent with some client of an API.
-    pub fn node_with(&mut self, resolved: &Resolved, client: Client, runtime: &ContainerRuntime, certificates: &Certificates) -> anyhow::Result<()> {
+    pub fn node_with(
+        &mut self,
+        resolved: &Resolved,
+        client: Client,
+        runtime: &ContainerRuntime,
+        certificates: &Certificates,
+    ) -> anyhow::Result<()> {
         let (resolved, cri, tls) = (resolved.clone(), runtime.runtime.client(), certificates.node_tls()?);
         let listener = node_listener(&resolved)?;
         self.keep("node", move |cancel| {
-            let options = listener.try_clone().map(|listener| node_options(&resolved, client.clone(), cri.clone(), listener, tls.clone()));
+            let options = listener
+                .try_clone()
+                .map(|listener| node_options(&resolved, client.clone(), cri.clone(), listener, tls.clone()));
             async move { node::run(options?, cancel).await.map_err(anyhow::Error::from) }
         });
         Ok(())
@@ -195,14 +225,24 @@ pub fn node_listener(resolved: &Resolved) -> anyhow::Result<TcpListener> {
     const KUBELET_PORT: u16 = 10250;
     let bind = |port| TcpListener::bind(SocketAddr::new(resolved.node_ip, port));
     let listener = match resolved.node_port {
-        Some(port) => bind(port).with_context(|| format!("listen on {}:{port}; choose another --node-port", resolved.node_ip))?,
-        None => bind(KUBELET_PORT).or_else(|_| bind(0)).with_context(|| format!("listen on {}; is it an address of this machine (--node-ip)?", resolved.node_ip))?,
+        Some(port) => {
+            bind(port).with_context(|| format!("listen on {}:{port}; choose another --node-port", resolved.node_ip))?
+        }
+        None => bind(KUBELET_PORT).or_else(|_| bind(0)).with_context(|| {
+            format!("listen on {}; is it an address of this machine (--node-ip)?", resolved.node_ip)
+        })?,
     };
     listener.set_nonblocking(true)?;
     Ok(listener)
 }
 
-fn node_options(resolved: &Resolved, client: Client, cri: cri::Client, listener: TcpListener, tls: Arc<rustls::ServerConfig>) -> node::Options {
+fn node_options(
+    resolved: &Resolved,
+    client: Client,
+    cri: cri::Client,
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+) -> node::Options {
     let instance = &resolved.instance;
     node::Options {
         node_name: resolved.node_name.clone(),
@@ -253,7 +293,8 @@ pub async fn node_ready(plane: &ControlPlane, node_name: &str) -> anyhow::Result
         let conditions = node.and_then(|node| node.status.as_ref()?.conditions.as_ref());
         conditions.into_iter().flatten().any(|condition| {
             // A heartbeat of an earlier run says nothing of this one.
-            let beat = condition.last_heartbeat_time.as_ref().is_some_and(|time| time.0.as_second() >= began.as_second());
+            let beat =
+                condition.last_heartbeat_time.as_ref().is_some_and(|time| time.0.as_second() >= began.as_second());
             condition.type_ == "Ready" && condition.status == "True" && beat
         })
     };
@@ -267,7 +308,8 @@ pub async fn node_ready(plane: &ControlPlane, node_name: &str) -> anyhow::Result
 /// A client for the API that a kubeconfig file names.
 pub async fn client_from(kubeconfig: &Path) -> anyhow::Result<Client> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let read = kube::config::Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
+    let read =
+        kube::config::Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
     let config = kube::Config::from_custom_kubeconfig(read, &kube::config::KubeConfigOptions::default()).await?;
     Ok(Client::try_from(config)?)
 }

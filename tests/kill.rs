@@ -44,7 +44,12 @@ fn held(lab: &Lab) -> (usize, usize) {
     let run = lab.run_dir().display().to_string();
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let rootfs = mounts.lines().filter(|line| line.contains(&run) && line.contains("/rootfs ")).count();
-    let monitors = shell::output("sh", &["-c", &format!("grep -lsz '^monitor$' /proc/[0-9]*/cmdline | xargs -r grep -lsz '{run}/' | wc -l")], "").unwrap();
+    let monitors = shell::output(
+        "sh",
+        &["-c", &format!("grep -lsz '^monitor$' /proc/[0-9]*/cmdline | xargs -r grep -lsz '{run}/' | wc -l")],
+        "",
+    )
+    .unwrap();
     (rootfs, monitors.trim().parse().unwrap())
 }
 

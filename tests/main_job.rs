@@ -25,7 +25,10 @@ fn a_pod_from_a_private_registry_runs_and_nothing_is_left_behind() {
     assert_eq!(running["status"]["phase"], "Running");
     let status = &running["status"]["containerStatuses"][0];
     assert_eq!(status["image"], lab.image());
-    assert!(status["imageID"].as_str().unwrap().starts_with(&format!("{}/team/box@sha256:", lab.registry.address)), "{status}");
+    assert!(
+        status["imageID"].as_str().unwrap().starts_with(&format!("{}/team/box@sha256:", lab.registry.address)),
+        "{status}"
+    );
 
     let wide = lab.ask(&["get", "pods", "-o", "wide"]);
     assert!(wide.contains("web") && wide.contains("1/1") && wide.contains("Running") && wide.contains(ip), "{wide}");
@@ -34,7 +37,10 @@ fn a_pod_from_a_private_registry_runs_and_nothing_is_left_behind() {
     assert_eq!(said.status.code(), Some(7), "{}", text(&said.stderr));
     assert!(text(&said.stdout).starts_with("web\n") && text(&said.stdout).contains(ip), "{}", text(&said.stdout));
     let described = lab.ask(&["describe", "pod", "web"]);
-    assert!(described.contains("Successfully assigned default/web") && described.contains("Successfully pulled image"), "{described}");
+    assert!(
+        described.contains("Successfully assigned default/web") && described.contains("Successfully pulled image"),
+        "{described}"
+    );
     let reasons: Vec<String> = lab.events("web").into_iter().map(|(reason, _)| reason).collect();
     assert_eq!(reasons, ["Scheduled", "Pulling", "Pulled", "Created", "Started"]);
 
@@ -51,7 +57,10 @@ fn pods_survive_the_end_of_sampan_and_their_logs_have_no_gap() {
     lab.up();
     lab.right_secret();
     let count = "    command: [sh, -c, 'i=0; while true; do echo $i; i=$((i+1)); sleep 0.02; done']\n";
-    lab.apply(&pod("counter", &lab.image(), "").replace("    command: [sh, -c, 'echo started; trap \"exit 0\" TERM; while true; do sleep 0.1; done']\n", count));
+    lab.apply(&pod("counter", &lab.image(), "").replace(
+        "    command: [sh, -c, 'echo started; trap \"exit 0\" TERM; while true; do sleep 0.1; done']\n",
+        count,
+    ));
     let before = lab.ready("counter");
     lab.kill();
     let lines = || lab.ask(&["logs", "counter"]).lines().count();
@@ -61,7 +70,10 @@ fn pods_survive_the_end_of_sampan_and_their_logs_have_no_gap() {
     let numbers: Vec<u64> = lab.ask(&["logs", "counter"]).lines().map(|line| line.parse().unwrap()).collect();
     assert!(numbers.iter().enumerate().all(|(at, number)| at as u64 == *number), "the log has a gap");
     let after = lab.ready("counter");
-    assert_eq!(before["status"]["containerStatuses"][0]["containerID"], after["status"]["containerStatuses"][0]["containerID"]);
+    assert_eq!(
+        before["status"]["containerStatuses"][0]["containerID"],
+        after["status"]["containerStatuses"][0]["containerID"]
+    );
     assert_eq!(after["status"]["containerStatuses"][0]["restartCount"], 0);
     lab.down(false);
     lab.up();
@@ -87,7 +99,9 @@ fn a_pod_that_cannot_get_its_image_waits_with_the_right_reason() {
     lab.pod_when("unknown", "waiting for its image", |pod| waiting(pod, &["ErrImagePull", "ImagePullBackOff"]));
     lab.pod_when("odd", "refused for its name", |pod| waiting(pod, &["InvalidImageName"]));
     wait("the event tells the reason", || {
-        lab.events("unknown").iter().any(|(reason, message)| reason == "Failed" && message.contains("Failed to pull image") && message.contains("not found"))
+        lab.events("unknown").iter().any(|(reason, message)| {
+            reason == "Failed" && message.contains("Failed to pull image") && message.contains("not found")
+        })
     });
     let odd = lab.events("odd");
     assert!(odd.iter().any(|(reason, _)| reason == "InspectFailed"), "{odd:?}");
@@ -105,13 +119,22 @@ fn restarts_init_containers_and_completion_follow_the_policy() {
              containers:\n  - name: c\n    image: {image}\n    command: [sh, -c, '{command}']\n"
         )
     };
-    let init = format!("  initContainers:\n  - name: i\n    image: {image}\n    command: [sh, -c, 'echo one > /w/a']\n    volumeMounts: [{{name: w, mountPath: /w}}]\n  volumes: [{{name: w, emptyDir: {{}}}}]\n");
+    let init = format!(
+        "  initContainers:\n  - name: i\n    image: {image}\n    command: [sh, -c, 'echo one > /w/a']\n    volumeMounts: [{{name: w, mountPath: /w}}]\n  volumes: [{{name: w, emptyDir: {{}}}}]\n"
+    );
     lab.apply(&task("done", "Never", "exit 0", ""));
     lab.apply(&task("failed", "Never", "exit 3", ""));
     lab.apply(&task("crash", "Always", "exit 1", ""));
-    lab.apply(&task("staged", "Never", "cat /w/a", &init).replace("'cat /w/a']\n", "'cat /w/a']\n    volumeMounts: [{name: w, mountPath: /w}]\n"));
-    let phase = |name: &str, wanted: &'static str| lab.pod_when(name, wanted, move |pod| pod["status"]["phase"] == wanted);
-    assert_eq!(phase("done", "Succeeded")["status"]["containerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+    lab.apply(
+        &task("staged", "Never", "cat /w/a", &init)
+            .replace("'cat /w/a']\n", "'cat /w/a']\n    volumeMounts: [{name: w, mountPath: /w}]\n"),
+    );
+    let phase =
+        |name: &str, wanted: &'static str| lab.pod_when(name, wanted, move |pod| pod["status"]["phase"] == wanted);
+    assert_eq!(
+        phase("done", "Succeeded")["status"]["containerStatuses"][0]["state"]["terminated"]["reason"],
+        "Completed"
+    );
     assert_eq!(phase("failed", "Failed")["status"]["containerStatuses"][0]["state"]["terminated"]["exitCode"], 3);
     phase("staged", "Succeeded");
     assert_eq!(lab.ask(&["logs", "staged"]).trim(), "one");

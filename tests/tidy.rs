@@ -78,7 +78,8 @@ fn crates_depend_only_along_the_tables_arrows() {
         .output()
         .unwrap();
     let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    let table: BTreeMap<&str, BTreeSet<&str>> = ARROWS.iter().map(|(from, to)| (*from, to.iter().copied().collect())).collect();
+    let table: BTreeMap<&str, BTreeSet<&str>> =
+        ARROWS.iter().map(|(from, to)| (*from, to.iter().copied().collect())).collect();
     let mut seen = BTreeSet::new();
     for package in metadata["packages"].as_array().unwrap() {
         let from = package["name"].as_str().unwrap();
@@ -133,12 +134,15 @@ fn functions(lines: &[&str]) -> Vec<(String, usize)> {
         let Some(at) = trimmed.find("fn ") else { continue };
         let before = &trimmed[..at];
         let is_function = before.split_whitespace().all(|word| {
-            matches!(word, "pub" | "async" | "const" | "unsafe" | "extern" | "default") || word.starts_with("pub(") || word == "\"C\""
+            matches!(word, "pub" | "async" | "const" | "unsafe" | "extern" | "default")
+                || word.starts_with("pub(")
+                || word == "\"C\""
         });
         if !is_function || trimmed.starts_with("//") {
             continue;
         }
-        let has_body = lines[start..].iter().find(|line| line.ends_with(['{', '}', ';'])).is_some_and(|line| !line.ends_with(';'));
+        let has_body =
+            lines[start..].iter().find(|line| line.ends_with(['{', '}', ';'])).is_some_and(|line| !line.ends_with(';'));
         let closing = format!("{}}}", &line[..line.len() - trimmed.len()]);
         let end = lines[start..].iter().position(|line| *line == closing).filter(|_| has_body && !line.ends_with('}'));
         let length = end.unwrap_or(0);

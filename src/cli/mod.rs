@@ -134,8 +134,10 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
 }
 
 fn log_to_stderr(level: Option<&str>) -> anyhow::Result<()> {
-    let level: LevelFilter =
-        level.unwrap_or("info").parse().map_err(|_| anyhow::anyhow!("--log: choose error, warn, info, debug or trace"))?;
+    let level: LevelFilter = level
+        .unwrap_or("info")
+        .parse()
+        .map_err(|_| anyhow::anyhow!("--log: choose error, warn, info, debug or trace"))?;
     tracing_subscriber::fmt()
         .with_max_level(level)
         .with_writer(std::io::stderr)

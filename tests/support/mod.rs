@@ -26,10 +26,14 @@ pub struct Lab {
 impl Lab {
     /// Makes directories and registry; `nth` keeps the addresses of tests apart.
     pub fn new(name: &str, nth: u8) -> Lab {
-        assert!(rustix::process::geteuid().is_root(), "tests of the whole program make namespaces and mounts: run them as root");
+        assert!(
+            rustix::process::geteuid().is_root(),
+            "tests of the whole program make namespaces and mounts: run them as root"
+        );
         let dir = PathBuf::from(format!("/var/tmp/sampan-test-{name}"));
         let registry = Registry::new(&dir.join("registry"), free_port());
-        let lab = Lab { listen: format!("127.0.0.1:{}", free_port()), pod_cidr: format!("10.90.{nth}.0/24"), dir, registry };
+        let lab =
+            Lab { listen: format!("127.0.0.1:{}", free_port()), pod_cidr: format!("10.90.{nth}.0/24"), dir, registry };
         lab.clean();
         std::fs::create_dir_all(&lab.dir).unwrap();
         lab.registry.ensure().unwrap();
@@ -77,10 +81,11 @@ impl Lab {
 
     /// `sampan up --detach` with more flags.
     pub fn up_with(&self, more: &[&str]) {
-        let words = ["up", "--detach", "--listen", &self.listen, "--pod-cidr", &self.pod_cidr, "--default-handler", "runc"];
+        let words =
+            ["up", "--detach", "--listen", &self.listen, "--pod-cidr", &self.pod_cidr, "--default-handler", "runc"];
         let output = self.sampan(&[&words, more].concat());
-        assert!(text(&output.stdout).contains("ready in"), "up did not start: {}", text(&output.stdout));
         assert!(output.status.success(), "up failed: {}\n{}", text(&output.stdout), text(&output.stderr));
+        assert!(text(&output.stdout).contains("ready in"), "up did not start: {}", text(&output.stdout));
     }
 
     /// `sampan down`, which must succeed.
@@ -139,7 +144,18 @@ impl Lab {
     pub fn secret(&self, password: &str) {
         let server = format!("--docker-server={}", self.registry.address);
         let (user, password) = (format!("--docker-username={USER}"), format!("--docker-password={password}"));
-        let words = ["create", "secret", "docker-registry", "regcred", "--dry-run=client", "-o", "yaml", &server, &user, &password];
+        let words = [
+            "create",
+            "secret",
+            "docker-registry",
+            "regcred",
+            "--dry-run=client",
+            "-o",
+            "yaml",
+            &server,
+            &user,
+            &password,
+        ];
         let manifest = self.ask(&words);
         self.apply(&manifest);
     }
@@ -183,9 +199,12 @@ impl Lab {
     /// The reasons and messages of a pod's events, oldest first.
     pub fn events(&self, name: &str) -> Vec<(String, String)> {
         let selector = format!("involvedObject.name={name}");
-        let list: Value = serde_json::from_str(&self.ask(&["get", "events", "--field-selector", &selector, "-o", "json"])).unwrap();
+        let list: Value =
+            serde_json::from_str(&self.ask(&["get", "events", "--field-selector", &selector, "-o", "json"])).unwrap();
         let mut items = list["items"].as_array().unwrap().clone();
-        items.sort_by_key(|event| event["metadata"]["resourceVersion"].as_str().unwrap_or_default().parse::<u64>().unwrap_or(0));
+        items.sort_by_key(|event| {
+            event["metadata"]["resourceVersion"].as_str().unwrap_or_default().parse::<u64>().unwrap_or(0)
+        });
         let field = |event: &Value, key: &str| event[key].as_str().unwrap_or_default().to_string();
         items.iter().map(|event| (field(event, "reason"), field(event, "message"))).collect()
     }
@@ -259,7 +278,10 @@ impl Machine {
         Machine {
             mounts: mounts.lines().filter_map(|line| line.split(' ').nth(4).map(String::from)).collect(),
             cgroups: lines("find", &["/sys/fs/cgroup", "-type", "d", "-name", "*"]).lines().map(String::from).collect(),
-            links: lines("ip", &["-o", "link"]).lines().filter_map(|line| line.split(": ").nth(1).map(String::from)).collect(),
+            links: lines("ip", &["-o", "link"])
+                .lines()
+                .filter_map(|line| line.split(": ").nth(1).map(String::from))
+                .collect(),
             rules: lines("nft", &["list", "ruleset"]),
             processes: processes(),
             sysctls: ["ip_forward", "conf/all/route_localnet"]
@@ -271,12 +293,18 @@ impl Machine {
 
     /// Fails with what one look has and the other has not.
     pub fn assert_same(&self, before: &Machine) {
-        let more = |now: &BTreeSet<String>, then: &BTreeSet<String>| -> Vec<String> { now.symmetric_difference(then).cloned().collect() };
+        let more = |now: &BTreeSet<String>, then: &BTreeSet<String>| -> Vec<String> {
+            now.symmetric_difference(then).cloned().collect()
+        };
         assert!(self.mounts == before.mounts, "mounts differ: {:#?}", more(&self.mounts, &before.mounts));
         assert!(self.cgroups == before.cgroups, "cgroups differ: {:#?}", more(&self.cgroups, &before.cgroups));
         assert!(self.links == before.links, "links differ: {:#?}", more(&self.links, &before.links));
         assert_eq!(self.rules, before.rules, "netfilter rules differ");
-        assert!(self.processes == before.processes, "processes differ: {:#?}", more(&self.processes, &before.processes));
+        assert!(
+            self.processes == before.processes,
+            "processes differ: {:#?}",
+            more(&self.processes, &before.processes)
+        );
         assert_eq!(self.sysctls, before.sysctls, "kernel settings differ");
     }
 }
@@ -289,7 +317,10 @@ fn processes() -> BTreeSet<String> {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let program = std::fs::read_link(entry.path().join("exe")).ok()?;
             let name = program.file_name()?.to_string_lossy().into_owned();
-            ["sampan", "runc", "crun", "busybox"].iter().any(|ours| name.starts_with(ours)).then(|| format!("{pid} {name}"))
+            ["sampan", "runc", "crun", "busybox"]
+                .iter()
+                .any(|ours| name.starts_with(ours))
+                .then(|| format!("{pid} {name}"))
         })
         .collect()
 }

@@ -29,11 +29,18 @@ pub fn run() -> anyhow::Result<()> {
     let sampan = sampan()?;
     shell::show("Start a cluster of one node", &sampan, &["up", "--detach"])?;
     // Every kubectl below talks to this cluster and to no other.
-    let kubectl = |title: &str, arguments: &[&str]| shell::show(title, "kubectl", &[&["--kubeconfig", KUBECONFIG], arguments].concat());
+    let kubectl = |title: &str, arguments: &[&str]| {
+        shell::show(title, "kubectl", &[&["--kubeconfig", KUBECONFIG], arguments].concat())
+    };
     let secret = shell::output(
         "kubectl",
         &[
-            "create", "secret", "docker-registry", "regcred", "--dry-run=client", "--output=yaml",
+            "create",
+            "secret",
+            "docker-registry",
+            "regcred",
+            "--dry-run=client",
+            "--output=yaml",
             &format!("--docker-server={}", registry.address),
             &format!("--docker-username={USER}"),
             &format!("--docker-password={PASSWORD}"),
@@ -60,7 +67,8 @@ pub fn run() -> anyhow::Result<()> {
 pub fn stop() -> anyhow::Result<()> {
     shell::show("Stop all pods and the node", &sampan()?, &["down", "--purge"])?;
     Registry::new(Path::new(DIR), PORT).stop()?;
-    std::fs::remove_dir_all(DIR).or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
+    std::fs::remove_dir_all(DIR)
+        .or_else(|error| if error.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(error) })?;
     println!("the machine is as it was before the demo");
     Ok(())
 }

@@ -10,8 +10,9 @@ use crate::shell;
 
 /// The applets that get a name of their own in the image.
 const APPLETS: &[&str] = &[
-    "sh", "ls", "cat", "echo", "sleep", "true", "false", "id", "env", "hostname", "ip", "ping", "wget", "nc", "httpd", "ps", "mount",
-    "date", "touch", "mkdir", "rm", "head", "tail", "grep", "seq", "dd", "kill", "sync", "df", "stat", "test", "printf", "wc", "tr", "tar",
+    "sh", "ls", "cat", "echo", "sleep", "true", "false", "id", "env", "hostname", "ip", "ping", "wget", "nc", "httpd",
+    "ps", "mount", "date", "touch", "mkdir", "rm", "head", "tail", "grep", "seq", "dd", "kill", "sync", "df", "stat",
+    "test", "printf", "wc", "tr", "tar",
 ];
 
 /// Writes an image layout into `dir` (made anew): busybox, a web page and the command that serves it.
@@ -33,23 +34,44 @@ pub fn layout(dir: &Path, architecture: &str) -> anyhow::Result<()> {
     std::fs::create_dir_all(&blobs)?;
     let tar = dir.join("layer.tar");
     let paths = [text(&root)?, text(&tar)?];
-    shell::run("tar", &["--owner=0", "--group=0", "--numeric-owner", "--sort=name", "--mtime=@0", "-C", &paths[0], "-cf", &paths[1], "."])?;
+    shell::run(
+        "tar",
+        &[
+            "--owner=0",
+            "--group=0",
+            "--numeric-owner",
+            "--sort=name",
+            "--mtime=@0",
+            "-C",
+            &paths[0],
+            "-cf",
+            &paths[1],
+            ".",
+        ],
+    )?;
     let diff_id = digest(&tar)?;
     shell::run("gzip", &["-nf", &paths[1]])?;
     let layer = store(&blobs, &std::fs::read(dir.join("layer.tar.gz"))?)?;
     std::fs::remove_file(dir.join("layer.tar.gz"))?;
     std::fs::remove_dir_all(&root)?;
-    let config = store(&blobs, &serde_json::to_vec(&json!({
-        "architecture": architecture, "os": "linux",
-        "config": {"Env": ["PATH=/bin"], "Cmd": ["httpd", "-f", "-v", "-p", "8080", "-h", "/www"], "WorkingDir": "/www"},
-        "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
-    }))?)?;
-    let manifest = store(&blobs, &serde_json::to_vec(&json!({
-        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
-        "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer)],
-    }))?)?;
-    let index = json!({"schemaVersion": 2, "manifests": [descriptor("application/vnd.oci.image.manifest.v1+json", &manifest)]});
+    let config = store(
+        &blobs,
+        &serde_json::to_vec(&json!({
+            "architecture": architecture, "os": "linux",
+            "config": {"Env": ["PATH=/bin"], "Cmd": ["httpd", "-f", "-v", "-p", "8080", "-h", "/www"], "WorkingDir": "/www"},
+            "rootfs": {"type": "layers", "diff_ids": [format!("sha256:{diff_id}")]},
+        }))?,
+    )?;
+    let manifest = store(
+        &blobs,
+        &serde_json::to_vec(&json!({
+            "schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": descriptor("application/vnd.oci.image.config.v1+json", &config),
+            "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer)],
+        }))?,
+    )?;
+    let index =
+        json!({"schemaVersion": 2, "manifests": [descriptor("application/vnd.oci.image.manifest.v1+json", &manifest)]});
     std::fs::write(dir.join("index.json"), serde_json::to_vec(&index)?)?;
     std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
     Ok(())

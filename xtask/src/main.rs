@@ -7,13 +7,11 @@
 mod bench;
 mod demo;
 
-
 mod setup;
 
 mod test;
 
 use clap::{Parser, Subcommand};
-
 
 #[derive(Parser)]
 #[command(name = "cargo xtask", about = "The project's own tasks")]
@@ -56,7 +54,19 @@ fn main() -> anyhow::Result<()> {
         #[cfg(not(feature = "bench"))]
         Task::Bench { what, pods } => xtask::shell::run(
             "cargo",
-            &["run", "--quiet", "--release", "--package", "xtask", "--features", "bench", "--", "bench", &what, "--pods", &pods.to_string()],
+            &[
+                "run",
+                "--quiet",
+                "--package",
+                "xtask",
+                "--features",
+                "bench",
+                "--",
+                "bench",
+                &what,
+                "--pods",
+                &pods.to_string(),
+            ],
         ),
     }
 }

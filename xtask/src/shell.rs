@@ -28,7 +28,12 @@ pub fn output(program: &str, arguments: &[&str], input: &str) -> anyhow::Result<
     }
     let done = child.wait_with_output()?;
     if !done.status.success() {
-        bail!("`{program} {}` ended with {}: {}", arguments.join(" "), done.status, String::from_utf8_lossy(&done.stderr).trim());
+        bail!(
+            "`{program} {}` ended with {}: {}",
+            arguments.join(" "),
+            done.status,
+            String::from_utf8_lossy(&done.stderr).trim()
+        );
     }
     Ok(String::from_utf8_lossy(&done.stdout).into_owned())
 }

@@ -20,9 +20,17 @@ const RINGS: &[Ring] = &[
     // Rings 0 to 2: tidiness, cores, properties. No root, no network, no other program.
     Ring { name: "cores", budget_seconds: 300, select: &["--workspace", "--lib", "--bins", "--test", "tidy"] },
     // Rings 3 and 4: walls. Real registry, runc, crun, kubectl; as root.
-    Ring { name: "walls", budget_seconds: 600, select: &["--workspace", "--exclude", "sampan", "--test", "*", "--test-threads", "2"] },
+    Ring {
+        name: "walls",
+        budget_seconds: 600,
+        select: &["--workspace", "--exclude", "sampan", "--test", "*", "--test-threads", "2"],
+    },
     // Ring 5: metal. The whole program; what it leaves on the machine is compared, so one test at a time.
-    Ring { name: "metal", budget_seconds: 900, select: &["--package", "sampan", "--test", "*", "-E", "not binary(tidy)", "--test-threads", "1"] },
+    Ring {
+        name: "metal",
+        budget_seconds: 900,
+        select: &["--package", "sampan", "--test", "*", "-E", "not binary(tidy)", "--test-threads", "1"],
+    },
 ];
 
 /// Builds once, then runs ring after ring.

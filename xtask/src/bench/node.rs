@@ -38,7 +38,19 @@ impl Node {
         // Once cold, then warm: the second is what a user sees every day.
         for _ in 0..2 {
             let began = Instant::now();
-            node.sampan(&["up", "--detach", "--no-merge-kubeconfig", "--listen", LISTEN, "--pod-cidr", "10.89.0.0/23", "--max-pods", "250", "--default-handler", handler])?;
+            node.sampan(&[
+                "up",
+                "--detach",
+                "--no-merge-kubeconfig",
+                "--listen",
+                LISTEN,
+                "--pod-cidr",
+                "10.89.0.0/23",
+                "--max-pods",
+                "250",
+                "--default-handler",
+                handler,
+            ])?;
             node.up = began.elapsed();
             if !node.dir.join("warm").exists() {
                 std::fs::write(node.dir.join("warm"), "")?;
@@ -91,7 +103,8 @@ impl Node {
         let ours = |pid: &u32| {
             let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sampan")) && String::from_utf8_lossy(&words).contains(&marker)
+            program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sampan"))
+                && String::from_utf8_lossy(&words).contains(&marker)
         };
         std::fs::read_dir("/proc")
             .into_iter()
@@ -113,7 +126,8 @@ impl Node {
 
     /// CPU time of all our processes and the children they have waited for.
     pub fn cpu(&self) -> Duration {
-        let ticks: u64 = self.processes().into_iter().filter_map(|pid| ticks(Path::new(&format!("/proc/{pid}/stat")))).sum();
+        let ticks: u64 =
+            self.processes().into_iter().filter_map(|pid| ticks(Path::new(&format!("/proc/{pid}/stat")))).sum();
         Duration::from_millis(ticks * 10)
     }
 }

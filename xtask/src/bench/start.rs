@@ -30,7 +30,9 @@ pub fn run(pods: u32) -> anyhow::Result<()> {
 async fn measure(node: &Node, handler: &str, pods: u32) -> anyhow::Result<()> {
     println!("up --detach to Ready (warm)      {:.0} ms", node.up.as_secs_f64() * 1000.0);
     println!("memory, idle                     {:.1} MB PSS", node.pss_megabytes());
-    let config = kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(node.kubeconfig())?, &KubeConfigOptions::default()).await?;
+    let config =
+        kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(node.kubeconfig())?, &KubeConfigOptions::default())
+            .await?;
     let api: Api<Pod> = Api::default_namespaced(kube::Client::try_from(config)?);
     // The first pod pulls the image; its bundle is what the bare runtime runs.
     start_one(&api, node, "warm").await?;
@@ -45,9 +47,16 @@ async fn measure(node: &Node, handler: &str, pods: u32) -> anyhow::Result<()> {
     }
     let (ours, unit) = (Sample::of(times), bare.quantile(0.5));
     println!("POST to Running, one by one      {}   {:.1} x bare", ours.text(), ours.quantile(0.5) / unit);
-    println!("CPU time, start and end          {:.1} ms a pod", (node.cpu() - cpu).as_secs_f64() * 1000.0 / f64::from(pods));
+    println!(
+        "CPU time, start and end          {:.1} ms a pod",
+        (node.cpu() - cpu).as_secs_f64() * 1000.0 / f64::from(pods)
+    );
     let took = start_many(&api, node).await?.as_secs_f64() * 1000.0;
-    println!("{AT_ONCE} pods at once                  {took:.0} ms   {:.1} x bare, {:.2} x bare a pod", took / unit, took / unit / f64::from(AT_ONCE));
+    println!(
+        "{AT_ONCE} pods at once                  {took:.0} ms   {:.1} x bare, {:.2} x bare a pod",
+        took / unit,
+        took / unit / f64::from(AT_ONCE)
+    );
     println!("memory, {AT_ONCE} pods                  {:.1} MB PSS", node.pss_megabytes());
     Ok(())
 }
