@@ -177,6 +177,7 @@ impl Network {
             prefix: self.options.pod_cidr.prefix_len(),
             gateway: self.gateway,
             mtu: self.mtu,
+            has_ports: !record.ports.is_empty(),
         };
         self.links.connect(&pod, netns).await?;
         // Pods without host ports, nearly all, need no change of the rules.

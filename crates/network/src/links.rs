@@ -16,6 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 use tokio::task::JoinSet;
 
@@ -23,6 +24,8 @@ use tokio::task::JoinSet;
 pub const PREFIX: &str = "sp";
 /// The interface's name in the sandbox.
 const POD_LINK: &str = "eth0";
+/// Its index in a fresh namespace: nothing but the loopback device, 1, is there before it.
+const FIRST_INDEX: u32 = 2;
 /// Of a machine without default route.
 const MTU: u32 = 1500;
 /// The kernel answers in microseconds unless something is very wrong.
@@ -32,6 +35,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Links {
     handle: Handle,
+    /// Index of the bridge, once it was looked up; 0 before.
+    bridge: AtomicU32,
     /// Carries the messages; ends when this is dropped.
     _carrier: Mutex<JoinSet<()>>,
 }
@@ -51,6 +56,8 @@ pub struct Pod<'a> {
     pub gateway: Ipv4Addr,
     /// Of both ends.
     pub mtu: u32,
+    /// Whether the host has ports that lead to it.
+    pub has_ports: bool,
 }
 
 impl Links {
@@ -60,7 +67,7 @@ impl Links {
         let (connection, handle, _) = new_connection().map_err(failed)?;
         let mut carrier = JoinSet::new();
         carrier.spawn(connection);
-        Ok(Links { handle, _carrier: Mutex::new(carrier) })
+        Ok(Links { handle, bridge: AtomicU32::new(0), _carrier: Mutex::new(carrier) })
     }
 
     /// Connects in the namespace of `netns`, by a thread of its own that ends at once.
@@ -82,7 +89,7 @@ impl Links {
             receiver.await.map_err(|_| failed(io::ErrorKind::BrokenPipe.into()))?.map_err(failed)?;
         let mut carrier = JoinSet::new();
         carrier.spawn(connection);
-        Ok(Links { handle, _carrier: Mutex::new(carrier) })
+        Ok(Links { handle, bridge: AtomicU32::new(0), _carrier: Mutex::new(carrier) })
     }
 
     /// The MTU of the device with the default route.
@@ -126,39 +133,69 @@ impl Links {
         tokio::time::timeout(PATIENCE, whole).await.map_err(|_| late())?
     }
 
+    /// Every message takes the kernel's one lock for links, so a new pod costs as few as can be: the pair in one, then
+    /// address, state and route together. What is found half made is mended on a second way.
     async fn connect_without_limit(&self, pod: &Pod<'_>, netns: &Path) -> Result<(), Error> {
         let failed = |source: io::Error| Error::Namespace { path: netns.into(), source };
         let namespace =
             rustix::fs::open(netns, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(|it| failed(it.into()))?;
         let inside = Links::open_in(namespace.try_clone().map_err(failed)?, netns).await?;
-        let bridge = self.find(pod.bridge).await?.ok_or_else(|| vanished(pod.bridge))?;
-        let mut index = match self.find(&pod.host_name).await? {
-            Some(_) => inside.find(POD_LINK).await?.map(|link| link.header.index),
-            None => None,
-        };
-        if index.is_none() {
-            // Half a pair, or one that leads into a namespace that is no more.
-            self.remove(&pod.host_name).await?;
-            let pair = veth_pair(pod, bridge.header.index, &namespace);
-            at(self.handle.link().add(pair).execute().await, || format!("adding {}", pod.host_name))?;
-            index = inside.find(POD_LINK).await?.map(|link| link.header.index);
+        let is_new = self.add_pair(pod, &namespace).await.is_ok();
+        if !is_new {
+            self.mend_pair(pod, &namespace, &inside).await?;
         }
-        // With br_netfilter loaded, what a host port leads back to its own pod never leaves the bridge's ports.
-        let port = LinkBridgePort::new(0).name(&pod.host_name).hairpin(true).build();
-        at(self.handle.link().set_port(port).execute().await, || format!("setting up the port {}", pod.host_name))?;
-        inside.configure(index.ok_or_else(|| vanished(POD_LINK))?, pod).await
+        if pod.has_ports {
+            // With br_netfilter loaded, what a host port leads back to its own pod never leaves the bridge's ports.
+            let port = LinkBridgePort::new(0).name(&pod.host_name).hairpin(true).build();
+            at(self.handle.link().set_port(port).execute().await, || format!("setting up the port {}", pod.host_name))?;
+        }
+        if is_new && inside.configure(FIRST_INDEX, pod).await.is_ok() {
+            return Ok(());
+        }
+        let link = inside.find(POD_LINK).await?.ok_or_else(|| vanished(POD_LINK))?;
+        inside.configure(link.header.index, pod).await
+    }
+
+    async fn add_pair(&self, pod: &Pod<'_>, namespace: &OwnedFd) -> Result<(), Error> {
+        let pair = veth_pair(pod, self.bridge_index(pod.bridge).await?, namespace);
+        at(self.handle.link().add(pair).execute().await, || format!("adding {}", pod.host_name))
+    }
+
+    /// The pair is there already, or half of it, or it leads into a namespace that is no more, or the bridge was made
+    /// anew.
+    async fn mend_pair(&self, pod: &Pod<'_>, namespace: &OwnedFd, inside: &Links) -> Result<(), Error> {
+        self.bridge.store(0, Ordering::Relaxed);
+        if self.find(&pod.host_name).await?.is_some() && inside.find(POD_LINK).await?.is_some() {
+            return Ok(());
+        }
+        self.remove(&pod.host_name).await?;
+        self.add_pair(pod, namespace).await
+    }
+
+    async fn bridge_index(&self, name: &str) -> Result<u32, Error> {
+        let known = self.bridge.load(Ordering::Relaxed);
+        if known != 0 {
+            return Ok(known);
+        }
+        let index = self.find(name).await?.ok_or_else(|| vanished(name))?.header.index;
+        self.bridge.store(index, Ordering::Relaxed);
+        Ok(index)
     }
 
     async fn configure(&self, index: u32, pod: &Pod<'_>) -> Result<(), Error> {
-        let add = self.handle.address().add(index, IpAddr::V4(pod.address), pod.prefix).execute().await;
-        unless_exists(add, || format!("giving {POD_LINK} the address {}", pod.address))?;
         // Not while the pair is made: one end cannot be up before it knows the other.
         let up = LinkUnspec::new_with_index(index).up().build();
-        at(self.handle.link().set(up).execute().await, || format!("setting {POD_LINK} up"))?;
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(pod.gateway).output_interface(index).build();
-        unless_exists(self.handle.route().add(route).execute().await, || {
-            format!("adding the default route by {}", pod.gateway)
-        })
+        // Sent in this order without waiting; the kernel takes one after the other.
+        let (address, up, route) = futures_util::future::join3(
+            self.handle.address().add(index, IpAddr::V4(pod.address), pod.prefix).execute(),
+            self.handle.link().set(up).execute(),
+            self.handle.route().add(route).execute(),
+        )
+        .await;
+        unless_exists(address, || format!("giving {POD_LINK} the address {}", pod.address))?;
+        at(up, || format!("setting {POD_LINK} up"))?;
+        unless_exists(route, || format!("adding the default route by {}", pod.gateway))
     }
 
     /// Removes a link, and with it the other end of a pair. What is not there is removed already.
