@@ -7,7 +7,18 @@ use anyhow::{Context, bail};
 
 /// Runs a program with our standard streams.
 pub fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let status = Command::new(program).args(arguments).status().with_context(|| format!("start {program}"))?;
+    let mut command = Command::new(program);
+    command.args(arguments);
+    // What cargo tells this task of itself would make a nested cargo build native crates anew.
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if text.starts_with("CARGO_")
+            && !matches!(text.as_ref(), "CARGO_HOME" | "CARGO_TARGET_DIR" | "CARGO_BUILD_JOBS")
+        {
+            command.env_remove(&name);
+        }
+    }
+    let status = command.status().with_context(|| format!("start {program}"))?;
     if !status.success() {
         bail!("`{program} {}` ended with {status}", arguments.join(" "));
     }
