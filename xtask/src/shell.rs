@@ -5,16 +5,16 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
+/// Beginnings of the variables by which `cargo run` tells a program of its own package.
+const OWN_VARIABLES: &[&str] = &["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_", "CARGO_PRIMARY_"];
+
 /// Runs a program with our standard streams.
 pub fn run(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
     let mut command = Command::new(program);
     command.args(arguments);
     // What cargo tells this task of itself would make a nested cargo build native crates anew.
     for (name, _) in std::env::vars_os() {
-        let text = name.to_string_lossy();
-        if text.starts_with("CARGO_")
-            && !matches!(text.as_ref(), "CARGO_HOME" | "CARGO_TARGET_DIR" | "CARGO_BUILD_JOBS")
-        {
+        if OWN_VARIABLES.iter().any(|prefix| name.to_string_lossy().starts_with(prefix)) {
             command.env_remove(&name);
         }
     }
