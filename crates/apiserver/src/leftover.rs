@@ -1,7 +1,7 @@
 //! What a refused request's body still holds.
 //!
 //! A server that answers before it has read the body resets the stream (HTTP/2) or the connection (HTTP/1.1), and some
-//! clients then lose the answer. So the rest of a small body is read and thrown away first. Start at [`Leftover::of`].
+//! clients then lose the answer. So the rest of the body is read and thrown away first. Start at [`Leftover::of`].
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,11 +10,11 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http_body_util::{BodyExt, Limited};
+use http_body_util::BodyExt;
 use hyper::body::{Body as HttpBody, Frame, SizeHint};
 
-/// Most that is read of a refused body; who sends more may lose the answer.
-const BYTES_MAX: usize = 256 << 10;
+/// Most that is read of a refused body, and thrown away as it comes; who sends more may lose the answer.
+const BYTES_MAX: usize = 128 << 20;
 /// Longest time that a slow client is listened to.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -35,11 +35,17 @@ impl Leftover {
     }
 
     /// Reads what is left and forgets it.
-    pub async fn drain(self) {
-        if !self.0.is_end_stream() {
-            // Whether it ended, failed, was too long or too slow: the answer follows.
-            let _ = tokio::time::timeout(PATIENCE, Limited::new(self.0, BYTES_MAX).collect()).await;
-        }
+    pub async fn drain(mut self) {
+        let rest = async {
+            let mut read = 0;
+            while read < BYTES_MAX
+                && let Some(Ok(frame)) = self.0.frame().await
+            {
+                read += frame.data_ref().map_or(0, Bytes::len);
+            }
+        };
+        // Whether it ended, failed, was too long or too slow: the answer follows.
+        let _ = tokio::time::timeout(PATIENCE, rest).await;
     }
 }
 
