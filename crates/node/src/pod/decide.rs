@@ -254,10 +254,10 @@ struct Draft<'a> {
 }
 
 impl Draft<'_> {
-    /// Plans an action unless it is in flight or its retry is not due.
+    /// Plans an action unless it is in flight, planned already (two rules may want the same) or its retry is not due.
     fn act(&mut self, action: Action) {
         let key = action.key();
-        if self.in_flight.contains_key(&key) {
+        if self.in_flight.contains_key(&key) || self.actions.contains(&action) {
             return;
         }
         if let Some(retry) = self.view.observed.retries.get(&key).filter(|retry| retry.at > self.now) {

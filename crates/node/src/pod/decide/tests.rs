@@ -242,6 +242,20 @@ fn trace_19_a_dead_sandbox_is_made_anew_with_its_init_containers() {
 }
 
 #[test]
+fn two_dead_sandboxes_are_each_stopped_once() {
+    // The agent forgets that the first one was stopped; both the pruning and the replacement want it stopped.
+    let mut world = one(json!({"initContainers": [{"name": "i", "image": "a"}]})).with_tape(vec![200; 4]);
+    world.run_until(0);
+    world.kill_sandbox();
+    world.run_until(0);
+    world.kill_sandbox();
+    world.crash();
+    world.run_until(60);
+    check(&world, &["0 C RunPodSandbox 0", "0 C RunPodSandbox 1", "0 agent restarts"]);
+    assert_eq!(world.running(), ["i"]);
+}
+
+#[test]
 fn the_crash_back_off_follows_the_specified_trace_and_survives_the_agent() {
     let mut world = one(json!({})).with("c", Behaviour { ends: Some((0, 1)), ..Behaviour::default() });
     world.run_until(5);

@@ -1,5 +1,5 @@
 //! Random histories: failing calls, agent crashes, dead sandboxes, deletions. Safety is the world's asserts; liveness is
-//! asserted here once the tape is exhausted and everything goes well.
+//! asserted here once the tape is exhausted and everything goes well. `PROPTEST_CASES` asks for more of them.
 
 use super::world::{Behaviour, World, pod};
 use proptest::prelude::*;
@@ -53,7 +53,7 @@ fn spec(policy: &str, hooked: bool) -> serde_json::Value {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn every_history_keeps_the_rules_and_a_deleted_pod_leaves_nothing_in_time(
