@@ -63,7 +63,7 @@ async fn a_pods_cgroup_has_its_limits_and_is_removed_with_what_runs_in_it() {
     let reaper = tokio::task::spawn_blocking(move || child.wait());
     cgroups.remove("a").await.unwrap();
     assert!(!reaper.await.unwrap().unwrap().success(), "the process was killed");
-    assert_eq!(directories(&path), [PathBuf::new(); 0]);
+    assert_eq!(directories(&path), Vec::<PathBuf>::new());
     cgroups.remove("a").await.unwrap();
     let removed = cgroups.sweep(&BTreeSet::from(["b".to_owned()])).await.unwrap();
     assert_eq!(removed, ["c"]);

@@ -5,8 +5,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use api::pod::affinity::node_matches;
+use api::pod::toleration::{Taint, first_untolerated, keeps_away};
+
 use crate::fit::{self, Resources};
-use crate::view::{Node, Pod, Taint};
+use crate::view::{Node, Placement, Pod};
 
 const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 
@@ -152,14 +155,14 @@ fn refusal(pod: &Pod, node: &Node, cluster: &Cluster, handler: Option<&str>) -> 
     let for_good = |reason: &str| Some(Refusal { reasons: vec![reason.into()], others_are_in_the_way: false });
     let tolerations = &pod.placement.tolerations;
     let cordon = Taint { key: UNSCHEDULABLE_TAINT.into(), value: String::new(), effect: "NoSchedule".into() };
-    if node.unschedulable && !fit::tolerated(&cordon, tolerations) {
+    if node.unschedulable && first_untolerated(&[cordon], tolerations, keeps_away).is_some() {
         return for_good("node(s) were unschedulable");
     }
-    let hard = |taint: &&Taint| matches!(&*taint.effect, "NoSchedule" | "NoExecute");
-    if node.taints.iter().filter(hard).any(|taint| !fit::tolerated(taint, tolerations)) {
+    if first_untolerated(&node.taints, tolerations, keeps_away).is_some() {
         return for_good("node(s) had untolerated taint(s)");
     }
-    if !fit::allows(&pod.placement, node) {
+    let Placement { selector, required, .. } = &pod.placement;
+    if !node_matches(selector, required.as_deref(), &node.name, &node.labels) {
         return for_good("node(s) didn't match Pod's node affinity/selector");
     }
     if let (Some(handler), Some(offered)) = (handler, &node.handlers)
@@ -202,11 +205,12 @@ fn best<'a>(pod: &Pod, nodes: &[&'a Node], cluster: &Cluster) -> Option<&'a Node
     }
     let preference = |node: &Node| {
         let preferred = pod.placement.preferred.iter();
-        preferred.filter(|(_, term)| fit::term_matches(term, node)).map(|(weight, _)| weight).sum::<i64>()
+        preferred.filter(|(_, term)| term.matches(&node.name, &node.labels)).map(|(weight, _)| weight).sum::<i64>()
     };
     let dislikes = |node: &Node| {
         let soft = node.taints.iter().filter(|taint| taint.effect == "PreferNoSchedule");
-        soft.filter(|taint| !fit::tolerated(taint, &pod.placement.tolerations)).count() as i64
+        let tolerated = |taint: &Taint| pod.placement.tolerations.iter().any(|one| one.tolerates(taint));
+        soft.filter(|taint| !tolerated(taint)).count() as i64
     };
     let most_preferred = nodes.iter().map(|node| preference(node)).max().unwrap_or(0);
     let most_disliked = nodes.iter().map(|node| dislikes(node)).max().unwrap_or(0);

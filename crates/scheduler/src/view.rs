@@ -6,10 +6,14 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use api::pod::affinity::Term;
+use api::pod::requests::{self, Shape};
+use api::pod::toleration::{Taint, Toleration};
+use api::quantity::Quantity;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 
-use crate::fit::{self, Resources};
+use crate::fit::Resources;
 
 /// The name under which pods ask for this scheduler.
 pub const SCHEDULER_NAME: &str = "default-scheduler";
@@ -88,54 +92,6 @@ pub struct Node {
     pub handlers: Option<BTreeSet<String>>,
 }
 
-/// A node selector term: all of it must match. An empty term matches nothing.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Term {
-    /// Conditions on labels.
-    pub match_expressions: Vec<Requirement>,
-    /// Conditions on metadata.name.
-    pub match_fields: Vec<Requirement>,
-}
-
-/// One condition of a term.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Requirement {
-    /// The label or field.
-    pub key: String,
-    /// In, NotIn, Exists, DoesNotExist, Gt or Lt.
-    pub operator: String,
-    /// What to compare with.
-    pub values: Vec<String>,
-}
-
-/// spec.tolerations[*].
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Toleration {
-    /// Empty = every key.
-    pub key: String,
-    /// Equal (also when empty) or Exists.
-    pub operator: String,
-    /// The value for Equal.
-    pub value: String,
-    /// Empty = every effect.
-    pub effect: String,
-}
-
-/// spec.taints[*] of a node.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(default)]
-pub struct Taint {
-    /// The key.
-    pub key: String,
-    /// The value.
-    pub value: String,
-    /// NoSchedule, PreferNoSchedule or NoExecute.
-    pub effect: String,
-}
-
 /// A Pod on the wire.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
@@ -178,23 +134,29 @@ struct PodSpec {
 /// A container on the wire, as far as it takes something.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Container {
-    /// What it asks for.
+struct Container {
     #[serde(deserialize_with = "null_as_default")]
-    pub resources: Requirements,
-    /// `Always` on an init container makes it a sidecar.
-    pub restart_policy: Option<String>,
+    resources: Requirements,
+    restart_policy: Option<String>,
     #[serde(deserialize_with = "null_as_default")]
     ports: Vec<Port>,
 }
 
-/// Resource requirements on the wire.
+impl Container {
+    fn shape(&self) -> requests::Container {
+        requests::Container {
+            requests: quantities(&self.resources.requests),
+            sidecar: self.restart_policy.as_deref() == Some("Always"),
+            ..requests::Container::default()
+        }
+    }
+}
+
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(default)]
-pub struct Requirements {
-    /// By resource name, in quantities.
+struct Requirements {
     #[serde(deserialize_with = "null_as_default")]
-    pub requests: BTreeMap<String, serde_json::Value>,
+    requests: BTreeMap<String, serde_json::Value>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -334,8 +296,22 @@ impl From<PodObject> for Pod {
     }
 }
 
+/// What must be free on a node, overhead included (RTC-57, 58, 59).
 fn requests(spec: &PodSpec) -> Resources {
-    fit::pod_requests(&spec.containers, &spec.init_containers, &spec.resources.requests, &spec.overhead)
+    let containers = |list: &[Container]| list.iter().map(Container::shape).collect();
+    let shape = Shape {
+        init_containers: containers(&spec.init_containers),
+        containers: containers(&spec.containers),
+        overhead: quantities(&spec.overhead),
+        pod_requests: quantities(&spec.resources.requests),
+        ..Shape::default()
+    };
+    Resources::of(&requests::requests(&shape))
+}
+
+/// What is no quantity counts as nothing: the API server has refused it already.
+fn quantities(list: &BTreeMap<String, serde_json::Value>) -> api::pod::Resources {
+    list.iter().filter_map(|(name, value)| Some((name.clone(), Quantity::from_value(value).ok()?))).collect()
 }
 
 fn ports(spec: &PodSpec) -> BTreeSet<HostPort> {
@@ -372,7 +348,7 @@ impl From<NodeObject> for Node {
             labels: metadata.labels.unwrap_or_default(),
             unschedulable: spec.unschedulable,
             taints: spec.taints,
-            allocatable: Resources::read(&allocatable),
+            allocatable: Resources::of(&quantities(&allocatable)),
             handlers: status.runtime_handlers.filter(|handlers| !handlers.is_empty()).map(names),
         }
     }
