@@ -1,7 +1,11 @@
 //! Ring 0: rules of the house that a reviewer would otherwise repeat.
 //!
-//! The table of allowed arrows, the size of functions and files, the `//!` of every module, words that do not help.
+//! The table of allowed arrows, the size of functions and files, the `//!` of every module, words that do not help, and
+//! that the conformance tables name tests that exist.
 #![allow(clippy::disallowed_methods)]
+
+#[path = "tidy/conformance.rs"]
+mod conformance;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
