@@ -1,7 +1,10 @@
 //! A lab for tests of the whole program: an instance of its own, a private registry, kubectl, and what the machine shows.
 #![allow(dead_code, clippy::disallowed_methods)]
 
+pub mod hub;
+
 use std::collections::BTreeSet;
+use std::ffi::OsString;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
@@ -21,6 +24,10 @@ pub struct Lab {
     pod_cidr: String,
     /// The private registry, with `team/box:1` in it.
     pub registry: Registry,
+    /// Words before each command, for an instance in a network of its own.
+    pub enter: Vec<String>,
+    /// Environment of the instance beyond the usual.
+    pub environment: Vec<(OsString, OsString)>,
 }
 
 impl Lab {
@@ -32,8 +39,9 @@ impl Lab {
         );
         let dir = PathBuf::from(format!("/var/tmp/sampan-test-{name}"));
         let registry = Registry::new(&dir.join("registry"), free_port());
-        let lab =
-            Lab { listen: format!("127.0.0.1:{}", free_port()), pod_cidr: format!("10.90.{nth}.0/24"), dir, registry };
+        let listen = format!("127.0.0.1:{}", free_port());
+        let pod_cidr = format!("10.90.{nth}.0/24");
+        let lab = Lab { listen, pod_cidr, dir, registry, enter: Vec::new(), environment: Vec::new() };
         lab.clean();
         std::fs::create_dir_all(&lab.dir).unwrap();
         lab.registry.ensure().unwrap();
@@ -45,6 +53,24 @@ impl Lab {
     /// The image's name.
     pub fn image(&self) -> String {
         format!("{}/team/box:1", self.registry.address)
+    }
+
+    /// The directory of everything.
+    pub fn dir(&self) -> PathBuf {
+        self.dir.clone()
+    }
+
+    /// The OCI layout of [`Lab::image`].
+    pub fn layout(&self) -> PathBuf {
+        self.dir.join("image")
+    }
+
+    /// A command where the instance is.
+    fn command(&self, program: &str) -> Command {
+        let Some((first, more)) = self.enter.split_first() else { return Command::new(program) };
+        let mut command = Command::new(first);
+        command.args(more).arg(program);
+        command
     }
 
     pub fn data_dir(&self) -> PathBuf {
@@ -62,8 +88,9 @@ impl Lab {
 
     /// Runs `sampan` with this lab's directories.
     pub fn sampan(&self, words: &[&str]) -> Output {
-        Command::new(env!("CARGO_BIN_EXE_sampan"))
+        self.command(env!("CARGO_BIN_EXE_sampan"))
             .args(words)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .arg("--data-dir")
             .arg(self.data_dir())
             .arg("--run-dir")
@@ -113,7 +140,8 @@ impl Lab {
 
     /// kubectl with standard input.
     pub fn kubectl_with(&self, words: &[&str], input: &str) -> Output {
-        let mut child = Command::new("kubectl")
+        let mut child = self
+            .command("kubectl")
             .arg("--kubeconfig")
             .arg(self.data_dir().join("admin.kubeconfig"))
             .args(words)
