@@ -17,7 +17,37 @@ const APPLETS: &[&str] = &[
 
 /// Writes an image layout into `dir` (made anew): busybox, a web page and the command that serves it.
 pub fn layout(dir: &Path, architecture: &str) -> anyhow::Result<()> {
+    const PAGE: &str = "Hello from a Pod that sampan pulled from a private registry.\n";
     let _ = std::fs::remove_dir_all(dir);
+    let manifest = add(dir, architecture, PAGE)?;
+    finish(dir, vec![manifest])
+}
+
+/// Writes a layout of an index with one image for each architecture; each one's page names it.
+pub fn index_layout(dir: &Path, architectures: &[&str]) -> anyhow::Result<()> {
+    let _ = std::fs::remove_dir_all(dir);
+    let mut manifests = Vec::new();
+    for architecture in architectures {
+        let mut manifest = add(dir, architecture, &format!("made for {architecture}\n"))?;
+        manifest["platform"] = json!({"os": "linux", "architecture": architecture});
+        manifests.push(manifest);
+    }
+    let index = json!({
+        "schemaVersion": 2, "mediaType": "application/vnd.oci.image.index.v1+json", "manifests": manifests,
+    });
+    let index = store(&dir.join("blobs/sha256"), &serde_json::to_vec(&index)?)?;
+    finish(dir, vec![descriptor("application/vnd.oci.image.index.v1+json", &index)])
+}
+
+/// Writes a layout of one image with that page.
+pub fn layout_with_page(dir: &Path, page: &str) -> anyhow::Result<()> {
+    let _ = std::fs::remove_dir_all(dir);
+    let manifest = add(dir, architecture(), page)?;
+    finish(dir, vec![manifest])
+}
+
+/// Adds one image to a layout's blobs; the descriptor of its manifest.
+fn add(dir: &Path, architecture: &str, page: &str) -> anyhow::Result<serde_json::Value> {
     let root = dir.join("root");
     for sub in ["bin", "tmp", "etc", "www", "proc", "sys", "dev"] {
         std::fs::create_dir_all(root.join(sub))?;
@@ -29,7 +59,7 @@ pub fn layout(dir: &Path, architecture: &str) -> anyhow::Result<()> {
     }
     std::fs::write(root.join("etc/passwd"), "root:x:0:0:root:/:/bin/sh\nweb:x:1000:1000:web:/www:/bin/sh\n")?;
     std::fs::write(root.join("etc/group"), "root:x:0:\nweb:x:1000:\n")?;
-    std::fs::write(root.join("www/index.html"), "Hello from a Pod that sampan pulled from a private registry.\n")?;
+    std::fs::write(root.join("www/index.html"), page)?;
     let blobs = dir.join("blobs/sha256");
     std::fs::create_dir_all(&blobs)?;
     let tar = dir.join("layer.tar");
@@ -70,8 +100,11 @@ pub fn layout(dir: &Path, architecture: &str) -> anyhow::Result<()> {
             "layers": [descriptor("application/vnd.oci.image.layer.v1.tar+gzip", &layer)],
         }))?,
     )?;
-    let index =
-        json!({"schemaVersion": 2, "manifests": [descriptor("application/vnd.oci.image.manifest.v1+json", &manifest)]});
+    Ok(descriptor("application/vnd.oci.image.manifest.v1+json", &manifest))
+}
+
+fn finish(dir: &Path, manifests: Vec<serde_json::Value>) -> anyhow::Result<()> {
+    let index = json!({"schemaVersion": 2, "manifests": manifests});
     std::fs::write(dir.join("index.json"), serde_json::to_vec(&index)?)?;
     std::fs::write(dir.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#)?;
     Ok(())

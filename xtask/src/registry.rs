@@ -17,6 +17,7 @@ pub const PASSWORD: &str = "three-planks";
 /// A registry that runs in the background, also after this program has ended.
 pub struct Registry {
     dir: PathBuf,
+    is_private: bool,
     /// `host:port`, as image names spell it.
     pub address: String,
 }
@@ -24,7 +25,12 @@ pub struct Registry {
 impl Registry {
     /// The registry in a directory, at a port of loopback. Nothing is started.
     pub fn new(dir: &Path, port: u16) -> Registry {
-        Registry { dir: dir.into(), address: format!("127.0.0.1:{port}") }
+        Registry { dir: dir.into(), is_private: true, address: format!("127.0.0.1:{port}") }
+    }
+
+    /// One from which everybody may pull.
+    pub fn open(dir: &Path, port: u16) -> Registry {
+        Registry { is_private: false, ..Registry::new(dir, port) }
     }
 
     /// Starts it unless it runs.
@@ -36,14 +42,17 @@ impl Registry {
             bail!("{} is in use by another program; stop that first", self.address);
         }
         std::fs::create_dir_all(&self.dir)?;
-        let passwords = shell::output("htpasswd", &["-Bbn", USER, PASSWORD], "")?;
-        std::fs::write(self.dir.join("htpasswd"), passwords)?;
         let dir = self.dir.display();
-        let config = format!(
+        let mut config = format!(
             "version: 0.1\nlog: {{level: warn}}\nstorage: {{filesystem: {{rootdirectory: {dir}/data}}, delete: {{enabled: true}}}}\n\
-             http: {{addr: \"{}\"}}\nauth: {{htpasswd: {{realm: sampan, path: {dir}/htpasswd}}}}\n",
+             http: {{addr: \"{}\"}}\n",
             self.address
         );
+        if self.is_private {
+            let passwords = shell::output("htpasswd", &["-Bbn", USER, PASSWORD], "")?;
+            std::fs::write(self.dir.join("htpasswd"), passwords)?;
+            config += &format!("auth: {{htpasswd: {{realm: sampan, path: {dir}/htpasswd}}}}\n");
+        }
         std::fs::write(self.dir.join("config.yml"), config)?;
         let log = std::fs::File::create(self.dir.join("log"))?;
         let child = Command::new("docker-registry")
@@ -73,13 +82,14 @@ impl Registry {
         Ok(())
     }
 
-    /// Copies an image into the registry.
+    /// Copies an image, or an index with all its images, into the registry.
     pub fn push(&self, layout: &Path, name: &str) -> anyhow::Result<()> {
         shell::output(
             "skopeo",
             &[
                 "copy",
                 "--quiet",
+                "--all",
                 "--insecure-policy",
                 "--dest-tls-verify=false",
                 &format!("--dest-creds={USER}:{PASSWORD}"),
