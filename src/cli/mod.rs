@@ -99,6 +99,9 @@ enum Verb {
 
 /// Parses the command line and runs it.
 pub fn run() -> ExitCode {
+    // This memory holds Secrets and pull credentials: no crash may write them to a file. Ends with exec, so that
+    // containers and OCI runtimes keep their own habits.
+    let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let command = Command::parse();
     match dispatch(command) {
         Ok(()) => ExitCode::SUCCESS,

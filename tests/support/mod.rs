@@ -130,7 +130,12 @@ impl Lab {
     pub fn kill(&self) {
         let pid = self.pid();
         shell::run("kill", &["-9", &pid.to_string()]).unwrap();
-        wait("the killed process is gone", || !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid));
+        wait("the killed process is gone", || self.is_gone(pid));
+    }
+
+    /// Whether a process has ended.
+    pub fn is_gone(&self, pid: u32) -> bool {
+        !Path::new(&format!("/proc/{pid}")).exists() || zombie(pid)
     }
 
     /// kubectl as the administrator.
