@@ -18,6 +18,7 @@ use crate::{
     config,
     credentials::{Credentials, Places},
     event::{Recorder, Writer},
+    image::{Pulls, probe},
     pod::{act::Actor, checkpoint::Checkpoints, clock::Clock},
     probes::Probes,
     volumes::{Sources, Volumes},
@@ -25,7 +26,7 @@ use crate::{
 use futures_util::StreamExt as _;
 use pods::Pods;
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::Semaphore, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// The safety net under the runtime's events.
@@ -38,9 +39,10 @@ const DRAIN_MAX: Duration = Duration::from_secs(600);
 /// # Errors
 /// Only what makes the node unable to start at all: its directories, its cgroups.
 pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Error> {
-    let (actor, writer) = actor(&options.for_drain()).await?;
+    let (actor, writer, failed) = actor(&options.for_drain()).await?;
     let mut background = JoinSet::new();
     background.spawn(writer.run(options.client.clone()));
+    background.spawn(probe::run(failed, actor.pulls.causes.clone(), actor.clock, cancel.clone()));
     let (probes, mut probe_reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
     let mut agent = Pods::new(actor.clone(), probes, options.max_pods);
     let mut watch = std::pin::pin!(pods::watch(&options.client, &options.node_name));
@@ -70,7 +72,7 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
 /// # Errors
 /// When the API or the runtime cannot be asked what there is.
 pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Result<(), Error> {
-    let (actor, writer) = actor(&options).await?;
+    let (actor, writer, _) = actor(&options).await?;
     let mut background = JoinSet::new();
     background.spawn(writer.run(options.client.clone()));
     let (probes, _reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
@@ -108,7 +110,7 @@ pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Res
 }
 
 /// What all actions share.
-async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer), Error> {
+async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer, probe::Failed), Error> {
     let cpu_milli = options::cpu_milli();
     let cgroups = Cgroups::new(&options.cgroup_top, cpu_milli).map_err(|error| Error::Cgroups(error.to_string()))?;
     let ctx = Arc::new(options.context(&cgroups, cpu_milli));
@@ -116,6 +118,7 @@ async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer), Error> {
     let sources = Sources::new(options.client.clone());
     let checkpoints = Checkpoints::open(&options.data_dir.join("node/pods"))
         .map_err(|source| Error::Directory { path: options.data_dir.join("node/pods"), source })?;
+    let (pulls, failed) = Pulls::new(options.pull_limits, Clock::System);
     let actor = Actor {
         cri: options.cri.clone(),
         runtime_name: runtime::name(&options.cri).await,
@@ -126,11 +129,11 @@ async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer), Error> {
         credentials: Credentials::new(sources, Places::of_node(&options.data_dir)),
         checkpoints,
         recorder,
-        pulls: Arc::new(Semaphore::new(options.parallel_pulls_max)),
+        pulls,
         clock: Clock::System,
         runtime_class_fails_pod: options.runtime_class_fails_pod,
     };
-    Ok((Arc::new(actor), writer))
+    Ok((Arc::new(actor), writer, failed))
 }
 
 impl DrainOptions {

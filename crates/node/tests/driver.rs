@@ -11,6 +11,7 @@ use node::{
     config::{Context, ResolvConf},
     credentials::{Credentials, Places},
     event::Recorder,
+    image::{Pulls, queue::Limits},
     object::Pod,
     pod::{
         act::Actor,
@@ -23,7 +24,7 @@ use node::{
 };
 use serde_json::{Value, json};
 use std::{path::Path, sync::Arc, time::Duration};
-use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 /// The API: one pod, and the events and deletions it was sent.
@@ -117,7 +118,7 @@ async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
         credentials: Credentials::new(sources, Places::of_node(directory.path())),
         checkpoints: Checkpoints::open(&directory.path().join("node")).unwrap(),
         recorder,
-        pulls: Arc::new(Semaphore::new(5)),
+        pulls: Pulls::new(Limits::default(), Clock::System).0,
         clock: Clock::System,
         runtime_class_fails_pod: true,
     });

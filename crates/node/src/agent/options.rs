@@ -39,8 +39,8 @@ pub struct Options {
     pub cluster_dns: Vec<IpAddr>,
     /// The cluster's domain.
     pub cluster_domain: String,
-    /// At most so many image pulls at a time.
-    pub parallel_pulls_max: usize,
+    /// How many image pulls at a time, and how many a second.
+    pub pull_limits: crate::image::queue::Limits,
     /// A pod whose RuntimeClass or handler does not exist fails at once (`runtimeClassFailurePolicy: FailPod`).
     pub runtime_class_fails_pod: bool,
 }
@@ -58,7 +58,7 @@ pub struct DrainOptions {
     pub node_ip: IpAddr,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
-    pub parallel_pulls_max: usize,
+    pub pull_limits: crate::image::queue::Limits,
     pub runtime_class_fails_pod: bool,
 }
 
@@ -75,7 +75,7 @@ impl Options {
             node_ip: self.node_ip,
             cluster_dns: self.cluster_dns.clone(),
             cluster_domain: self.cluster_domain.clone(),
-            parallel_pulls_max: self.parallel_pulls_max,
+            pull_limits: self.pull_limits,
             runtime_class_fails_pod: self.runtime_class_fails_pod,
         }
     }

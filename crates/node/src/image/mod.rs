@@ -1,16 +1,73 @@
-//! The decision whether an image is pulled, and the back-off after failed pulls (IMG-40 … IMG-80).
+//! What the node decides about images: whether to pull, when to try again, in which order, and how far a pull is.
 //!
-//! Owns the decision table and its words. Pure: whether the image is present and how a pull ended is told by the pod's
-//! `act`. Must not talk to a registry or the runtime. Start at [`choose`].
+//! Owns the decision table (IMG-41), the classes of errors (`fault`), the back-off and what ends it early (`backoff`,
+//! `causes`, `probe`), the queue of pulls (`queue`, `flight`), their progress (`progress`) and their numbers
+//! (`metrics`). Whether an image is present and how a pull ended is told by the pod's `act`. The cores here are pure;
+//! nothing here talks to the runtime. Start at [`choose`].
 
+pub mod backoff;
+pub mod causes;
+pub mod fault;
+pub mod flight;
+pub mod metrics;
+pub mod probe;
+pub mod progress;
+pub mod queue;
+
+pub use backoff::{BACKOFF_FIRST, BACKOFF_FORGET, BACKOFF_MAX, Failures, doubled};
+pub use causes::{Cause, Causes};
+pub use fault::{Class, Fault, Refusal};
+
+use crate::pod::clock::Clock;
 use jiff::{SignedDuration, Timestamp};
+use std::sync::Arc;
 
-/// First delay after a failed pull; doubles up to [`BACKOFF_MAX`] (IMG-70).
-pub const BACKOFF_FIRST: SignedDuration = SignedDuration::from_secs(10);
-/// The longest delay between two pulls.
-pub const BACKOFF_MAX: SignedDuration = SignedDuration::from_secs(300);
-/// A failure older than this no longer counts (IMG-73).
-pub const BACKOFF_FORGET: SignedDuration = SignedDuration::from_secs(600);
+/// How a pull ended for all who shared it.
+pub type Landing = Result<Pulled, Fault>;
+
+/// A pull that went well.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pulled {
+    /// The runtime's id of the image.
+    pub id: String,
+    /// Which of the credentials worked; `None` if the pull was anonymous.
+    pub credential: Option<usize>,
+    /// When the runtime was asked.
+    pub begun: Timestamp,
+}
+
+/// What the pulls of a node share.
+#[derive(Clone)]
+pub struct Pulls {
+    /// Whose turn it is.
+    pub queue: queue::Queue,
+    /// Pulls under way, by a hash of image and credentials.
+    pub flights: flight::Flights<[u8; 32], Landing>,
+    /// How far they are.
+    pub board: progress::Board,
+    /// Their numbers.
+    pub metrics: Arc<metrics::Metrics>,
+    /// What may end a back-off early.
+    pub causes: Causes,
+    /// Where failures of registries are told.
+    pub registries: probe::Registries,
+}
+
+impl Pulls {
+    /// Nothing under way; the second part is for [`probe::run`].
+    pub fn new(limits: queue::Limits, clock: Clock) -> (Self, probe::Failed) {
+        let (registries, failed) = probe::Registries::new();
+        let pulls = Self {
+            queue: queue::Queue::new(limits, clock),
+            flights: flight::Flights::default(),
+            board: progress::Board::new(clock),
+            metrics: Arc::default(),
+            causes: Causes::default(),
+            registries,
+        };
+        (pulls, failed)
+    }
+}
 
 /// `imagePullPolicy`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +94,24 @@ impl Policy {
     pub fn looks_locally(self) -> bool {
         self != Self::Always
     }
+
+    /// The policy as metrics write it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Always => "always",
+            Self::IfNotPresent => "ifnotpresent",
+            Self::Never => "never",
+        }
+    }
+}
+
+/// Whether a pod may use an image that is on the node without asking the registry (IMG-232 … IMG-237).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verification {
+    /// It may: nobody's credentials were needed, or the pod has them.
+    Allowed,
+    /// Only after a pull with its own credentials.
+    MustPull,
 }
 
 /// What to do for one start of one container.
@@ -50,73 +125,14 @@ pub enum Choice {
     RefuseNever,
 }
 
-/// The table IMG-41, without credential verification.
-pub fn choose(policy: Policy, present: bool) -> Choice {
-    match (policy, present) {
-        (Policy::Always, _) | (Policy::IfNotPresent, false) => Choice::Pull,
-        (_, true) => Choice::UseLocal,
-        (Policy::Never, false) => Choice::RefuseNever,
+/// The table IMG-41. `Never` answers the same whether the image is absent or not this pod's (IMG-244).
+pub fn choose(policy: Policy, present: bool, verification: Verification) -> Choice {
+    match (policy, present, verification) {
+        (Policy::Always, ..) | (Policy::IfNotPresent, false, _) => Choice::Pull,
+        (Policy::IfNotPresent, true, Verification::MustPull) => Choice::Pull,
+        (Policy::Never, false, _) | (Policy::Never, true, Verification::MustPull) => Choice::RefuseNever,
+        (_, true, Verification::Allowed) => Choice::UseLocal,
     }
-}
-
-/// The consecutive failed pulls of one image for one pod.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Failures {
-    /// How many.
-    pub count: u32,
-    /// When the last one failed.
-    pub last: Timestamp,
-    /// Its reason word.
-    pub reason: String,
-    /// Its text.
-    pub message: String,
-}
-
-impl Failures {
-    /// Adds a failure to what was known.
-    pub fn after(known: Option<&Self>, now: Timestamp, reason: &str, message: &str) -> Self {
-        let count = known.filter(|f| now.duration_since(f.last) <= BACKOFF_FORGET).map_or(0, |f| f.count) + 1;
-        Self { count, last: now, reason: reason.to_owned(), message: message.to_owned() }
-    }
-
-    /// The instant from which the registry may be asked again (IMG-72: at exactly the delay it may).
-    pub fn until(&self) -> Timestamp {
-        self.last + doubled(BACKOFF_FIRST, self.count.saturating_sub(1), BACKOFF_MAX)
-    }
-}
-
-/// `first` doubled `times` times, at most `limit`.
-pub fn doubled(first: SignedDuration, times: u32, limit: SignedDuration) -> SignedDuration {
-    first.checked_mul(1 << times.min(20)).map_or(limit, |delay| delay.min(limit))
-}
-
-/// A failed attempt to have an image, in the words of `waiting`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Refusal {
-    /// `waiting.reason`.
-    pub reason: &'static str,
-    /// `waiting.message`.
-    pub message: String,
-    /// True if it starts or lengthens the back-off (IMG-76).
-    pub backs_off: bool,
-}
-
-/// IMG-51: names the reason for a pull's failure from the text of the runtime.
-pub fn classify(image: &str, text: &str) -> Refusal {
-    let typed = [
-        ("RegistryUnavailable", "the registry is unavailable"),
-        ("SignatureValidationFailed", "the signature validation failed"),
-    ];
-    for (reason, words) in typed {
-        if let Some(rest) = text.strip_prefix(reason) {
-            return Refusal {
-                reason,
-                message: format!("image pull failed for {image} because {words}{rest}"),
-                backs_off: true,
-            };
-        }
-    }
-    Refusal { reason: "ErrImagePull", message: text.to_owned(), backs_off: true }
 }
 
 /// IMG-48: a duration in Go's notation, truncated to milliseconds.
@@ -141,43 +157,24 @@ pub fn go_duration(duration: SignedDuration) -> String {
 mod tests {
     use super::*;
 
-    fn at(seconds: i64) -> Timestamp {
-        Timestamp::from_second(1_000_000 + seconds).unwrap()
-    }
-
     #[test]
     fn the_decision_table_is_as_specified() {
-        for (policy, present, choice) in [
-            (Policy::Always, false, Choice::Pull),
-            (Policy::Always, true, Choice::Pull),
-            (Policy::IfNotPresent, false, Choice::Pull),
-            (Policy::IfNotPresent, true, Choice::UseLocal),
-            (Policy::Never, false, Choice::RefuseNever),
-            (Policy::Never, true, Choice::UseLocal),
+        use {Choice::*, Policy::*, Verification::*};
+        for (policy, present, verification, choice) in [
+            (Always, false, Allowed, Pull),
+            (Always, true, Allowed, Pull),
+            (Always, true, MustPull, Pull),
+            (IfNotPresent, false, Allowed, Pull),
+            (IfNotPresent, false, MustPull, Pull),
+            (IfNotPresent, true, Allowed, UseLocal),
+            (IfNotPresent, true, MustPull, Pull),
+            (Never, false, Allowed, RefuseNever),
+            (Never, false, MustPull, RefuseNever),
+            (Never, true, Allowed, UseLocal),
+            (Never, true, MustPull, RefuseNever),
         ] {
-            assert_eq!(choose(policy, present), choice, "{policy:?} present={present}");
+            assert_eq!(choose(policy, present, verification), choice, "{policy:?} {present} {verification:?}");
         }
-    }
-
-    #[test]
-    fn the_delay_doubles_from_ten_seconds_to_five_minutes() {
-        let mut failures = None;
-        let mut now = at(0);
-        let mut delays = Vec::new();
-        for _ in 0..7 {
-            let next = Failures::after(failures.as_ref(), now, "ErrImagePull", "x");
-            delays.push(next.until().duration_since(now).as_secs());
-            now = next.until();
-            failures = Some(next);
-        }
-        assert_eq!(delays, [10, 20, 40, 80, 160, 300, 300]);
-    }
-
-    #[test]
-    fn an_old_failure_is_forgotten() {
-        let first = Failures::after(None, at(0), "ErrImagePull", "x");
-        assert_eq!(Failures::after(Some(&first), at(601), "ErrImagePull", "x").count, 1);
-        assert_eq!(Failures::after(Some(&first), at(600), "ErrImagePull", "x").count, 2);
     }
 
     #[test]
@@ -195,13 +192,5 @@ mod tests {
         ] {
             assert_eq!(go_duration(SignedDuration::from_millis(ms)), text);
         }
-    }
-
-    #[test]
-    fn typed_errors_keep_their_reason() {
-        let refusal = classify("img", "RegistryUnavailable: dial tcp refused");
-        assert_eq!(refusal.reason, "RegistryUnavailable");
-        assert_eq!(refusal.message, "image pull failed for img because the registry is unavailable: dial tcp refused");
-        assert_eq!(classify("img", "not found").reason, "ErrImagePull");
     }
 }

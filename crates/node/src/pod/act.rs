@@ -8,7 +8,7 @@ mod image;
 mod sandbox;
 
 use super::{
-    checkpoint::{Checkpoints, Verdict},
+    checkpoint::{Checkpoints, Verdict, VolumeImage},
     clock::Clock,
     decide::Action,
     view::{ImageReady, Record, Sandbox, StartError},
@@ -18,14 +18,13 @@ use crate::{
     config,
     credentials::Credentials,
     event::{Recorder, Target},
-    image::Refusal,
+    image::{Pulls, Refusal},
     object::{Container, Pod},
-    volumes::{Mounted, Volumes},
+    volumes::{Mounted, MountedVolume, Volumes},
 };
 use cri::v1;
 use kube::{Api, api::DeleteParams};
-use std::{pin::Pin, sync::Arc, time::Duration};
-use tokio::sync::Semaphore;
+use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 
 /// CRI calls without a limit of their own.
 const CRI_TIMEOUT: Duration = Duration::from_secs(120);
@@ -53,8 +52,8 @@ pub struct Actor {
     pub checkpoints: Checkpoints,
     /// Events.
     pub recorder: Recorder,
-    /// At most so many pulls at a time, in the order of their asking (IMG-250).
-    pub pulls: Arc<Semaphore>,
+    /// What the node's pulls share: queue, progress, numbers.
+    pub pulls: Pulls,
     /// The time.
     pub clock: Clock,
     /// A pod whose RuntimeClass or handler does not exist fails at once, instead of being tried for ever (RTC-38).
@@ -74,6 +73,8 @@ pub struct Scene {
     pub image: Option<ImageReady>,
     /// The handler that an earlier sandbox of the pod had.
     pub handler: Option<String>,
+    /// The images of the pod's volumes, by volume name.
+    pub volume_images: BTreeMap<String, VolumeImage>,
     /// For an ephemeral container, the id of the one whose processes it sees.
     pub target_id: Option<String>,
 }
@@ -114,6 +115,7 @@ impl Actor {
             Action::PrepareVolumes => self.prepare_volumes(pod).await,
             Action::CreateSandbox { attempt } => self.create_sandbox(scene, *attempt).await,
             Action::EnsureImage { container, attempt } => self.ensure_image(pod, container, *attempt).await,
+            Action::EnsureVolumeImage { volume } => self.ensure_volume_image(pod, volume).await,
             Action::CreateContainer { container, attempt, sandbox, step } => {
                 self.create_container(scene, container, *attempt, (sandbox, *step)).await
             }
@@ -223,7 +225,7 @@ impl Actor {
             image_uid: image.uid,
             image_user: &image.user,
             pod_ips: &pod_ips,
-            mounted: &scene.mounted,
+            mounted: &with_images(&scene.mounted, &scene.volume_images),
             objects: &objects,
             target_id: scene.target_id.as_deref(),
         };
@@ -277,6 +279,7 @@ impl Actor {
     fn start_failed(&self, of: (&Pod, &str), reason: &str, message: String, record: Option<Record>) -> Outcome {
         let (pod, name) = of;
         self.warn(pod, name, "Failed", format!("Error: {message}"));
+        self.pulls.metrics.start_failed(reason);
         Outcome::StartFailed(StartError { reason: reason.into(), message, at: self.clock.now() }, record)
     }
 
@@ -344,6 +347,19 @@ impl Actor {
             Err(_) => Outcome::Failed("the API did not answer".into()),
         }
     }
+}
+
+/// The volumes with what the pod calls their images replaced by what they turned out to be (IMG-306).
+fn with_images(mounted: &Mounted, images: &BTreeMap<String, VolumeImage>) -> Mounted {
+    let mut mounted = mounted.clone();
+    for (name, volume) in &mut mounted.volumes {
+        if let (MountedVolume::Image(spec), Some(image)) = (volume, images.get(name)) {
+            let user_specified_image = image.reference.clone();
+            let (image, image_ref) = (image.id.clone(), image.id.clone());
+            *spec = v1::ImageSpec { image, user_specified_image, image_ref, ..v1::ImageSpec::default() };
+        }
+    }
+    mounted
 }
 
 fn target(pod: &Pod, container: &str) -> Target {

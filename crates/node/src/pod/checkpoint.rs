@@ -26,6 +26,19 @@ pub struct Checkpoint {
     pub hooks: BTreeMap<String, HookRecord>,
     /// Containers that are to be killed while the pod lives, by container id.
     pub kills: BTreeMap<String, Kill>,
+    /// The images of volumes, by volume name: their content is fixed for the pod's life (IMG-306).
+    pub volume_images: BTreeMap<String, VolumeImage>,
+}
+
+/// What the image of a volume turned out to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeImage {
+    /// As the pod names it.
+    pub reference: String,
+    /// The runtime's id.
+    pub id: String,
+    /// Its digest in the repository that the pod names; the id where there is none (IMG-309).
+    pub digest: String,
 }
 
 /// Since when a pod is being stopped and until when it may take.

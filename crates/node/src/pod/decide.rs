@@ -5,6 +5,7 @@
 //! [`decide`].
 
 mod backoff;
+mod image;
 mod initialising;
 mod preparing;
 mod running;
@@ -85,6 +86,11 @@ pub enum Action {
         container: String,
         /// The attempt it is for.
         attempt: u32,
+    },
+    /// Have the image of a volume.
+    EnsureVolumeImage {
+        /// The volume.
+        volume: String,
     },
     /// Make a container.
     CreateContainer {
@@ -197,6 +203,7 @@ pub enum Verb {
     PrepareVolumes,
     CreateSandbox,
     EnsureImage,
+    EnsureVolumeImage,
     CreateContainer,
     StartContainer,
     RunPostStart,
@@ -222,6 +229,7 @@ impl Action {
             Self::PrepareVolumes => Key(Verb::PrepareVolumes, pod()),
             Self::CreateSandbox { .. } => Key(Verb::CreateSandbox, pod()),
             Self::EnsureImage { container, .. } => Key(Verb::EnsureImage, container.clone()),
+            Self::EnsureVolumeImage { volume } => Key(Verb::EnsureVolumeImage, volume.clone()),
             Self::CreateContainer { container, .. } => Key(Verb::CreateContainer, container.clone()),
             Self::StartContainer { id, .. } => Key(Verb::StartContainer, id.clone()),
             Self::RunPostStart { id, .. } => Key(Verb::RunPostStart, id.clone()),

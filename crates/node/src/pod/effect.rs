@@ -2,9 +2,9 @@
 
 use super::{
     act::Outcome,
-    checkpoint::HookRun,
+    checkpoint::{HookRun, VolumeImage},
     decide::{Action, Entry, Key, Verb},
-    view::{Fact, Observed, Record, Retry, StartError, View},
+    view::{Fact, ImageReady, Observed, Record, Retry, StartError, View},
 };
 use crate::image::{Failures, Refusal};
 use jiff::{SignedDuration, Timestamp};
@@ -23,7 +23,13 @@ impl View {
                 }
                 match record {
                     Some(record) => observed.see_outcome(record),
-                    None => return observed.try_again(key, now),
+                    None => {
+                        // Somebody may have removed an image since; it is looked for anew while nothing shows it yet.
+                        if observed.containers.is_empty() {
+                            observed.checkpoint.volume_images.clear();
+                        }
+                        return observed.try_again(key, now);
+                    }
                 }
             }
             Outcome::Refused(refusal) => return self.refused(key, action, refusal, now),
@@ -33,13 +39,7 @@ impl View {
                 observed.see_sandbox(sandbox);
                 observed.checkpoint.handler = Some(handler).filter(|handler| !handler.is_empty());
             }
-            Outcome::Image(ready) => {
-                if let Action::EnsureImage { container, .. } = action {
-                    observed.image_failures.remove(&ready.image);
-                    observed.images.insert(container.clone(), ready);
-                    observed.start_errors.remove(container);
-                }
-            }
+            Outcome::Image(ready) => observed.ensured(action, ready),
             Outcome::Record(record) => {
                 let started = matches!(action, Action::StartContainer { .. });
                 if started && observed.post_start(&record.id).is_none() {
@@ -55,20 +55,32 @@ impl View {
     }
 
     fn refused(&mut self, key: Key, action: &Action, refusal: Refusal, now: Timestamp) {
-        let Action::EnsureImage { container, .. } = action else { return };
+        let image = self.image_of(&key).unwrap_or_default().to_owned();
         let error = StartError { reason: refusal.reason.into(), message: refusal.message.clone(), at: now };
-        self.observed.start_errors.insert(container.clone(), error);
-        if !refusal.backs_off {
-            return self.observed.try_again(key, now);
-        }
-        let image = self.pod.container(container).map(|(_, c)| c.image.clone()).unwrap_or_default();
+        match action {
+            Action::EnsureImage { container, .. } => self.observed.start_errors.insert(container.clone(), error),
+            Action::EnsureVolumeImage { volume } => self.observed.volume_errors.insert(volume.clone(), error),
+            _ => return,
+        };
+        self.observed.pulling.remove(&image);
+        let Some(fault) = &refusal.fault else { return self.observed.try_again(key, now) };
+        let begun = self.observed.pulls_begun.get(&image).copied().unwrap_or(now);
         let known = self.observed.image_failures.get(&image);
-        let failures = Failures::after(known, now, refusal.reason, &refusal.message);
+        let failures = Failures::after(known, begun, now, &refusal, fault);
         self.observed.image_failures.insert(image, failures);
+    }
+
+    /// A pull of this image may begin now; what is heard from now on is news to it.
+    fn pull_begins(&mut self, action: &Action, now: Timestamp) {
+        if let Some(image) = self.image_of(&action.key()).map(str::to_owned) {
+            self.observed.pulling.remove(&image);
+            self.observed.pulls_begun.insert(image, now);
+        }
     }
 
     /// HOOK-60, HOOK-63: what is to be on disk before this action begins. True if the checkpoint changed.
     pub fn begin(&mut self, action: &Action, now: Timestamp) -> bool {
+        self.pull_begins(action, now);
         let checkpoint = &mut self.observed.checkpoint;
         match action {
             Action::StartContainer { id, container } => {
@@ -105,6 +117,23 @@ impl Observed {
             record.sandbox.clone_from(&known.sandbox);
         }
         self.see_container(record);
+    }
+
+    fn ensured(&mut self, action: &Action, ready: ImageReady) {
+        self.image_failures.remove(&ready.image);
+        self.pulling.remove(&ready.image);
+        match action {
+            Action::EnsureImage { container, .. } => {
+                self.start_errors.remove(container);
+                self.images.insert(container.clone(), ready);
+            }
+            Action::EnsureVolumeImage { volume } => {
+                self.volume_errors.remove(volume);
+                let ImageReady { image: reference, id, digest, .. } = ready;
+                self.checkpoint.volume_images.insert(volume.clone(), VolumeImage { reference, id, digest });
+            }
+            _ => {}
+        }
     }
 
     fn done(&mut self, action: &Action) {
@@ -168,7 +197,8 @@ impl Observed {
         let seconds = SignedDuration::from_secs;
         let delay = match key.0 {
             // RTC-38, POD-4, HOOK-82: what a pod's start or end depends on is tried every ten seconds.
-            Verb::CreateSandbox | Verb::CreateContainer | Verb::EnsureImage | Verb::EnsureCgroup => seconds(10),
+            Verb::CreateSandbox | Verb::CreateContainer | Verb::EnsureCgroup => seconds(10),
+            Verb::EnsureImage | Verb::EnsureVolumeImage => seconds(10),
             Verb::StopContainer | Verb::StopSandbox => seconds(10),
             _ => crate::image::doubled(SignedDuration::from_millis(500), failures - 1, seconds(10)),
         };

@@ -14,11 +14,11 @@ use super::{
     observe::{self, Listing},
     view::{Cause, Desired, Fact, Observed, Stop, View},
 };
-use crate::{event::Target, object::Pod, volumes::Mounted};
+use crate::{event::Target, image, object::Pod, volumes::Mounted};
 use jiff::{SignedDuration, Timestamp};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
-    sync::{mpsc, watch},
+    sync::{broadcast, mpsc, watch},
     task::{AbortHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
@@ -29,6 +29,8 @@ const ROUNDS_MAX: usize = 32;
 const REFRESH: SignedDuration = SignedDuration::from_secs(60);
 /// How long a first look at the runtime waits before it is repeated.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// The progress of pulls is written at most this often.
+const PROGRESS: SignedDuration = SignedDuration::from_secs(1);
 
 /// What the agent wants of a pod; only the latest counts.
 #[derive(Debug, Clone)]
@@ -64,6 +66,10 @@ pub struct Task {
     flights: BTreeMap<Key, Flight>,
     /// Outcomes taken in so far; a listing begun earlier than one of them must not remove anything.
     outcomes: u64,
+    /// What may end a back-off early.
+    causes: broadcast::Receiver<image::Cause>,
+    /// When the progress of pulls was last taken in.
+    progress_at: Timestamp,
     looks: JoinSet<(u64, Result<Listing, String>)>,
     look_wanted: bool,
     relists_seen: u64,
@@ -86,6 +92,7 @@ enum Event {
     Acted(Result<(tokio::task::Id, (Action, Outcome)), tokio::task::JoinError>),
     Looked(u64, Result<Listing, String>),
     Published(publish::Answer),
+    Heard(image::Cause),
     Time,
     Nobody,
 }
@@ -105,6 +112,7 @@ impl Task {
         let runtime = actor.runtime_name.clone();
         let view = View { pod, desired: Desired::Run, observed, host_ips, runtime };
         let refreshed_at = actor.clock.now();
+        let causes = actor.pulls.causes.listen();
         Self {
             actor,
             wishes,
@@ -115,6 +123,8 @@ impl Task {
             acts: JoinSet::new(),
             flights: BTreeMap::new(),
             outcomes: 0,
+            causes,
+            progress_at: refreshed_at,
             looks: JoinSet::new(),
             look_wanted: false,
             relists_seen: 0,
@@ -137,7 +147,8 @@ impl Task {
                 return true;
             }
             let now = self.actor.clock.now();
-            let wake_at = [plan.wake_at, self.publish.due_at, self.refresh_at()].into_iter().flatten().min();
+            let wake_at =
+                [plan.wake_at, self.publish.due_at, self.refresh_at(), self.progress_due()].into_iter().flatten().min();
             let sleep = wake_at.map_or(Duration::from_secs(3600), |at| until(now, at));
             let Some(event) = cancel.run_until_cancelled(self.next(sleep)).await else { return false };
             if self.take(event) {
@@ -170,6 +181,7 @@ impl Task {
                 Ok((outcomes, listing)) => Event::Looked(outcomes, listing),
                 Err(error) => Event::Looked(0, Err(error.to_string())),
             },
+            cause = hear(&mut self.causes) => Event::Heard(cause),
             () = tokio::time::sleep(sleep) => Event::Time,
         }
     }
@@ -186,6 +198,7 @@ impl Task {
                 tracing::warn!(pod = self.view.pod.full_name(), error, "runtime not listed");
             }
             Event::Published(answer) => self.take_answer(answer),
+            Event::Heard(cause) => self.view.observed.hear(cause, self.actor.clock.now()),
             Event::Time => {}
             Event::Nobody => return true,
         }
@@ -254,6 +267,7 @@ impl Task {
     /// Decides and begins actions until nothing is left to record, then reports.
     fn settle(&mut self) -> Plan {
         self.hear_last_words();
+        self.see_progress();
         for _ in 0..ROUNDS_MAX {
             let now = self.actor.clock.now();
             let plan = decide(&self.view, &self.in_flight(), now);
@@ -346,6 +360,7 @@ impl Task {
             sandbox: observed.newest_sandbox().cloned(),
             image: container.and_then(|name| observed.images.get(name).cloned()),
             handler: observed.checkpoint.handler.clone(),
+            volume_images: observed.checkpoint.volume_images.clone(),
             target_id: target.and_then(|name| observed.newest(name)).map(|record| record.id.clone()),
         }
     }
@@ -363,6 +378,29 @@ impl Task {
             let (cri, uid, outcomes) = (self.actor.cri.clone(), self.view.pod.uid().to_owned(), self.outcomes);
             self.looks.spawn(async move { (outcomes, observe::pod(&cri, &uid).await) });
         }
+    }
+
+    /// The images that are being pulled for this pod.
+    fn pulled(&self) -> impl Iterator<Item = &str> {
+        self.flights.keys().filter_map(|key| self.view.image_of(key))
+    }
+
+    /// When the progress of pulls is to be looked at again.
+    fn progress_due(&self) -> Option<Timestamp> {
+        self.pulled().next().map(|_| self.progress_at + PROGRESS)
+    }
+
+    /// Takes in how far the pod's pulls are, at most once a second.
+    fn see_progress(&mut self) {
+        let now = self.actor.clock.now();
+        if now < self.progress_at + PROGRESS {
+            return;
+        }
+        let (board, uid) = (&self.actor.pulls.board, self.view.pod.uid());
+        let words = self.pulled().filter_map(|image| Some((image.to_owned(), board.text(uid, image)?)));
+        let words: BTreeMap<String, String> = words.collect();
+        self.view.observed.pulling = words;
+        self.progress_at = now;
     }
 
     /// When the contents of volumes are due to be brought up to date.
@@ -385,6 +423,16 @@ impl Task {
             self.spawn(Action::PrepareVolumes);
         }
         Some(self.refreshed_at + REFRESH)
+    }
+}
+
+/// The next cause. Whoever fell behind tries all that a pull may depend on.
+async fn hear(causes: &mut broadcast::Receiver<image::Cause>) -> image::Cause {
+    match causes.recv().await {
+        Ok(cause) => cause,
+        Err(broadcast::error::RecvError::Lagged(_)) => image::Cause::Mirrors,
+        // The actor holds the other end for as long as this task lives.
+        Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
     }
 }
 

@@ -5,7 +5,7 @@
 //! Start at [`View`].
 
 use super::checkpoint::{Checkpoint, HookRun};
-use crate::object::{Container, ContainerKind, Pod};
+use crate::object::{Container, ContainerKind, Pod, Volume};
 use cri::v1;
 use jiff::{SignedDuration, Timestamp};
 use std::{
@@ -90,8 +90,16 @@ pub struct Observed {
     pub traces_removed: bool,
     /// The image that was ensured for a container's next start, by container name.
     pub images: BTreeMap<String, ImageReady>,
-    /// Failed pulls by image string (IMG-71).
+    /// Failed pulls by image string (IMG-71); containers and image volumes share them.
     pub image_failures: BTreeMap<String, crate::image::Failures>,
+    /// When the last pull of an image string began.
+    pub pulls_begun: BTreeMap<String, Timestamp>,
+    /// How far pulls under way are, in words, by image string.
+    pub pulling: BTreeMap<String, String>,
+    /// What was heard that may end a back-off early (IMG-77).
+    pub heard: crate::image::backoff::Heard,
+    /// Why the image of a volume cannot be had, by volume name (IMG-304).
+    pub volume_errors: BTreeMap<String, StartError>,
     /// Why a container's last start failed, by container name (POD-8).
     pub start_errors: BTreeMap<String, StartError>,
     /// What probes found, by container id.
@@ -206,6 +214,8 @@ pub struct ImageReady {
     pub uid: Option<i64>,
     /// The user name of its configuration; "" when numeric or absent.
     pub user: String,
+    /// Its digest in the repository that the pod names; the id where there is none.
+    pub digest: String,
 }
 
 /// Why a container could not be started.
@@ -331,7 +341,19 @@ pub fn instant(nanoseconds: i64) -> Timestamp {
     Timestamp::from_nanosecond(i128::from(nanoseconds)).unwrap_or(Timestamp::UNIX_EPOCH)
 }
 
+/// So many causes are remembered of a pod; older ones have done what they could.
+const HEARD_MAX: usize = 64;
+
 impl Observed {
+    /// Takes in that something changed on which pulls depend.
+    pub fn hear(&mut self, cause: crate::image::Cause, now: Timestamp) {
+        self.heard.insert(cause, now);
+        while self.heard.len() > HEARD_MAX {
+            let oldest = self.heard.iter().min_by_key(|(_, at)| **at).map(|(cause, _)| cause.clone());
+            oldest.map(|cause| self.heard.remove(&cause));
+        }
+    }
+
     /// Takes in a sandbox as just seen; it never comes back to life.
     pub fn see_sandbox(&mut self, mut sandbox: Sandbox) {
         if let Some(known) = self.sandboxes.get(&sandbox.id) {
@@ -423,6 +445,32 @@ impl View {
             .map(|s| u32::try_from(s.restart_count).unwrap_or(0) + 1)
             .max()
             .unwrap_or(0)
+    }
+
+    /// The volumes of a container that are images, in the order of the pod's volumes.
+    pub fn image_volumes<'a>(&'a self, container: &'a Container) -> impl Iterator<Item = &'a Volume> {
+        let mounts = |volume: &Volume| container.volume_mounts.iter().any(|mount| mount.name == volume.name);
+        self.pod.spec.volumes.iter().filter(move |volume| volume.image.is_some() && mounts(volume))
+    }
+
+    /// True if the image of this volume is known and has not been changed since.
+    pub fn has_volume_image(&self, volume: &Volume) -> bool {
+        let known = self.observed.checkpoint.volume_images.get(&volume.name);
+        known.is_some_and(|known| volume.image.as_ref().is_some_and(|image| image.reference == known.reference))
+    }
+
+    /// The image string whose pull an action in flight is about.
+    pub fn image_of(&self, key: &super::decide::Key) -> Option<&str> {
+        match key.0 {
+            super::decide::Verb::EnsureImage => {
+                self.pod.container(&key.1).map(|(_, container)| container.image.as_str())
+            }
+            super::decide::Verb::EnsureVolumeImage => {
+                let volume = self.pod.spec.volumes.iter().find(|volume| volume.name == key.1)?;
+                volume.image.as_ref().map(|image| image.reference.as_str())
+            }
+            _ => None,
+        }
     }
 
     /// All containers of the spec that this pod runs, with their kind.

@@ -1,6 +1,6 @@
 //! TLS that trusts anybody: a probe asks whether a server answers, not who it is (POD-59).
 //!
-//! Must not be used for anything but probes and hooks.
+//! Must not be used for anything but probes, hooks and the anonymous question whether a registry answers.
 
 use rustls::{
     ClientConfig, DigitallySignedStruct, Error, SignatureScheme,
@@ -15,6 +15,11 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 /// TLS over an open connection, whatever certificate the server shows.
 pub(crate) async fn connect(stream: TcpStream) -> Result<TlsStream<TcpStream>, String> {
     let name = stream.peer_addr().map(|a| ServerName::from(a.ip())).map_err(|e| e.to_string())?;
+    connect_as(stream, name).await
+}
+
+/// The same, asking for a server by name.
+pub(crate) async fn connect_as(stream: TcpStream, name: ServerName<'static>) -> Result<TlsStream<TcpStream>, String> {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

@@ -1,37 +1,68 @@
-//! Having an image: look, choose, pull with each credential in turn, say so (IMG-40 … IMG-64).
+//! Having an image: look, choose, wait for a turn, pull with each credential, say so (IMG-40 … IMG-64).
 
 use super::{Actor, CRI_TIMEOUT, Outcome, limited, rpc, rpc_text};
 use crate::{
     config,
-    image::{Choice, Policy, Refusal, choose, classify, go_duration},
+    credentials::Lookup,
+    image::{Choice, Fault, Landing, Policy, Pulled, Pulls, Refusal, Verification, choose, go_duration, queue::Queue},
     object::Pod,
-    pod::view::ImageReady,
+    pod::{clock::Clock, view::ImageReady},
 };
 use cri::v1;
+use futures_util::FutureExt as _;
 use jiff::Timestamp;
+use prost::Message as _;
+use sha2::{Digest as _, Sha256};
+use std::time::Duration;
 use tonic::metadata::{Ascii, MetadataKey, MetadataMap};
 
 /// What precedes the name of a registry header in the metadata of PullImage (docs/walls/cri.md).
 const HEADER_PREFIX: &str = "sampan-registry-header-";
+
+/// Whose image is wanted, and how.
+struct Wanted<'a> {
+    pod: &'a Pod,
+    /// The container that events are about; "" for the image of a volume, of which the pod is told (IMG-303).
+    about: &'a str,
+    /// As the pod names it.
+    image: &'a str,
+    policy: Policy,
+    /// The start that it is for.
+    attempt: u32,
+    asked_at: Timestamp,
+}
 
 impl Actor {
     pub(super) async fn ensure_image(&self, pod: &Pod, name: &str, attempt: u32) -> Outcome {
         let Some((_, container)) = pod.container(name) else {
             return Outcome::Failed(format!("pod has no container {name}"));
         };
-        let image = &container.image;
+        let policy = Policy::parse(&container.image_pull_policy);
         let asked_at = self.clock.now();
+        self.ensure(Wanted { pod, about: name, image: &container.image, policy, attempt, asked_at }).await
+    }
+
+    pub(super) async fn ensure_volume_image(&self, pod: &Pod, volume: &str) -> Outcome {
+        let Some(volume) = pod.spec.volumes.iter().find(|v| v.name == volume).and_then(|v| v.image.as_ref()) else {
+            return Outcome::Failed(format!("pod has no image volume {volume}"));
+        };
+        let policy = Policy::parse(&volume.pull_policy);
+        let asked_at = self.clock.now();
+        self.ensure(Wanted { pod, about: "", image: &volume.reference, policy, attempt: 0, asked_at }).await
+    }
+
+    async fn ensure(&self, wanted: Wanted<'_>) -> Outcome {
+        let Wanted { pod, about, image, policy, .. } = wanted;
         let spec = match reference::apply_default_tag(image) {
-            Ok(tagged) => self.image_spec(pod, tagged),
+            Ok(tagged) => image_spec(pod, tagged),
             Err(error) => {
                 let message = format!(
                     "Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}"
                 );
-                self.warn(pod, name, "InspectFailed", message.clone());
-                return self.refuse(pod, name, Refusal { reason: "InvalidImageName", message, backs_off: false });
+                self.warn(pod, about, "InspectFailed", message.clone());
+                return self.refuse(&wanted, Refusal::without_pull("InvalidImageName", message));
             }
         };
-        let policy = Policy::parse(&container.image_pull_policy);
         let present = match policy.looks_locally() {
             true => self.look(&spec).await,
             false => Ok(None),
@@ -40,31 +71,43 @@ impl Actor {
             Ok(present) => present,
             Err(text) => {
                 let message = format!("Failed to inspect image {image:?}: {text}");
-                self.warn(pod, name, "InspectFailed", message.clone());
-                return self.refuse(pod, name, Refusal { reason: "ImageInspectError", message, backs_off: false });
+                self.warn(pod, about, "InspectFailed", message.clone());
+                self.pulls.metrics.decided(policy, None, None);
+                return self.refuse(&wanted, Refusal::without_pull("ImageInspectError", message));
             }
         };
-        match (choose(policy, present.is_some()), present) {
+        let verification = match &present {
+            Some(found) => self.verification(&wanted, found).await,
+            None => Verification::Allowed,
+        };
+        let choice = choose(policy, present.is_some(), verification);
+        self.pulls.metrics.decided(policy, policy.looks_locally().then_some(present.is_some()), Some(choice));
+        match (choice, present) {
             (Choice::UseLocal, Some(found)) => {
-                self.note(pod, name, "Pulled", format!("Container image {image:?} already present on machine"));
-                Outcome::Image(ready(image, attempt, found.id.clone(), &found))
+                self.note(pod, about, "Pulled", format!("Container image {image:?} already present on machine"));
+                Outcome::Image(ready(&wanted, found.id.clone(), &found))
             }
             (Choice::RefuseNever, _) => {
                 let message = format!("Container image {image:?} is not present with pull policy of Never");
-                self.warn(pod, name, "ErrImageNeverPull", message.clone());
-                self.refuse(pod, name, Refusal { reason: "ErrImageNeverPull", message, backs_off: false })
+                self.warn(pod, about, "ErrImageNeverPull", message.clone());
+                self.refuse(&wanted, Refusal::without_pull("ErrImageNeverPull", message))
             }
-            _ => self.pull(pod, (name, image), spec, (attempt, asked_at)).await,
+            _ => self.pull(&wanted, spec).await,
         }
     }
 
-    fn image_spec(&self, pod: &Pod, image: String) -> v1::ImageSpec {
-        let annotations = pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect();
-        v1::ImageSpec { image, annotations, ..v1::ImageSpec::default() }
+    /// Whether the pod may use what is there. No records of pulls are kept, so every image counts as placed on the node
+    /// by its owner (IMG-230, IMG-245).
+    async fn verification(&self, _wanted: &Wanted<'_>, _found: &v1::Image) -> Verification {
+        Verification::Allowed
     }
 
-    fn refuse(&self, pod: &Pod, name: &str, refusal: Refusal) -> Outcome {
-        self.warn(pod, name, "Failed", format!("Error: {}", refusal.reason));
+    /// The container is told; of a volume's image the containers that mount it are told by the plan (IMG-304).
+    fn refuse(&self, wanted: &Wanted<'_>, refusal: Refusal) -> Outcome {
+        if !wanted.about.is_empty() {
+            self.warn(wanted.pod, wanted.about, "Failed", format!("Error: {}", refusal.reason));
+            self.pulls.metrics.start_failed(refusal.reason);
+        }
         Outcome::Refused(refusal)
     }
 
@@ -74,39 +117,23 @@ impl Actor {
         Ok(answer.into_inner().image)
     }
 
-    async fn pull(&self, pod: &Pod, names: (&str, &str), spec: v1::ImageSpec, of: (u32, Timestamp)) -> Outcome {
-        let ((name, image), (attempt, asked_at)) = (names, of);
-        self.note(pod, name, "Pulling", format!("Pulling image {image:?}"));
-        // The semaphore is never closed; were it, pulls would simply not be limited.
-        let _token = self.pulls.acquire().await.ok();
-        let begun = self.clock.now();
-        match self.pull_with_credentials(pod, &spec).await {
-            Ok(id) => {
-                let by_id = v1::ImageSpec { image: id.clone(), ..v1::ImageSpec::default() };
-                let found = match self.look(&by_id).await {
-                    Ok(Some(found)) => found,
-                    _ => self.look(&spec).await.ok().flatten().unwrap_or_default(),
-                };
-                let now = self.clock.now();
-                let (took, waited) = (now.duration_since(begun), now.duration_since(asked_at));
-                let message = format!(
-                    "Successfully pulled image {image:?} in {} ({} including waiting). Image size: {} bytes.",
-                    go_duration(took),
-                    go_duration(waited),
-                    found.size
-                );
-                self.note(pod, name, "Pulled", message);
-                Outcome::Image(ready(image, attempt, id, &found))
-            }
-            Err(text) => {
-                self.warn(pod, name, "Failed", format!("Failed to pull image {image:?}: {text}"));
-                self.refuse(pod, name, classify(image, &text))
+    async fn pull(&self, wanted: &Wanted<'_>, spec: v1::ImageSpec) -> Outcome {
+        let Wanted { pod, about, image, .. } = *wanted;
+        self.note(pod, about, "Pulling", format!("Pulling image {image:?}"));
+        let _waits = self.pulls.board.wait(pod.uid(), format!("{}/{}", pod.namespace(), pod.name()), image);
+        let lookup = self.credentials(pod, &spec).await;
+        match self.fly(pod, spec.clone(), lookup).await {
+            Ok(pulled) => Outcome::Image(self.landed(wanted, &spec, pulled).await),
+            Err(fault) => {
+                self.pulls.registries.failed(&fault.host, fault.class);
+                self.warn(pod, about, "Failed", format!("Failed to pull image {image:?}: {}", fault.text));
+                self.refuse(wanted, fault.refusal(image))
             }
         }
     }
 
-    /// Each credential that matches, in order; without any, anonymously. The runtime's id of the image.
-    async fn pull_with_credentials(&self, pod: &Pod, spec: &v1::ImageSpec) -> Result<String, String> {
+    /// Read anew for each attempt (IMG-79); what is missing is told of the pod (IMG-183).
+    async fn credentials(&self, pod: &Pod, spec: &v1::ImageSpec) -> Lookup {
         let lookup = self.credentials.for_image(pod, &spec.image).await;
         if !lookup.missing.is_empty() {
             let names = lookup.missing.join(", ");
@@ -118,45 +145,119 @@ impl Actor {
         for problem in &lookup.problems {
             tracing::warn!(pod = pod.full_name(), problem, "a pull credential is not used");
         }
-        let mut tries: Vec<Option<v1::AuthConfig>> = lookup.auths.into_iter().map(Some).collect();
-        if tries.is_empty() {
-            tries.push(None);
-        }
-        let mut failures: Vec<String> = Vec::new();
-        for auth in tries {
-            match self.pull_once(pod, spec, auth, &lookup.headers).await {
-                Ok(id) => return Ok(id),
-                Err(text) if failures.contains(&text) => {}
-                Err(text) => failures.push(text),
-            }
-        }
-        match failures.as_slice() {
-            [one] => Err(one.clone()),
-            many => Err(format!("[{}]", many.join(", "))),
-        }
+        lookup
     }
 
-    async fn pull_once(
-        &self,
-        pod: &Pod,
-        spec: &v1::ImageSpec,
-        auth: Option<v1::AuthConfig>,
-        headers: &[(String, String)],
-    ) -> Result<String, String> {
+    /// Joins the pull of the same image with the same credentials, or waits for a turn and pulls.
+    async fn fly(&self, pod: &Pod, spec: v1::ImageSpec, lookup: Lookup) -> Landing {
+        let key = key(&spec, &lookup);
+        let begin = || {
+            let flight = Flight {
+                images: self.cri.images.clone(),
+                sandbox: config::sandbox(pod, &self.ctx),
+                spec,
+                lookup,
+                pulls: self.pulls.clone(),
+                clock: self.clock,
+                pod: pod.uid().to_owned(),
+            };
+            flight.run().boxed()
+        };
+        self.pulls.flights.join(key, begin).await
+    }
+
+    /// IMG-47: says how long it took. Whoever joined a pull under way counts from his own question.
+    async fn landed(&self, wanted: &Wanted<'_>, spec: &v1::ImageSpec, pulled: Pulled) -> ImageReady {
+        let by_id = v1::ImageSpec { image: pulled.id.clone(), ..v1::ImageSpec::default() };
+        let found = match self.look(&by_id).await {
+            Ok(Some(found)) => found,
+            _ => self.look(spec).await.ok().flatten().unwrap_or_default(),
+        };
+        let (now, asked_at) = (self.clock.now(), wanted.asked_at);
+        let took = now.duration_since(pulled.begun.max(asked_at));
+        self.pulls.metrics.pulled(found.size, Duration::try_from(took).unwrap_or_default());
+        let message = format!(
+            "Successfully pulled image {:?} in {} ({} including waiting). Image size: {} bytes.",
+            wanted.image,
+            go_duration(took),
+            go_duration(now.duration_since(asked_at)),
+            found.size
+        );
+        self.note(wanted.pod, wanted.about, "Pulled", message);
+        ready(wanted, pulled.id, &found)
+    }
+}
+
+/// One pull, for all who join it.
+struct Flight {
+    images: v1::image_service_client::ImageServiceClient<cri::Door>,
+    sandbox: v1::PodSandboxConfig,
+    spec: v1::ImageSpec,
+    lookup: Lookup,
+    pulls: Pulls,
+    clock: Clock,
+    /// The pod that began it: its turn is taken.
+    pod: String,
+}
+
+impl Flight {
+    async fn run(self) -> Landing {
+        let queue: &Queue = &self.pulls.queue;
+        let _turn = queue.turn(&self.pod).await;
+        let _tells = self.pulls.board.begin(&self.spec.image);
+        let begun = self.clock.now();
+        let mut faults = Vec::new();
+        // IMG-181: anonymously only without any credential.
+        if self.lookup.auths.is_empty() {
+            return self.ask(None).await.map(|id| Pulled { id, credential: None, begun });
+        }
+        for (index, auth) in self.lookup.auths.iter().enumerate() {
+            match self.ask(Some(auth.clone())).await {
+                Ok(id) => return Ok(Pulled { id, credential: Some(index), begun }),
+                Err(fault) => faults.push(fault),
+            }
+        }
+        Err(Fault::join(faults).unwrap_or_else(|| Fault::own(&self.spec.image, "no credential was tried".into())))
+    }
+
+    async fn ask(&self, auth: Option<v1::AuthConfig>) -> Result<String, Fault> {
         // IMG-61: no deadline of the node's own; the runtime gives up when there is no progress.
         let mut request = tonic::Request::new(v1::PullImageRequest {
-            image: Some(spec.clone()),
+            image: Some(self.spec.clone()),
             auth,
-            sandbox_config: Some(config::sandbox(pod, &self.ctx)),
+            sandbox_config: Some(self.sandbox.clone()),
         });
-        *request.metadata_mut() = registry_headers(headers);
-        let answer = rpc(self.cri.images.clone().pull_image(request)).await.map_err(|status| rpc_text(&status))?;
+        *request.metadata_mut() = registry_headers(&self.lookup.headers);
+        let image = &self.spec.image;
+        let answer = rpc(self.images.clone().pull_image(request)).await;
+        let answer = answer.map_err(|status| Fault::of(image, &status, rpc_text(&status)))?;
         let id = answer.into_inner().image_ref;
         if id.is_empty() {
-            return Err(format!("imageRef of image {:?} is not set", spec.image));
+            return Err(Fault::own(image, format!("imageRef of image {image:?} is not set")));
         }
         Ok(id)
     }
+}
+
+fn image_spec(pod: &Pod, image: String) -> v1::ImageSpec {
+    let annotations = pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect();
+    v1::ImageSpec { image, annotations, ..v1::ImageSpec::default() }
+}
+
+/// What makes two pulls the same: image and credentials. A hash, so that no credential lies about.
+fn key(spec: &v1::ImageSpec, lookup: &Lookup) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    let mut add = |bytes: &[u8]| {
+        hash.update(bytes.len().to_be_bytes());
+        hash.update(bytes);
+    };
+    add(spec.image.as_bytes());
+    lookup.auths.iter().for_each(|auth| add(&auth.encode_to_vec()));
+    for (name, value) in &lookup.headers {
+        add(name.as_bytes());
+        add(value.as_bytes());
+    }
+    hash.finalize().into()
 }
 
 /// Headers for the registry as metadata of the call (IMG-163); other runtimes ignore it. What cannot be metadata is
@@ -172,12 +273,51 @@ fn registry_headers(headers: &[(String, String)]) -> MetadataMap {
     metadata
 }
 
-fn ready(image: &str, attempt: u32, id: String, found: &v1::Image) -> ImageReady {
+fn ready(wanted: &Wanted<'_>, id: String, found: &v1::Image) -> ImageReady {
     ImageReady {
-        image: image.to_owned(),
-        attempt,
+        image: wanted.image.to_owned(),
+        attempt: wanted.attempt,
+        digest: own_digest(wanted.image, &found.repo_digests).unwrap_or_else(|| id.clone()),
         id,
         uid: found.uid.as_ref().map(|uid| uid.value),
         user: found.username.clone(),
+    }
+}
+
+/// The digest in the repository that the pod names, else any (IMG-332).
+fn own_digest(image: &str, digests: &[String]) -> Option<String> {
+    let repository = reference::Reference::parse(image).map(|reference| reference.repository()).unwrap_or_default();
+    let own = digests.iter().find(|digest| digest.split_once('@').is_some_and(|(at, _)| at == repository));
+    own.or(digests.first()).cloned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_same_pull_has_the_same_image_and_the_same_credentials() {
+        let spec = |image: &str| v1::ImageSpec { image: image.into(), ..Default::default() };
+        let with = |user: &str| {
+            let auth = v1::AuthConfig { username: user.into(), ..Default::default() };
+            Lookup { auths: vec![auth], ..Lookup::default() }
+        };
+        let mut annotated = spec("a:1");
+        annotated.annotations.insert("k".into(), "v".into());
+        assert_eq!(key(&spec("a:1"), &with("u")), key(&annotated, &with("u")));
+        assert_ne!(key(&spec("a:1"), &with("u")), key(&spec("a:2"), &with("u")));
+        assert_ne!(key(&spec("a:1"), &with("u")), key(&spec("a:1"), &with("v")));
+        assert_ne!(key(&spec("a:1"), &with("u")), key(&spec("a:1"), &Lookup::default()));
+        let headers = Lookup { headers: vec![("a".into(), "b".into())], ..with("u") };
+        assert_ne!(key(&spec("a:1"), &with("u")), key(&spec("a:1"), &headers));
+    }
+
+    #[test]
+    fn the_digest_is_that_of_the_repository_which_the_pod_names() {
+        let digests = ["docker.io/library/box@sha256:1".to_string(), "r:5000/team/box@sha256:2".to_string()];
+        for (image, wanted) in [("box:1", 0), ("r:5000/team/box:3", 1), ("other:1", 0)] {
+            assert_eq!(own_digest(image, &digests).as_ref(), Some(&digests[wanted]), "{image}");
+        }
+        assert_eq!(own_digest("box", &[]), None);
     }
 }

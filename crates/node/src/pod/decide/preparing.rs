@@ -12,7 +12,7 @@ pub(super) fn plan(draft: &mut Draft<'_>) -> Option<Sandbox> {
     if observed.volumes != Fact::Ready {
         draft.act(Action::PrepareVolumes);
     }
-    super::start::prefetch(draft);
+    super::image::prefetch(draft);
     let newest = observed.newest_sandbox().cloned();
     match newest {
         Some(sandbox) if is_good(draft, &sandbox) => Some(sandbox),

@@ -1,17 +1,14 @@
 //! One start of one container: image → create → start → postStart (POD-20, HOOK-32).
 //!
-//! Owns the order of these steps, the waiting reasons on the way and the image back-off. Start at [`step`].
+//! Owns the order of these steps and the waiting reasons on the way; images are `image`'s. Start at [`step`].
 
-use super::{Action, Draft, Notice, backoff};
+use super::{Action, Draft, Notice, backoff, image};
 use crate::{
-    image::{Failures, go_duration},
+    image::go_duration,
     object::{Container, ContainerKind},
     pod::view::{Fact, Record, RecordState, Sandbox},
 };
 use jiff::SignedDuration;
-
-/// For this long a failed pull is shown as itself, then as back-off (IMG-54, IMG-55).
-const SHOW_PULL_ERROR: SignedDuration = SignedDuration::from_secs(2);
 
 /// How far a container got.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,16 +21,6 @@ pub(super) enum Progress {
     Up,
     /// It ended and is not started again.
     Done,
-}
-
-/// Asks for the images of all containers that have not been started yet (IMG-253).
-pub(super) fn prefetch(draft: &mut Draft<'_>) {
-    let view = draft.view;
-    for (_, container) in view.containers() {
-        if view.observed.newest(&container.name).is_none() {
-            image(draft, container, view.next_attempt(&container.name));
-        }
-    }
 }
 
 /// Plans the next step towards a running container in this sandbox.
@@ -91,9 +78,10 @@ fn running(draft: &mut Draft<'_>, container: &Container, record: &Record) -> Pro
 /// Has the image, then makes the container.
 fn create(draft: &mut Draft<'_>, container: &Container, sandbox: &Sandbox, step: u32) -> Progress {
     let attempt = draft.view.next_attempt(&container.name);
-    let progress = image(draft, container, attempt);
-    if progress != Progress::Up {
-        return progress;
+    for progress in [image::own(draft, container, attempt), image::of_volumes(draft, container)] {
+        if progress != Progress::Up {
+            return progress;
+        }
     }
     if draft.view.observed.volumes != Fact::Ready {
         return Progress::Stuck;
@@ -103,71 +91,6 @@ fn create(draft: &mut Draft<'_>, container: &Container, sandbox: &Sandbox, step:
     let waits = draft.view.observed.retries.get(&action.key()).is_some_and(|retry| retry.at > draft.now);
     draft.act(action);
     if waits { Progress::Stuck } else { Progress::Busy }
-}
-
-/// `Up` once the image for this attempt is there.
-fn image(draft: &mut Draft<'_>, container: &Container, attempt: u32) -> Progress {
-    let view = draft.view;
-    let ready = view.observed.images.get(&container.name);
-    if ready.is_some_and(|ready| ready.attempt == attempt && ready.image == container.image) {
-        return Progress::Up;
-    }
-    let failures = view.observed.image_failures.get(&container.image);
-    if let Some(failures) = failures.filter(|failures| failures.until() > draft.now) {
-        let failures = failures.clone();
-        pull_backs_off(draft, container, &failures);
-        return Progress::Stuck;
-    }
-    // Two containers with one image: the second asks when the first has its answer.
-    let taken = view.containers().any(|(_, other)| {
-        other.name != container.name
-            && other.image == container.image
-            && (draft.is_busy(super::Verb::EnsureImage, &other.name)
-                || draft
-                    .actions
-                    .iter()
-                    .any(|action| matches!(action, Action::EnsureImage { container, .. } if *container == other.name)))
-    });
-    if !taken
-        && !draft.actions.iter().any(|a| matches!(a, Action::EnsureImage { container: c, .. } if *c == container.name))
-    {
-        draft.act(Action::EnsureImage { container: container.name.clone(), attempt });
-    }
-    let refused = view.observed.start_errors.contains_key(&container.name)
-        && !draft.is_busy(super::Verb::EnsureImage, &container.name);
-    if refused && !taken { Progress::Stuck } else { Progress::Busy }
-}
-
-/// IMG-52: the failure itself first, then the back-off, woken at its end.
-fn pull_backs_off(draft: &mut Draft<'_>, container: &Container, failures: &Failures) {
-    draft.wake(failures.until());
-    let shown_until = failures.last + SHOW_PULL_ERROR;
-    if draft.now < shown_until {
-        draft.wake(shown_until);
-        draft.wait(&container.name, &failures.reason, failures.message.clone());
-        return;
-    }
-    let image = &container.image;
-    draft.wait(
-        &container.name,
-        "ImagePullBackOff",
-        format!("Back-off pulling image {image:?}: {}: {}", failures.reason, failures.message),
-    );
-    let key = |what: &str| format!("{what}/{}/{}/{}", container.name, image, failures.last);
-    draft.tell(Notice {
-        key: key("pull-backoff"),
-        warning: false,
-        reason: "BackOff",
-        message: format!("Back-off pulling image {image:?}"),
-        container: Some(container.name.clone()),
-    });
-    draft.tell(Notice {
-        key: key("pull-backoff-error"),
-        warning: true,
-        reason: "Failed",
-        message: "Error: ImagePullBackOff".into(),
-        container: Some(container.name.clone()),
-    });
 }
 
 /// POD-23.

@@ -37,7 +37,9 @@ pub(super) fn plan(draft: &mut Draft<'_>, stop: Stop) -> Stage {
 /// HOOK-61: nothing that only serves a start is waited for.
 fn abandon_starts(draft: &mut Draft<'_>) {
     let keys: Vec<Key> = draft.in_flight.keys().cloned().collect();
-    for key in keys.into_iter().filter(|key| matches!(key.0, Verb::EnsureImage | Verb::RunPostStart)) {
+    for key in
+        keys.into_iter().filter(|key| matches!(key.0, Verb::EnsureImage | Verb::EnsureVolumeImage | Verb::RunPostStart))
+    {
         draft.actions.push(Action::Cancel(key));
     }
 }

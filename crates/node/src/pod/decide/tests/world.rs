@@ -419,7 +419,14 @@ impl World {
     fn ensured(&mut self, container: &str, attempt: u32) -> Outcome {
         self.pulled.insert(container.to_owned());
         let image = self.view.pod.container(container).map(|(_, c)| c.image.clone()).unwrap_or_default();
-        Outcome::Image(ImageReady { image, attempt, id: "sha256:0".into(), uid: None, user: String::new() })
+        Outcome::Image(ImageReady {
+            image,
+            attempt,
+            id: "sha256:0".into(),
+            uid: None,
+            user: String::new(),
+            digest: String::new(),
+        })
     }
 
     fn made_container(&mut self, name: &str, attempt: u32, sandbox: &str, step: u32) -> Outcome {
