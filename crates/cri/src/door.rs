@@ -14,6 +14,7 @@ use tower::ServiceExt as _;
 use tower::util::BoxCloneSyncService;
 
 use crate::sampan::pulls_client::PullsClient;
+use crate::sampan::pulls_server::{Pulls, PullsServer};
 use crate::v1::image_service_client::ImageServiceClient;
 use crate::v1::image_service_server::{ImageService, ImageServiceServer};
 use crate::v1::runtime_service_client::RuntimeServiceClient;
@@ -35,7 +36,7 @@ pub struct Client {
     pub runtime: RuntimeServiceClient<Door>,
     /// Images.
     pub images: ImageServiceClient<Door>,
-    /// Pulls with progress; only the embedded runtime's socket answers.
+    /// Pulls with progress; only the embedded runtime answers, others say Unimplemented.
     pub pulls: PullsClient<Door>,
 }
 
@@ -94,8 +95,21 @@ pub fn lazy(socket: &Path) -> Result<Client, ConnectError> {
     Ok(Client::new(BoxCloneSyncService::new(channel.map_err(StdError::from))))
 }
 
-/// A client whose transport is the server itself: no socket, no task, no copy of the bytes beyond the encoding.
+/// A client whose transport is the server itself: no socket, no task, no copy of the bytes beyond the encoding. Of
+/// `sampan.v1` nothing is answered, as other runtimes do.
 pub fn in_process<R: RuntimeService, I: ImageService>(runtime: R, images: I) -> Client {
+    in_process_with_pulls(runtime, images, NoPulls)
+}
+
+/// Answers Unimplemented.
+#[derive(Clone)]
+struct NoPulls;
+
+impl Pulls for NoPulls {}
+
+/// Like [`in_process`], with a server of `sampan.v1`.
+pub fn in_process_with_pulls<R: RuntimeService, I: ImageService, P: Pulls>(runtime: R, images: I, pulls: P) -> Client {
+    let pulls = PullsServer::new(pulls);
     let runtime = RuntimeServiceServer::new(runtime)
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
@@ -103,21 +117,25 @@ pub fn in_process<R: RuntimeService, I: ImageService>(runtime: R, images: I) -> 
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
     Client::new(BoxCloneSyncService::new(tower::service_fn(move |request: http::Request<Body>| {
-        let (runtime, images) = (runtime.clone(), images.clone());
-        async move { Ok::<_, StdError>(dispatch(runtime, images, request).await) }
+        let servers = (runtime.clone(), images.clone(), pulls.clone());
+        async move { Ok::<_, StdError>(dispatch(servers, request).await) }
     })))
 }
 
-async fn dispatch<R: RuntimeService, I: ImageService>(
-    runtime: RuntimeServiceServer<R>,
-    images: ImageServiceServer<I>,
+async fn dispatch<R: RuntimeService, I: ImageService, P: Pulls>(
+    (runtime, images, pulls): (RuntimeServiceServer<R>, ImageServiceServer<I>, PullsServer<P>),
     request: http::Request<Body>,
 ) -> http::Response<Body> {
     let deadline = deadline(request.headers());
     let service = request.uri().path().trim_start_matches('/').split('/').next().unwrap_or_default();
     let is_image = service == <ImageServiceServer<I> as NamedService>::NAME;
+    let is_pulls = service == <PullsServer<P> as NamedService>::NAME;
     let answer = async move {
-        let answered = if is_image { images.oneshot(request).await } else { runtime.oneshot(request).await };
+        let answered = match (is_image, is_pulls) {
+            (true, _) => images.oneshot(request).await,
+            (_, true) => pulls.oneshot(request).await,
+            _ => runtime.oneshot(request).await,
+        };
         answered.unwrap_or_else(|never| match never {})
     };
     match deadline {
@@ -200,6 +218,26 @@ mod tests {
     async fn a_verb_that_is_not_carried_answers_unimplemented() {
         let error = in_process(Slow, Slow).runtime.checkpoint_pod(v1::CheckpointPodRequest::default()).await;
         assert_eq!(error.unwrap_err().code(), tonic::Code::Unimplemented);
+    }
+
+    #[tokio::test]
+    async fn a_runtime_without_pulls_says_so_and_one_with_them_answers_inside_the_process() {
+        use crate::sampan::{PullsSnapshot, WatchPullsRequest};
+        struct Idle;
+        #[tonic::async_trait]
+        impl Pulls for Idle {
+            async fn watch_pulls(
+                &self,
+                _: tonic::Request<WatchPullsRequest>,
+            ) -> Result<tonic::Response<crate::Stream<PullsSnapshot>>, tonic::Status> {
+                Ok(tonic::Response::new(Box::pin(tokio_stream::iter([Ok(PullsSnapshot::default())]))))
+            }
+        }
+        let error = in_process(Slow, Slow).pulls.watch_pulls(WatchPullsRequest {}).await.unwrap_err();
+        assert_eq!(error.code(), tonic::Code::Unimplemented);
+        let mut client = in_process_with_pulls(Slow, Slow, Idle);
+        let mut told = client.pulls.watch_pulls(WatchPullsRequest {}).await.unwrap().into_inner();
+        assert_eq!(told.message().await.unwrap(), Some(PullsSnapshot::default()));
     }
 
     #[tokio::test(start_paused = true)]

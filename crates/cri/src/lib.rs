@@ -12,7 +12,7 @@ mod redact;
 #[cfg(feature = "fake")]
 pub mod fake;
 
-pub use door::{Client, ConnectError, Door, MESSAGE_BYTES_MAX, connect, in_process, lazy};
+pub use door::{Client, ConnectError, Door, MESSAGE_BYTES_MAX, connect, in_process, in_process_with_pulls, lazy};
 
 /// The generated messages, clients and server traits of `runtime.v1`.
 ///

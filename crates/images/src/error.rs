@@ -294,6 +294,52 @@ impl PullError {
         )
     }
 
+    /// The class of the failure, one of a closed list of words (docs/walls/cri.md): what whoever retries must know.
+    pub fn class(&self) -> &'static str {
+        match self {
+            PullError::AccessDenied { .. } | PullError::InvalidCredential { .. } => "credentials",
+            PullError::NotFound { .. } => "not-found",
+            PullError::RateLimited { .. } => "rate-limit",
+            PullError::ServerError { .. }
+            | PullError::RegistryUnavailable { .. }
+            | PullError::Protocol { .. }
+            | PullError::Truncated { .. } => "server",
+            PullError::Dns { .. } => "dns",
+            PullError::Tls { .. } => "tls",
+            PullError::Refused { .. } => "refused",
+            PullError::TimedOut { .. } => "timeout",
+            PullError::DiskFull { .. } => "disk",
+            PullError::NoPlatform { .. } | PullError::PlatformMismatch { .. } => "platform",
+            PullError::InvalidName { .. }
+            | PullError::SizeMismatch { .. }
+            | PullError::DigestMismatch { .. }
+            | PullError::WrongDiffId { .. }
+            | PullError::LayerCount { .. }
+            | PullError::TooLarge { .. }
+            | PullError::Schema1 { .. }
+            | PullError::InvalidContent { .. } => "invalid",
+            PullError::Cancelled { .. } => "canceled",
+            PullError::Storage { .. } | PullError::Broken { .. } => "other",
+        }
+    }
+
+    /// Scheme and host at which it happened, if it happened at one: what to ask whether it is well again.
+    pub fn host(&self) -> Option<&str> {
+        match self {
+            PullError::NotFound { tried, .. }
+            | PullError::AccessDenied { tried, .. }
+            | PullError::RateLimited { tried, .. }
+            | PullError::ServerError { tried, .. }
+            | PullError::Dns { tried, .. }
+            | PullError::Refused { tried, .. }
+            | PullError::Tls { tried, .. }
+            | PullError::TimedOut { tried, .. }
+            | PullError::RegistryUnavailable { tried, .. }
+            | PullError::Protocol { tried, .. } => tried.last().map(|attempt| attempt.host.as_str()),
+            _ => None,
+        }
+    }
+
     /// An error of the store's file system.
     pub(crate) fn storage(doing: impl Into<String>, error: &io::Error) -> PullError {
         let doing = doing.into();

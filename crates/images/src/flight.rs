@@ -24,11 +24,23 @@ pub(crate) struct Flight {
 /// All work in flight, by what was asked for.
 pub(crate) struct Flights<K> {
     inner: Mutex<HashMap<K, (Arc<Flight>, usize)>>,
+    /// Hears of each beginning, end and progress.
+    changed: watch::Sender<()>,
 }
 
 impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
     pub(crate) fn new() -> Arc<Flights<K>> {
-        Arc::new(Flights { inner: Mutex::new(HashMap::new()) })
+        Arc::new(Flights { inner: Mutex::new(HashMap::new()), changed: watch::Sender::new(()) })
+    }
+
+    /// Hears of each beginning, end and progress of any work.
+    pub(crate) fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// All work under way.
+    pub(crate) fn under_way(&self) -> Vec<(K, Arc<Flight>)> {
+        self.lock().iter().map(|(key, (flight, _))| (key.clone(), flight.clone())).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<K, (Arc<Flight>, usize)>> {
@@ -53,7 +65,8 @@ impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
                 flight.clone()
             }
             None => {
-                let (board, cancel, result) = (Board::default(), CancellationToken::new(), watch::Sender::new(None));
+                let board = Board::new(self.changed.clone());
+                let (cancel, result) = (CancellationToken::new(), watch::Sender::new(None));
                 let flight = Arc::new(Flight { board, cancel, result });
                 inner.insert(key.clone(), (flight.clone(), 1));
                 let job = tasks.spawn(work(flight.clone()));
@@ -69,6 +82,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
             }
         };
         drop(inner);
+        self.changed.send_replace(());
         let follower = flight.board.follow(sink);
         Seat { flights: self.clone(), key, flight, follower }
     }
@@ -77,6 +91,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
         let mut inner = self.lock();
         if inner.get(key).is_some_and(|(own, _)| Arc::ptr_eq(own, flight)) {
             inner.remove(key);
+            self.changed.send_replace(());
         }
     }
 
@@ -88,6 +103,7 @@ impl<K: Hash + Eq + Clone + Send + 'static> Flights<K> {
             if *seats == 0 {
                 flight.cancel.cancel();
                 inner.remove(key);
+                self.changed.send_replace(());
             }
         }
     }

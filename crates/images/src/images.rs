@@ -3,7 +3,7 @@
 use crate::credential::Credential;
 use crate::error::{OpenError, PullError, RemoveError};
 use crate::flight::{Flights, NamedLocks};
-use crate::progress::ProgressSink;
+use crate::progress::{ProgressSink, PullProgress};
 use crate::pull;
 use crate::registry::Transport;
 use crate::store::{Image, Store};
@@ -11,6 +11,7 @@ use reference::{Digest, Platform, Reference};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -124,6 +125,20 @@ impl Images {
             outcome = seat.outcome() => outcome,
             () = cancel.cancelled() => Err(PullError::Cancelled { reference: name }),
         }
+    }
+
+    /// Every pull under way, by the name of its image.
+    pub fn pulls(&self) -> Vec<PullProgress> {
+        let flights = self.flights.under_way();
+        let mut pulls: Vec<PullProgress> =
+            flights.iter().map(|(request, flight)| flight.board.sum(&request.image)).collect();
+        pulls.sort_by(|a, b| a.image.cmp(&b.image));
+        pulls
+    }
+
+    /// Hears of each beginning, end and progress of any pull; [`Images::pulls`] then tells how they stand.
+    pub fn pull_changes(&self) -> watch::Receiver<()> {
+        self.flights.changes()
     }
 
     /// The image of a familiar or canonical name, `name@digest`, id, or unambiguous beginning of an id (IMG-231).

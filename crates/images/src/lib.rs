@@ -25,5 +25,5 @@ pub use credential::Credential;
 pub use error::{Attempt, OpenError, PullError, RemoveError};
 pub use images::{Hold, Images, Options, PullRequest, Usage};
 pub use manifest::ImageConfig;
-pub use progress::{LayerProgress, LayerState, ProgressSink};
+pub use progress::{LayerProgress, LayerState, ProgressSink, PullProgress};
 pub use store::Image;

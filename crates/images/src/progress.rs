@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, Mutex};
+use tokio::sync::watch;
 
 /// Where a layer stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,23 @@ pub struct LayerProgress {
     pub unpacked: u64,
     /// Where it stands.
     pub state: LayerState,
+}
+
+/// One pull's progress in a few numbers. `fetched` and `present` together reach `total`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PullProgress {
+    /// Canonical name of the image.
+    pub image: String,
+    /// Compressed bytes of all layers; 0 until the manifest is known.
+    pub total: u64,
+    /// Compressed bytes at hand of layers that had to be fetched.
+    pub fetched: u64,
+    /// Compressed bytes of layers that were there already.
+    pub present: u64,
+    /// Number of layers.
+    pub layers: u32,
+    /// How many of them are whole and unpacked.
+    pub layers_done: u32,
 }
 
 type Callback = dyn Fn(&LayerProgress) + Send + Sync;
@@ -65,9 +83,10 @@ impl fmt::Debug for ProgressSink {
 }
 
 /// The progress of one pull, with everybody who follows it.
-#[derive(Default)]
 pub(crate) struct Board {
     inner: Mutex<BoardInner>,
+    /// Hears of each change of any pull.
+    changed: watch::Sender<()>,
 }
 
 #[derive(Default)]
@@ -80,6 +99,26 @@ struct BoardInner {
 const STEP_BYTES: u64 = 256 * 1024;
 
 impl Board {
+    pub(crate) fn new(changed: watch::Sender<()>) -> Board {
+        Board { inner: Mutex::default(), changed }
+    }
+
+    /// The sum over all layers.
+    pub(crate) fn sum(&self, image: &str) -> PullProgress {
+        let inner = self.lock();
+        let mut sum = PullProgress { image: image.to_owned(), ..PullProgress::default() };
+        for layer in inner.layers.values() {
+            sum.layers += 1;
+            sum.total += layer.total;
+            match layer.state {
+                LayerState::Present => sum.present += layer.total,
+                _ => sum.fetched += layer.fetched,
+            }
+            sum.layers_done += u32::from(matches!(layer.state, LayerState::Present | LayerState::Done));
+        }
+        sum
+    }
+
     /// Adds a follower, who first hears how things stand.
     pub(crate) fn follow(&self, sink: ProgressSink) -> u64 {
         let mut inner = self.lock();
@@ -132,6 +171,7 @@ impl Board {
         if apply(layer) {
             let layer = layer.clone();
             inner.followers.values().for_each(|sink| sink.send(&layer));
+            self.changed.send_replace(());
         }
     }
 
@@ -139,10 +179,36 @@ impl Board {
         let mut inner = self.lock();
         inner.followers.values().for_each(|sink| sink.send(&layer));
         inner.layers.insert(layer.digest.clone(), layer);
+        self.changed.send_replace(());
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, BoardInner> {
         // A panic in somebody's callback must not end the pull of others.
         self.inner.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_sum_tells_present_layers_from_fetched_ones_and_reaches_the_total() {
+        let (changed, mut heard) = watch::channel(());
+        let board = Board::new(changed);
+        assert_eq!(board.sum("a"), PullProgress { image: "a".into(), ..PullProgress::default() });
+        board.add("one", 1_000_000);
+        board.add("two", 500_000);
+        assert!(heard.has_changed().unwrap());
+        heard.mark_unchanged();
+        board.state("one", LayerState::Present);
+        board.fetched("two", 300_000);
+        let sum = board.sum("a");
+        assert_eq!((sum.total, sum.present, sum.fetched), (1_500_000, 1_000_000, 300_000));
+        assert_eq!((sum.layers, sum.layers_done), (2, 1));
+        board.state("two", LayerState::Done);
+        let sum = board.sum("a");
+        assert_eq!((sum.present + sum.fetched, sum.layers_done), (sum.total, 2));
+        assert!(heard.has_changed().unwrap());
     }
 }

@@ -489,3 +489,35 @@ async fn a_store_opened_again_has_its_images_and_keeps_others_out() {
     assert!(!directory.path().join("images/layers/tmp-9").exists());
     drop(double);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn all_pulls_under_way_are_told_and_gone_at_their_end() {
+    let bench = bench().await;
+    let shared = || Layer::gzip(&tar_of(&[("base", &noise(600_000, 8))]));
+    let image = Made::new(vec![shared(), Layer::gzip(&tar_of(&[("b", &noise(300_000, 9))]))]);
+    bench.double.serve("base", "v1", &Made::new(vec![shared()]));
+    bench.double.serve("app", "v1", &image);
+    bench.pull("base:v1").await.unwrap();
+    let mut changes = bench.images.pull_changes();
+    assert_eq!(bench.images.pulls(), []);
+    bench.double.next(&image.layers[1].digest().to_string(), Turn::Cut(100_000));
+    let mut seen = Vec::new();
+    let watching = async {
+        loop {
+            changes.changed().await.unwrap();
+            let pulls = bench.images.pulls();
+            let ended = pulls.is_empty();
+            seen.extend(pulls);
+            if ended {
+                return;
+            }
+        }
+    };
+    let (pulled, ()) = tokio::join!(bench.pull("app:v1"), watching);
+    pulled.unwrap();
+    let sizes: Vec<u64> = image.layers.iter().map(|layer| layer.blob.len() as u64).collect();
+    let best = seen.iter().max_by_key(|pull| (pull.total, pull.present + pull.fetched)).unwrap();
+    assert_eq!(best.image, bench.double.name("app:v1"));
+    assert_eq!((best.total, best.present, best.layers), (sizes[0] + sizes[1], sizes[0], 2));
+    assert!(seen.iter().all(|pull| pull.present + pull.fetched <= pull.total), "{seen:?}");
+}

@@ -2,18 +2,25 @@
 
 use cri::sampan::pull_update::What;
 use cri::sampan::pulls_server::Pulls;
-use cri::sampan::{LayerProgress, LayerState, PullRequest, PullUpdate};
+use cri::sampan::{LayerProgress, LayerState, PullProgress, PullRequest, PullUpdate, PullsSnapshot, WatchPullsRequest};
 use images::{Credential, ProgressSink};
+use std::sync::Arc;
+use std::time::Duration;
+
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status};
 
+use crate::core::Core;
 use crate::images::refused;
 use crate::service::Service;
 
 /// Updates that may wait for a slow reader; more are dropped, because each one replaces those before.
 const WAITING_MAX: usize = 64;
+
+/// The shortest time between two snapshots of all pulls.
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(250);
 
 #[tonic::async_trait]
 impl Pulls for Service {
@@ -45,6 +52,36 @@ impl Pulls for Service {
         });
         Ok(Response::new(Box::pin(ReceiverStream::new(reader).fuse())))
     }
+
+    async fn watch_pulls(&self, _: Request<WatchPullsRequest>) -> Result<Response<cri::Stream<PullsSnapshot>>, Status> {
+        let (snapshots, reader) = mpsc::channel(1);
+        self.0.tasks.spawn(tell_of_all(self.0.clone(), snapshots));
+        Ok(Response::new(Box::pin(ReceiverStream::new(reader).fuse())))
+    }
+}
+
+/// Sends a snapshot at once, then one after changes, until the reader or the runtime has gone.
+async fn tell_of_all(core: Arc<Core>, snapshots: mpsc::Sender<Result<PullsSnapshot, Status>>) {
+    let mut changes = core.images.pull_changes();
+    loop {
+        changes.mark_unchanged();
+        let pulls = core.images.pulls().into_iter().map(sum).collect();
+        let told = async {
+            snapshots.send(Ok(PullsSnapshot { pulls })).await.ok()?;
+            tokio::time::sleep(SNAPSHOT_PAUSE).await;
+            changes.changed().await.ok()
+        };
+        tokio::select! {
+            told = told => if told.is_none() { return },
+            () = snapshots.closed() => return,
+            () = core.cancel.cancelled() => return,
+        }
+    }
+}
+
+fn sum(pull: images::PullProgress) -> PullProgress {
+    let images::PullProgress { image, total, fetched, present, layers, layers_done } = pull;
+    PullProgress { image, total, fetched, present, layers, layers_done }
 }
 
 fn told(layer: &images::LayerProgress) -> LayerProgress {

@@ -91,7 +91,8 @@ impl Runtime {
 
     /// A client whose transport is this runtime: no socket.
     pub fn client(&self) -> cri::Client {
-        cri::in_process(Service(self.core.clone()), Service(self.core.clone()))
+        let service = Service(self.core.clone());
+        cri::in_process_with_pulls(service.clone(), service.clone(), service)
     }
 
     /// Serves CRI on a Unix socket (mode 0660) until `cancel` is cancelled. A socket file left over is replaced.
