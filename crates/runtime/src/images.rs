@@ -8,7 +8,7 @@ use cri::v1::{
 };
 use images::{Credential, Image, ProgressSink, PullError, PullRequest, RemoveError};
 use tonic::Status;
-use tonic::metadata::MetadataMap;
+use tonic::metadata::{MetadataMap, MetadataValue};
 
 use crate::clock;
 use crate::core::Core;
@@ -77,8 +77,22 @@ fn headers(metadata: &MetadataMap) -> Vec<(String, String)> {
     given.filter(|(name, _)| !FORBIDDEN.contains(&name.as_str())).collect()
 }
 
-/// Clients tell classes of errors by the beginning of the text (IMG-51).
+/// gRPC metadata of a failed pull: the class of its error and the host at which it happened.
+const CLASS_KEY: &str = "sampan-error-class";
+const HOST_KEY: &str = "sampan-error-host";
+
+/// Clients tell classes of errors by the beginning of the text (IMG-51), or by the metadata.
 pub(crate) fn refused(error: &PullError) -> Status {
+    let mut status = worded(error);
+    status.metadata_mut().insert(CLASS_KEY, MetadataValue::from_static(error.class()));
+    // A host that is no ASCII text cannot be told here; the status's own text has it.
+    if let Some(host) = error.host().and_then(|host| MetadataValue::try_from(host).ok()) {
+        status.metadata_mut().insert(HOST_KEY, host);
+    }
+    status
+}
+
+fn worded(error: &PullError) -> Status {
     let text = report(error);
     match error {
         PullError::NotFound { .. } => Status::not_found(text),
@@ -116,5 +130,22 @@ pub(crate) fn fs_info(core: &Core) -> ImageFsInfoResponse {
     ImageFsInfoResponse {
         image_filesystems: vec![entry(core.layout.data.join("images"), usage.bytes, usage.inodes)],
         container_filesystems: vec![entry(core.layout.data.join("runtime"), 0, 0)],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use images::Attempt;
+
+    #[test]
+    fn a_failed_pull_tells_its_class_and_its_host_beside_its_text() {
+        let tried = vec![Attempt { host: "https://r.io:5000".into(), failure: "401 Unauthorized".into() }];
+        let status = refused(&PullError::AccessDenied { reference: "r.io:5000/a:b".into(), tried });
+        let word = |key| status.metadata().get(key).map(|value| value.to_str().unwrap());
+        assert_eq!((word(CLASS_KEY), word(HOST_KEY)), (Some("credentials"), Some("https://r.io:5000")));
+        let status = refused(&PullError::DiskFull { doing: "keeping a layer".into() });
+        let word = |key| status.metadata().get(key).map(|value| value.to_str().unwrap());
+        assert_eq!((word(CLASS_KEY), word(HOST_KEY)), (Some("disk"), None));
     }
 }
