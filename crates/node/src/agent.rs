@@ -18,7 +18,7 @@ use crate::{
     config,
     credentials::{Credentials, Places},
     event::{Recorder, Writer},
-    image::{Pulls, probe},
+    image::{Pulls, probe, watch},
     pod::{act::Actor, checkpoint::Checkpoints, clock::Clock},
     probes::Probes,
     volumes::{Sources, Volumes},
@@ -42,6 +42,9 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     let (actor, writer, failed) = actor(&options.for_drain()).await?;
     let mut background = JoinSet::new();
     background.spawn(writer.run(options.client.clone()));
+    background.spawn(watch::run(actor.cri.clone(), actor.pulls.board.clone(), actor.clock, cancel.clone()));
+    let (secrets, causes) = (actor.pulls.secrets.clone(), actor.pulls.causes.clone());
+    background.spawn(secrets.run(options.client.clone(), causes, cancel.clone()));
     background.spawn(probe::run(failed, actor.pulls.causes.clone(), actor.clock, cancel.clone()));
     let (probes, mut probe_reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
     let mut agent = Pods::new(actor.clone(), probes, options.max_pods);

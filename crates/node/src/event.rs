@@ -19,6 +19,10 @@ const REMEMBERED: usize = 4096;
 /// POD-51: so many events of one object and reason at once, then one per `REFILL`.
 const BURST: u32 = 25;
 const REFILL_SECONDS: i64 = 300;
+/// How the events begin that say why a pull failed. They have a limit of their own: back-off lets one come every five
+/// minutes and image, so that the latest is always there to be read (IMG-57).
+const PULL_FAILED: &str = "Failed to pull image";
+const PULL_REFILL_SECONDS: i64 = 60;
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Whom an event is about.
@@ -115,6 +119,8 @@ struct Bucket {
     refilled: Timestamp,
 }
 
+/// What shares a limit: the object's UID, the part of it and the reason.
+type Limited = (String, String, String);
 type Same = (Target, bool, String, String);
 
 /// The compaction's memory: bounded, oldest first out.
@@ -122,7 +128,7 @@ type Same = (Target, bool, String, String);
 struct Memory {
     written: BTreeMap<Same, Written>,
     order: VecDeque<Same>,
-    buckets: BTreeMap<(String, String), Bucket>,
+    buckets: BTreeMap<Limited, Bucket>,
 }
 
 impl Memory {
@@ -131,9 +137,12 @@ impl Memory {
         if self.buckets.len() > REMEMBERED {
             self.buckets.clear();
         }
-        let key = (told.target.uid.clone(), told.reason.clone());
+        let is_pull = told.message.starts_with(PULL_FAILED);
+        let part = if is_pull { format!("{PULL_FAILED} {}", told.target.field_path) } else { String::new() };
+        let refill = if is_pull { PULL_REFILL_SECONDS } else { REFILL_SECONDS };
+        let key = (told.target.uid.clone(), part, told.reason.clone());
         let bucket = self.buckets.entry(key).or_insert(Bucket { tokens: BURST, refilled: told.at });
-        let due = told.at.duration_since(bucket.refilled).as_secs() / REFILL_SECONDS;
+        let due = told.at.duration_since(bucket.refilled).as_secs() / refill;
         if due > 0 {
             bucket.tokens = BURST.min(bucket.tokens + u32::try_from(due).unwrap_or(BURST));
             bucket.refilled = told.at;
@@ -243,6 +252,29 @@ async fn send(client: &kube::Client, method: &str, path: &str, body: &Value) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_latest_pull_error_is_never_starved_by_the_noise_around_it() {
+        let mut memory = Memory::default();
+        // Two containers whose images fail for two hours: each attempt is told with two more words.
+        let (mut second, mut delay) = (0, 10);
+        while second < 7200 {
+            for container in ["a", "b"] {
+                let about = |message: &str| {
+                    let mut told = told("Failed", second);
+                    told.target.field_path = format!("spec.containers{{{container}}}");
+                    told.message = message.into();
+                    told
+                };
+                assert!(memory.admits(&about("Failed to pull image \"x\": not found")), "at {second}");
+                memory.admits(&about("Error: ErrImagePull"));
+                memory.admits(&about("Error: ImagePullBackOff"));
+            }
+            second += delay;
+            delay = (delay * 2).min(300);
+        }
+        assert!(!memory.admits(&told("Failed", 7201)), "the noise itself is limited");
+    }
 
     fn told(reason: &str, second: i64) -> Told {
         let target = Target {

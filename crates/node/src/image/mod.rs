@@ -13,6 +13,8 @@ pub mod metrics;
 pub mod probe;
 pub mod progress;
 pub mod queue;
+pub mod secrets;
+pub mod watch;
 
 pub use backoff::{BACKOFF_FIRST, BACKOFF_FORGET, BACKOFF_MAX, Failures, doubled};
 pub use causes::{Cause, Causes};
@@ -51,6 +53,8 @@ pub struct Pulls {
     pub causes: Causes,
     /// Where failures of registries are told.
     pub registries: probe::Registries,
+    /// The pull Secrets that are watched.
+    pub secrets: secrets::Secrets,
 }
 
 impl Pulls {
@@ -64,6 +68,7 @@ impl Pulls {
             metrics: Arc::default(),
             causes: Causes::default(),
             registries,
+            secrets: secrets::Secrets::default(),
         };
         (pulls, failed)
     }

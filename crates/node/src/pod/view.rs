@@ -202,7 +202,7 @@ pub struct Exit {
 }
 
 /// The image that a container will run.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ImageReady {
     /// The spec's image string for which this holds.
     pub image: String,
@@ -457,6 +457,13 @@ impl View {
     pub fn has_volume_image(&self, volume: &Volume) -> bool {
         let known = self.observed.checkpoint.volume_images.get(&volume.name);
         known.is_some_and(|known| volume.image.as_ref().is_some_and(|image| image.reference == known.reference))
+    }
+
+    /// True if the pull of an image that the pod still names has failed.
+    pub fn waits_for_images(&self) -> bool {
+        let volumes = self.pod.spec.volumes.iter().filter_map(|volume| volume.image.as_ref());
+        let named = self.containers().map(|(_, c)| &c.image).chain(volumes.map(|image| &image.reference));
+        named.into_iter().any(|image| self.observed.image_failures.contains_key(image))
     }
 
     /// The image string whose pull an action in flight is about.

@@ -3,6 +3,7 @@
 mod properties;
 mod world;
 
+use crate::image::Cause;
 use serde_json::json;
 use world::{Behaviour, World, in_order, pod};
 
@@ -312,4 +313,167 @@ fn a_pod_deleted_before_it_started_fails_and_goes() {
     world.run_until(10);
     check(&world, &["0 A Failed", "0 A DELETE"]);
     assert!(world.is_clean());
+}
+
+const SECRET_TEXT: &str = "pull access denied";
+
+fn pulls(world: &World, image: &str) -> Vec<i64> {
+    let wanted = format!("C PullImage {image}");
+    let lines = world.trace.iter().filter_map(|line| line.split_once(' '));
+    lines.filter(|(_, what)| *what == wanted).map(|(at, _)| at.parse().unwrap()).collect()
+}
+
+fn private() -> World {
+    let mut world = one(json!({"imagePullSecrets": [{"name": "mine"}]}));
+    world.break_image("img", SECRET_TEXT);
+    world
+}
+
+#[test]
+fn failed_pulls_back_off_to_five_minutes_and_wake_at_the_instant() {
+    let mut world = private();
+    world.run_until(24 * 3600);
+    let pulls = pulls(&world, "img");
+    assert_eq!(pulls[..8], [0, 10, 30, 70, 150, 310, 610, 910]);
+    assert!(pulls[6..].windows(2).all(|pair| pair[1] - pair[0] == 300), "for ever (IMG-78)");
+    assert!(pulls.len() > 280);
+}
+
+#[test]
+fn a_waiting_container_says_what_it_waits_for_and_when_the_next_try_is() {
+    let mut world = private();
+    world.run_until(1);
+    assert_eq!(world.waiting("c"), ("ErrImagePull".into(), SECRET_TEXT.into()));
+    world.run_until(5);
+    let (reason, message) = world.waiting("c");
+    assert_eq!(reason, "ImagePullBackOff");
+    assert_eq!(
+        message,
+        "Back-off pulling image \"img\": ErrImagePull: pull access denied; waiting for credentials that registry-1.docker.io accepts, next try in 10s"
+    );
+    assert_eq!(world.view.pod.status.phase, "Pending");
+    check(
+        &world,
+        &["0 C PullImage img", "2 E BackOff Back-off pulling image \"img\"", "2 E Failed Error: ImagePullBackOff"],
+    );
+}
+
+#[test]
+fn a_cause_that_concerns_the_failure_has_it_tried_at_once_and_others_do_not() {
+    let mut world = private();
+    let secret = |name: &str| Cause::Secret { namespace: "ns".into(), name: name.into() };
+    world.run_until(700);
+    world.tell(secret("other"));
+    world.tell(Cause::Registry { host: "registry-1.docker.io".into() });
+    world.run_until(720);
+    assert_eq!(pulls(&world, "img").last(), Some(&610));
+    world.tell(secret("mine"));
+    world.run_until(721);
+    assert_eq!(pulls(&world, "img").last(), Some(&720));
+    world.run_until(1019);
+    assert_eq!(pulls(&world, "img").last(), Some(&720), "it failed again, and has its delay");
+    world.mend_image("img");
+    world.tell(secret("mine"));
+    world.run_until(1020);
+    assert_eq!(world.running(), ["c"], "repaired: it runs within the second");
+}
+
+#[test]
+fn a_failure_is_forgotten_after_ten_minutes_without_one() {
+    let mut world =
+        one(json!({"restartPolicy": "Always"})).with("c", Behaviour { ends: Some((700, 0)), ..Behaviour::default() });
+    world.break_image("img", "not found");
+    world.run_until(5);
+    world.mend_image("img");
+    world.run_until(11);
+    assert_eq!(world.running(), ["c"]);
+    world.break_image("img", "not found");
+    world.run_until(750);
+    // The pull of the restart fails anew, and begins with ten seconds (IMG-73, IMG-74).
+    assert_eq!(pulls(&world, "img"), [0, 710, 720, 740]);
+}
+
+#[test]
+fn containers_and_volumes_with_one_image_share_its_pulls_and_its_back_off() {
+    let mut world = one(json!({
+        "volumes": [{"name": "v", "image": {"reference": "img"}}],
+        "containers": [
+            {"name": "c", "image": "img"},
+            {"name": "d", "image": "img"},
+            {"name": "e", "image": "good", "volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+            {"name": "f", "image": "docker.io/library/img"},
+        ],
+    }));
+    world.break_image("img", "not found");
+    world.run_until(100);
+    assert_eq!(pulls(&world, "img"), [0, 10, 30, 70]);
+    assert_eq!(world.running(), ["f"], "another string is another key (IMG-71)");
+}
+
+#[test]
+fn a_changed_image_starts_clean_at_once() {
+    let mut world = private();
+    world.run_until(700);
+    let pod = std::sync::Arc::make_mut(&mut world.view.pod);
+    pod.spec.containers[0].image = "other".into();
+    world.run_until(701);
+    assert_eq!(world.running(), ["c"]);
+}
+
+#[test]
+fn a_bad_image_stops_its_own_container_only_and_an_init_container_all_later_ones() {
+    let mut world = one(json!({"containers": [{"name": "bad", "image": "bad"}, {"name": "good", "image": "good"}]}));
+    world.break_image("bad", "not found");
+    world.run_until(30);
+    assert_eq!(world.running(), ["good"]);
+    assert_eq!(world.view.pod.status.phase, "Pending", "until every container has started once (IMG-59)");
+
+    let mut world = one(json!({"initContainers": [{"name": "i", "image": "bad"}, {"name": "j", "image": "j"}]}));
+    world.break_image("bad", "not found");
+    world.run_until(30);
+    assert!(world.running().is_empty());
+    assert!(!world.trace.iter().any(|line| line.contains("CreateContainer")));
+}
+
+#[test]
+fn the_image_of_a_volume_fails_only_who_mounts_it_in_its_own_words() {
+    let mut world = one(json!({
+        "volumes": [{"name": "v", "image": {"reference": "bad"}}, {"name": "unused", "image": {"reference": "bad2"}}],
+        "containers": [
+            {"name": "with", "image": "img", "volumeMounts": [{"name": "v", "mountPath": "/v"}]},
+            {"name": "without", "image": "img"},
+        ],
+    }));
+    world.break_image("bad", "not found");
+    world.break_image("bad2", "not found");
+    world.run_until(1);
+    assert_eq!(world.running(), ["without"]);
+    assert_eq!(world.waiting("with"), ("ErrImagePull".into(), "not found".into()));
+    world.run_until(5);
+    assert_eq!(world.waiting("with").0, "ImagePullBackOff");
+    assert!(pulls(&world, "bad2").is_empty(), "nobody mounts it");
+    check(
+        &world,
+        &[
+            "0 E Failed Error: ErrImagePull",
+            "2 E BackOff Back-off pulling image \"bad\"",
+            "2 E Failed Error: ImagePullBackOff",
+        ],
+    );
+    world.mend_image("bad");
+    world.run_until(11);
+    assert_eq!(world.running(), ["with", "without"]);
+    assert_eq!(world.view.observed.checkpoint.volume_images["v"].id, "sha256:1");
+}
+
+#[test]
+fn a_pull_under_way_says_how_far_it_is() {
+    let mut world = one(json!({}));
+    let flight = super::Key(super::Verb::EnsureImage, "c".into());
+    let words = "Pulling image \"img\": 62% 41.3/66.1 MB".to_owned();
+    world.view.observed.pulling.insert("img".into(), words.clone());
+    let in_flight = super::InFlight::from([(flight, None)]);
+    let plan = super::decide(&world.view, &in_flight, world.now);
+    let waiting = plan.status.unwrap().container_statuses[0].state.waiting.clone().unwrap();
+    assert_eq!((waiting.reason.as_str(), waiting.message), ("ContainerCreating", words));
 }

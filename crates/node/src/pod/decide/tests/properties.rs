@@ -2,6 +2,7 @@
 //! asserted here once the tape is exhausted and everything goes well. `PROPTEST_CASES` asks for more of them.
 
 use super::world::{Behaviour, World, pod};
+use crate::image::Cause;
 use proptest::prelude::*;
 use serde_json::json;
 
@@ -23,6 +24,22 @@ enum Turn {
     Crash,
     KillSandbox,
     Delete(i64),
+    Break(&'static str, &'static str),
+    Mend(&'static str),
+    Tell(Cause),
+}
+
+fn image_turn() -> impl Strategy<Value = Turn> {
+    let image = || prop_oneof![Just("a"), Just("b"), Just("c"), Just("v")];
+    let text = prop_oneof![Just("unauthorized"), Just("connection refused"), Just("no space left")];
+    let secret = |name: &str| Cause::Secret { namespace: "ns".into(), name: name.into() };
+    let registry = Cause::Registry { host: "registry-1.docker.io".into() };
+    let cause = prop_oneof![Just(secret("mine")), Just(secret("other")), Just(Cause::Mirrors), Just(registry)];
+    prop_oneof![
+        2 => (image(), text).prop_map(|(image, text)| Turn::Break(image, text)),
+        1 => image().prop_map(Turn::Mend),
+        2 => cause.prop_map(Turn::Tell),
+    ]
 }
 
 fn turn() -> impl Strategy<Value = Turn> {
@@ -31,6 +48,7 @@ fn turn() -> impl Strategy<Value = Turn> {
         2 => Just(Turn::Crash),
         1 => Just(Turn::KillSandbox),
         1 => (0..40i64).prop_map(Turn::Delete),
+        3 => image_turn(),
     ]
 }
 
@@ -45,9 +63,11 @@ fn spec(policy: &str, hooked: bool) -> serde_json::Value {
             {"name": "s", "image": "a", "restartPolicy": "Always", "lifecycle": lifecycle},
             {"name": "j", "image": "b"},
         ],
+        "imagePullSecrets": [{"name": "mine"}],
+        "volumes": [{"name": "one", "image": {"reference": "a"}}, {"name": "two", "image": {"reference": "v"}}],
         "containers": [
-            {"name": "c", "image": "a", "lifecycle": lifecycle},
-            {"name": "d", "image": "c"},
+            {"name": "c", "image": "a", "lifecycle": lifecycle, "volumeMounts": [{"name": "one", "mountPath": "/x"}]},
+            {"name": "d", "image": "c", "volumeMounts": [{"name": "two", "mountPath": "/x"}]},
         ],
     })
 }
@@ -74,6 +94,9 @@ proptest! {
                 Turn::Crash if world.in_api => world.crash(),
                 Turn::KillSandbox if world.in_api => world.kill_sandbox(),
                 Turn::Delete(grace) if world.in_api => world.delete(grace),
+                Turn::Break(image, text) => world.break_image(image, text),
+                Turn::Mend(image) => world.mend_image(image),
+                Turn::Tell(cause) if world.in_api => world.tell(cause),
                 _ => {}
             }
         }
@@ -104,5 +127,29 @@ proptest! {
         world.run_until(now + 1500);
         prop_assert_eq!(world.running(), ["c", "d", "s"], "{:#?}", world.trace);
         prop_assert_eq!(&world.view.pod.status.phase, "Running");
+    }
+
+    #[test]
+    fn a_pod_whose_images_come_back_comes_up_at_the_end_of_the_longest_back_off(
+        broken in proptest::collection::vec((0..400i64, image_turn()), 1..12),
+        tape in proptest::collection::vec(any::<u8>(), 0..40),
+    ) {
+        let done = Behaviour { ends: Some((1, 0)), ..Behaviour::default() };
+        let mut world = World::new(pod(spec("Always", false))).with_tape(tape).with("i", done).with("j", done);
+        for (pause, turn) in broken {
+            let now = world.seconds();
+            match turn {
+                Turn::Break(image, text) => world.break_image(image, text),
+                Turn::Mend(image) => world.mend_image(image),
+                Turn::Tell(cause) => world.tell(cause),
+                _ => {}
+            }
+            world.run_until(now + pause);
+        }
+        ["a", "b", "c", "v"].iter().for_each(|image| world.mend_image(image));
+        let now = world.seconds();
+        // Three init steps and the tape's failures; each image's back-off runs from its own last failure.
+        world.run_until(now + 1200);
+        prop_assert_eq!(world.running(), ["c", "d", "s"], "{:#?}", world.trace);
     }
 }

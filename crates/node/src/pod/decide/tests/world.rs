@@ -4,11 +4,12 @@
 //! choices. An exhausted tape means that everything goes well, so that liveness can be asserted.
 
 use crate::{
+    image::{Cause, Fault, Refusal},
     object::{Container, Pod},
     pod::{
         act::Outcome,
         decide::{Action, InFlight, Plan, Stage, decide},
-        view::{Cause, Desired, Exit, ImageReady, Observed, Record, RecordState, Sandbox, Stop, View},
+        view::{self, Desired, Exit, ImageReady, Observed, Record, RecordState, Sandbox, Stop, View},
     },
 };
 use jiff::{SignedDuration, Timestamp};
@@ -55,6 +56,13 @@ pub struct World {
     cgroup: bool,
     volumes: bool,
     pulled: BTreeSet<String>,
+    volumes_pulled: BTreeSet<String>,
+    /// Images that cannot be pulled now, and the registry's text.
+    broken: BTreeMap<String, String>,
+    /// The specification's own account of failed pulls: how many, when the last began and ended.
+    failed: BTreeMap<String, (usize, Timestamp, Timestamp)>,
+    begun: BTreeMap<String, Timestamp>,
+    told: Vec<(Cause, Timestamp)>,
     queue: BTreeMap<(Timestamp, u64), Happening>,
     serial: u64,
     tape: Vec<u8>,
@@ -92,6 +100,11 @@ impl World {
             cgroup: false,
             volumes: false,
             pulled: BTreeSet::new(),
+            volumes_pulled: BTreeSet::new(),
+            broken: BTreeMap::new(),
+            failed: BTreeMap::new(),
+            begun: BTreeMap::new(),
+            told: Vec::new(),
             queue: BTreeMap::new(),
             serial: 0,
             tape: Vec::new(),
@@ -107,6 +120,32 @@ impl World {
     pub fn with_tape(mut self, tape: Vec<u8>) -> Self {
         self.tape = tape;
         self
+    }
+
+    /// Pulls of this image fail with this text from now on.
+    pub fn break_image(&mut self, image: &str, text: &str) {
+        self.broken.insert(image.into(), text.into());
+    }
+
+    /// Pulls of this image go well from now on.
+    pub fn mend_image(&mut self, image: &str) {
+        self.broken.remove(image);
+    }
+
+    /// Something changed on which pulls may depend.
+    pub fn tell(&mut self, cause: Cause) {
+        // Later than everything that happened at this very second.
+        self.now += SignedDuration::from_millis(1);
+        self.told.push((cause.clone(), self.now));
+        self.view.observed.hear(cause, self.now);
+    }
+
+    /// The words with which a container waits.
+    pub fn waiting(&self, container: &str) -> (String, String) {
+        let status = &self.view.pod.status;
+        let mut all = status.container_statuses.iter().chain(&status.init_container_statuses);
+        let found = all.find(|s| s.name == container).and_then(|s| s.state.waiting.clone()).unwrap_or_default();
+        (found.reason, found.message)
     }
 
     pub fn seconds(&self) -> i64 {
@@ -128,7 +167,7 @@ impl World {
         let wanted = (self.now + SignedDuration::from_secs(grace.max(1))).max(since + SignedDuration::from_secs(1));
         let deadline = known.map_or(wanted, |known| known.deadline.min(wanted));
         self.view.observed.checkpoint.stop = Some(crate::pod::checkpoint::StopRecord { since, deadline });
-        self.view.desired = Desired::Stop(Stop { cause: Cause::Deleted, since, deadline });
+        self.view.desired = Desired::Stop(Stop { cause: view::Cause::Deleted, since, deadline });
         Arc::make_mut(&mut self.view.pod).metadata.deletion_timestamp = Some(crate::object::Time::from(deadline));
     }
 
@@ -144,6 +183,8 @@ impl World {
             }
         }
         self.in_flight.clear();
+        // IMG-80: the back-off is in memory only.
+        self.failed.clear();
         let checkpoint = self.view.observed.checkpoint.clone();
         self.view.observed = Observed {
             checkpoint,
@@ -285,8 +326,13 @@ impl World {
                 assert!(truth.sandboxes.values().all(|s| !s.ready), "two ready sandboxes");
                 self.note(format!("C RunPodSandbox {attempt}"));
             }
+            Action::EnsureImage { .. } | Action::EnsureVolumeImage { .. } => self.may_pull(action),
             Action::CreateContainer { container, attempt, sandbox, .. } => {
                 assert!(self.volumes, "a container before its volumes");
+                let spec = self.view.pod.container(container).unwrap().1;
+                for mount in &spec.volume_mounts {
+                    assert!(self.volumes_pulled.contains(&mount.name), "a container before the image of its volume");
+                }
                 assert!(self.pulled.contains(container), "a container before its image");
                 assert!(truth.sandboxes.get(sandbox).is_some_and(|s| s.ready), "a container in a dead sandbox");
                 assert!(truth.running().all(|r| r.name != *container), "two of {container} at once");
@@ -323,6 +369,41 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// IMG-71, IMG-77: one pull of an image at a time; none before its back-off is over, unless what concerns it changed.
+    fn may_pull(&mut self, action: &Action) {
+        let key = action.key();
+        let image = self.view.image_of(&key).unwrap().to_owned();
+        let same = self.in_flight.keys().filter(|other| **other != key && self.view.image_of(other) == Some(&image));
+        assert_eq!(same.count(), 0, "two pulls of {image}");
+        if let Some((count, begun, ended)) = self.failed.get(&image).cloned() {
+            let delay = [10, 20, 40, 80, 160, 300][(count - 1).min(5)];
+            let text = self.view.observed.image_failures[&image].clone();
+            let news = self
+                .told
+                .iter()
+                .any(|(cause, at)| *at > begun && cause.concerns(&self.view.pod, text.class, &text.host));
+            let is_over = self.now >= ended + SignedDuration::from_secs(delay);
+            assert!(is_over || news, "{image} is pulled too early after {count} failures");
+        }
+        self.begun.insert(image.clone(), self.now);
+        if self.broken.contains_key(&image) {
+            self.note(format!("C PullImage {image}"));
+        }
+    }
+
+    /// What a pull of this image comes to.
+    fn pull(&mut self, image: &str) -> Result<(), Refusal> {
+        let Some(text) = self.broken.get(image) else {
+            self.failed.remove(image);
+            return Ok(());
+        };
+        let fault = Fault::of(image, &tonic::Status::unknown(text.clone()), text.clone());
+        let known = self.failed.get(image).filter(|(_, _, at)| self.now.duration_since(*at).as_secs() <= 600);
+        let count = known.map_or(0, |(count, ..)| *count) + 1;
+        self.failed.insert(image.to_owned(), (count, self.begun[image], self.now));
+        Err(fault.refusal(image))
     }
 
     fn is_stopping(&self) -> bool {
@@ -379,6 +460,7 @@ impl World {
             Action::TearDownVolumes => self.volumes = false,
             Action::CreateSandbox { attempt } => return self.made_sandbox(*attempt),
             Action::EnsureImage { container, attempt } => return self.ensured(container, *attempt),
+            Action::EnsureVolumeImage { volume } => return self.ensured_volume(volume),
             Action::CreateContainer { container, attempt, sandbox, step } => {
                 return self.made_container(container, *attempt, sandbox, *step);
             }
@@ -416,9 +498,22 @@ impl World {
         Outcome::Sandbox(sandbox, String::new())
     }
 
+    fn ensured_volume(&mut self, volume: &str) -> Outcome {
+        let source = self.view.pod.spec.volumes.iter().find(|v| v.name == volume).and_then(|v| v.image.clone());
+        let image = source.unwrap().reference;
+        if let Err(refusal) = self.pull(&image) {
+            return Outcome::Refused(refusal);
+        }
+        self.volumes_pulled.insert(volume.to_owned());
+        Outcome::Image(ImageReady { image, id: "sha256:1".into(), ..ImageReady::default() })
+    }
+
     fn ensured(&mut self, container: &str, attempt: u32) -> Outcome {
-        self.pulled.insert(container.to_owned());
         let image = self.view.pod.container(container).map(|(_, c)| c.image.clone()).unwrap_or_default();
+        if let Err(refusal) = self.pull(&image) {
+            return Outcome::Refused(refusal);
+        }
+        self.pulled.insert(container.to_owned());
         Outcome::Image(ImageReady {
             image,
             attempt,
