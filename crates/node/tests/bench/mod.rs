@@ -1,0 +1,282 @@
+//! A node's actor between some runtime and an API in miniature: Secrets in, events and statuses out. Needs root, for cgroups.
+#![allow(dead_code)]
+
+use axum::{
+    Json, Router,
+    extract::{Path, State},
+    http::StatusCode,
+    routing::{get, patch, post},
+};
+use node::{
+    cgroups::Cgroups,
+    config::{Context, ResolvConf},
+    credentials::{Credentials, Places},
+    event::Recorder,
+    image::{Pulls, probe, queue::Limits},
+    object::Pod,
+    pod::{
+        act::{Actor, Outcome, Scene},
+        checkpoint::Checkpoints,
+        clock::Clock,
+        decide::Action,
+        shell::{Task, Wish},
+    },
+    probes::Probes,
+    volumes::{Sources, Volumes},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
+use tokio_util::sync::CancellationToken;
+
+/// What was told of an event: type, reason, message, field path.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Told {
+    pub kind: String,
+    pub reason: String,
+    pub message: String,
+    pub field_path: String,
+}
+
+/// The API: pods by name, Secrets by name, and the events.
+#[derive(Clone)]
+pub struct Api {
+    pub pods: watch::Sender<BTreeMap<String, Value>>,
+    pub secrets: Arc<Mutex<BTreeMap<String, Value>>>,
+    pub events: watch::Sender<Vec<Told>>,
+}
+
+fn router(api: Api) -> Router {
+    Router::new()
+        .route("/api/v1/namespaces/ns/pods/{name}/status", patch(status))
+        .route("/api/v1/namespaces/ns/secrets/{name}", get(secret))
+        .route("/api/v1/namespaces/{namespace}/events", post(event))
+        .route("/api/v1/namespaces/{namespace}/events/{name}", patch(|| async { Json(json!({})) }))
+        .with_state(api)
+}
+
+async fn status(State(api): State<Api>, Path(name): Path<String>, Json(change): Json<Value>) -> Json<Value> {
+    api.pods.send_modify(|pods| json_patch::merge(pods.entry(name.clone()).or_default(), &change));
+    Json(api.pods.borrow()[&name].clone())
+}
+
+async fn secret(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<Value>, StatusCode> {
+    api.secrets.lock().unwrap().get(&name).cloned().map(Json).ok_or(StatusCode::NOT_FOUND)
+}
+
+async fn event(State(api): State<Api>, Json(event): Json<Value>) -> Json<Value> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let told = Told {
+        kind: text(&event["type"]),
+        reason: text(&event["reason"]),
+        message: text(&event["message"]),
+        field_path: text(&event["involvedObject"]["fieldPath"]),
+    };
+    api.events.send_modify(|events| events.push(told));
+    Json(event)
+}
+
+/// A node's actor with all that it needs.
+pub struct Bench {
+    pub actor: Arc<Actor>,
+    pub api: Api,
+    pub clock: Clock,
+    probes: Probes,
+    directory: tempfile::TempDir,
+    top: String,
+    background: JoinSet<()>,
+    failed: Option<probe::Failed>,
+}
+
+impl Bench {
+    /// An actor for this runtime.
+    pub fn new(cri: cri::Client, limits: Limits, clock: Clock) -> Bench {
+        assert!(rustix::process::geteuid().is_root(), "this test makes cgroups and needs root");
+        let directory = tempfile::tempdir().unwrap();
+        let name = directory.path().file_name().unwrap().to_string_lossy().replace('.', "");
+        let top = format!("/sampan-bench-{name}");
+        let api = Api {
+            pods: watch::Sender::new(BTreeMap::new()),
+            secrets: Arc::default(),
+            events: watch::Sender::new(Vec::new()),
+        };
+        let client = kube::Client::new(router(api.clone()), "default");
+        let ctx = Arc::new(context(directory.path(), &top));
+        let (recorder, writer) = Recorder::new("n");
+        let mut background = JoinSet::new();
+        background.spawn(writer.run(client.clone()));
+        let sources = Sources::new(client.clone());
+        let (probes, _reports) = Probes::new(cri.clone(), ctx.clone(), recorder.clone());
+        let (pulls, failed) = Pulls::new(limits, clock);
+        let places = Places { roots: vec![directory.path().to_owned()], ..Places::default() };
+        let actor = Arc::new(Actor {
+            runtime_name: "test".into(),
+            cri,
+            client,
+            ctx: ctx.clone(),
+            volumes: Volumes::new(sources.clone(), ctx.clone()),
+            cgroups: Cgroups::new(&top, 1000).unwrap(),
+            credentials: Credentials::new(sources, places),
+            checkpoints: Checkpoints::open(&directory.path().join("node")).unwrap(),
+            recorder,
+            pulls,
+            clock,
+            runtime_class_fails_pod: true,
+        });
+        Bench { actor, api, clock, probes, directory, top, background, failed: Some(failed) }
+    }
+
+    /// Asks registries that failed whether they answer again, as the agent does.
+    pub fn ask_registries(&mut self) {
+        let (causes, failed) = (self.actor.pulls.causes.clone(), self.failed.take().unwrap());
+        self.background.spawn(probe::run(failed, causes, self.clock, CancellationToken::new()));
+    }
+
+    /// A dockerconfigjson Secret.
+    pub fn secret(&self, name: &str, server: &str, user: &str, password: &str) {
+        let config = json!({"auths": {server: {"username": user, "password": password}}}).to_string();
+        self.raw_secret(name, &config);
+    }
+
+    /// A dockerconfigjson Secret with any content.
+    pub fn raw_secret(&self, name: &str, config: &str) {
+        use base64::Engine as _;
+        let data = base64::engine::general_purpose::STANDARD.encode(config);
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "namespace": "ns"},
+            "type": "kubernetes.io/dockerconfigjson", "data": {".dockerconfigjson": data},
+        });
+        self.api.secrets.lock().unwrap().insert(name.into(), secret);
+    }
+
+    /// Has the image of one container ensured.
+    pub async fn ensure(&self, pod: &Arc<Pod>, container: &str) -> Outcome {
+        self.run(pod, &Action::EnsureImage { container: container.into(), attempt: 0 }).await
+    }
+
+    /// Carries out one action.
+    pub async fn run(&self, pod: &Arc<Pod>, action: &Action) -> Outcome {
+        let scene = Scene {
+            pod: pod.clone(),
+            mounted: Arc::default(),
+            sandbox: None,
+            image: None,
+            handler: None,
+            volume_images: BTreeMap::new(),
+            target_id: None,
+        };
+        self.actor.run(&scene, action).await
+    }
+
+    /// Begins the task of a pod; its end of the wishes.
+    pub fn begin(&mut self, value: Value) -> watch::Sender<Wish> {
+        let name = value["metadata"]["name"].as_str().unwrap().to_owned();
+        let seen: Pod = serde_json::from_value(value.clone()).unwrap();
+        self.api.pods.send_modify(|pods| drop(pods.insert(name, value)));
+        let wish = Wish { pod: Arc::new(seen), removed: false, drained: false, relist: 0 };
+        let (wishes, inbox) = watch::channel(wish);
+        let (news, inner) = mpsc::channel(16);
+        let task = Task::new(self.actor.clone(), self.probes.clone(), inbox, inner);
+        self.background.spawn(async move {
+            let _news = news;
+            task.run(CancellationToken::new()).await;
+        });
+        wishes
+    }
+
+    /// Waits until a pod's status is as wanted.
+    pub async fn until(&self, pod: &str, limit: Duration, holds: impl Fn(&Value) -> bool) -> Value {
+        let mut pods = self.api.pods.subscribe();
+        let wait = pods.wait_for(|pods| pods.get(pod).is_some_and(|pod| holds(&pod["status"])));
+        match tokio::time::timeout(limit, wait).await {
+            Ok(pods) => pods.unwrap()[pod]["status"].clone(),
+            Err(_) => panic!(
+                "{pod} did not get there: {:#}\n{:#?}",
+                self.api.pods.borrow()[pod]["status"],
+                self.api.events.borrow()
+            ),
+        }
+    }
+
+    /// The events so far, once there are so many.
+    pub async fn events(&self, count: usize) -> Vec<Told> {
+        let mut events = self.api.events.subscribe();
+        let limit = Duration::from_secs(20);
+        match tokio::time::timeout(limit, events.wait_for(|events| events.len() >= count)).await {
+            Ok(events) => events.unwrap().clone(),
+            Err(_) => panic!("fewer than {count} events: {:#?}", self.api.events.borrow()),
+        }
+    }
+
+    /// Takes away what the bench made on the machine.
+    pub async fn end(mut self) {
+        self.background.shutdown().await;
+        self.actor.cgroups.remove_all().await.unwrap();
+        let top = self.top.trim_start_matches('/');
+        for hierarchy in std::fs::read_dir("/sys/fs/cgroup").unwrap().flatten() {
+            let _ = std::fs::remove_dir(hierarchy.path().join(top));
+        }
+        let _ = std::fs::remove_dir(format!("/sys/fs/cgroup/{top}"));
+    }
+
+    pub fn directory(&self) -> &std::path::Path {
+        self.directory.path()
+    }
+}
+
+fn context(data: &std::path::Path, top: &str) -> Context {
+    Context {
+        node_name: "n".into(),
+        host_name: "h".into(),
+        node_ips: vec![[192, 0, 2, 1].into()],
+        data_dir: data.join("data"),
+        log_dir: data.join("log"),
+        cgroup_top: top.into(),
+        cgroup_v2: false,
+        resolv_conf: ResolvConf::default(),
+        cluster_dns: Vec::new(),
+        cluster_domain: "cluster.local".into(),
+        cpu_milli: 1000,
+        memory_bytes: 1 << 30,
+        storage_bytes: 1 << 30,
+    }
+}
+
+/// A pod with this spec.
+pub fn pod(name: &str, spec: Value) -> Value {
+    let mut whole = json!({
+        "restartPolicy": "Always",
+        "terminationGracePeriodSeconds": 1,
+        "containers": [],
+    });
+    json_patch::merge(&mut whole, &spec);
+    json!({
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {
+            "name": name, "namespace": "ns", "uid": format!("u-{name}"), "resourceVersion": "1",
+            "annotations": {"note": "hello"},
+        },
+        "spec": whole,
+        "status": {"phase": "Pending"},
+    })
+}
+
+/// A pod of one container `c`.
+pub fn one(name: &str, image: &str, policy: &str) -> Arc<Pod> {
+    let spec = json!({"containers": [{"name": "c", "image": image, "imagePullPolicy": policy}]});
+    Arc::new(serde_json::from_value(pod(name, spec)).unwrap())
+}
+
+/// An event about container `c`.
+pub fn told(kind: &str, reason: &str, message: &str) -> Told {
+    let field_path = "spec.containers{c}".to_owned();
+    Told { kind: kind.into(), reason: reason.into(), message: message.into(), field_path }
+}
