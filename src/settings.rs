@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::image_settings::ImageSettings;
 use crate::instance::Instance;
 
 /// The settings as they were given: nothing is defaulted yet.
@@ -49,6 +50,44 @@ pub struct Settings {
     /// Most pods that run here at once [default: 110]
     #[arg(long, env = "SAMPAN_MAX_PODS", value_name = "N")]
     pub max_pods: Option<u32>,
+    /// Pull one image at a time
+    #[arg(long, env = "SAMPAN_SERIALIZE_IMAGE_PULLS", num_args = 0..=1, default_missing_value = "true")]
+    pub serialize_image_pulls: Option<bool>,
+    /// At most so many image pulls at a time [default: 5]
+    #[arg(long, env = "SAMPAN_MAX_PARALLEL_IMAGE_PULLS", value_name = "N", allow_negative_numbers = true)]
+    pub max_parallel_image_pulls: Option<i32>,
+    /// Image pulls begun a second on average; 0 for no limit [default: 5]
+    #[arg(
+        long,
+        alias = "registry-qps",
+        env = "SAMPAN_REGISTRY_PULL_QPS",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
+    #[serde(rename = "registryPullQPS")]
+    pub registry_pull_qps: Option<i32>,
+    /// Image pulls that may begin at once [default: 10]
+    #[arg(long, env = "SAMPAN_REGISTRY_BURST", value_name = "N", allow_negative_numbers = true)]
+    pub registry_burst: Option<i32>,
+    /// Use of the image file system from which on unused images are removed [default: 85]
+    #[arg(long, alias = "image-gc-high-threshold", env = "SAMPAN_IMAGE_GC_HIGH_THRESHOLD_PERCENT", value_name = "N")]
+    #[serde(rename = "imageGCHighThresholdPercent")]
+    pub image_gc_high_threshold_percent: Option<i32>,
+    /// Use of the image file system down to which they are removed [default: 80]
+    #[arg(long, alias = "image-gc-low-threshold", env = "SAMPAN_IMAGE_GC_LOW_THRESHOLD_PERCENT", value_name = "N")]
+    #[serde(rename = "imageGCLowThresholdPercent")]
+    pub image_gc_low_threshold_percent: Option<i32>,
+    /// Younger images are not removed [default: 2m]
+    #[arg(long, alias = "minimum-image-ttl-duration", env = "SAMPAN_IMAGE_MINIMUM_GC_AGE", value_name = "DURATION")]
+    #[serde(rename = "imageMinimumGCAge")]
+    pub image_minimum_gc_age: Option<String>,
+    /// Images unused for so long are removed; 0 keeps them [default: 0]
+    #[arg(long, env = "SAMPAN_IMAGE_MAXIMUM_GC_AGE", value_name = "DURATION")]
+    #[serde(rename = "imageMaximumGCAge")]
+    pub image_maximum_gc_age: Option<String>,
+    /// Images that the Node's status lists, the largest first; -1 for all [default: 50]
+    #[arg(long, env = "SAMPAN_NODE_STATUS_MAX_IMAGES", value_name = "N", allow_negative_numbers = true)]
+    pub node_status_max_images: Option<i32>,
     /// Where the API keeps its objects: sqlite [default: sqlite]
     #[arg(long, env = "SAMPAN_STORE", value_name = "STORE")]
     pub store: Option<String>,
@@ -108,6 +147,7 @@ pub struct Resolved {
     pub event_ttl: Duration,
     pub token_auth_file: Option<PathBuf>,
     pub merge_kubeconfig: bool,
+    pub images: ImageSettings,
 }
 
 /// Gates whose feature has long been part of Kubernetes: accepted, without effect, and said so.
@@ -141,6 +181,19 @@ impl Settings {
             node_port: self.node_port.or(below.node_port),
             pod_cidr: self.pod_cidr.or(below.pod_cidr),
             max_pods: self.max_pods.or(below.max_pods),
+            serialize_image_pulls: self.serialize_image_pulls.or(below.serialize_image_pulls),
+            max_parallel_image_pulls: self.max_parallel_image_pulls.or(below.max_parallel_image_pulls),
+            registry_pull_qps: self.registry_pull_qps.or(below.registry_pull_qps),
+            registry_burst: self.registry_burst.or(below.registry_burst),
+            image_gc_high_threshold_percent: self
+                .image_gc_high_threshold_percent
+                .or(below.image_gc_high_threshold_percent),
+            image_gc_low_threshold_percent: self
+                .image_gc_low_threshold_percent
+                .or(below.image_gc_low_threshold_percent),
+            image_minimum_gc_age: self.image_minimum_gc_age.or(below.image_minimum_gc_age),
+            image_maximum_gc_age: self.image_maximum_gc_age.or(below.image_maximum_gc_age),
+            node_status_max_images: self.node_status_max_images.or(below.node_status_max_images),
             store: self.store.or(below.store),
             runtime: self.runtime.or(below.runtime),
             default_handler: self.default_handler.or(below.default_handler),
@@ -193,7 +246,9 @@ impl Settings {
         if pod_cidr.prefix_len() > 29 {
             bail!("--pod-cidr {pod_cidr}: has too few addresses, give a /29 or larger");
         }
+        let images = self.images()?;
         Ok(Resolved {
+            images,
             instance: self.instance(),
             listen: self.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443)),
             node_name,
@@ -316,6 +371,18 @@ mod tests {
         let read = file("apiVersion: sampan.dev/v1\nkind: Config\npodCidr: 10.1.0.0/24\nhandlers:\n  sandboxed:\n    binary: runsc\n    arguments: [--platform=ptrace]\n").unwrap();
         assert_eq!(read.pod_cidr.unwrap().to_string(), "10.1.0.0/24");
         assert_eq!(read.handlers["sandboxed"].arguments, ["--platform=ptrace"]);
+    }
+
+    #[test]
+    fn images_are_set_by_the_keys_of_the_kubelet() {
+        let text = "apiVersion: sampan.dev/v1\nkind: Config\nserializeImagePulls: true\nregistryPullQPS: 1\nregistryBurst: 2\n\
+            imageGCHighThresholdPercent: 70\nimageGCLowThresholdPercent: 60\nimageMinimumGCAge: 1m\nimageMaximumGCAge: 1h\nnodeStatusMaxImages: 3\n";
+        let images = file(text).unwrap().images().unwrap();
+        assert_eq!((images.limits.parallel_max, images.limits.per_second, images.limits.burst), (1, 1, 2));
+        assert_eq!(
+            (images.collection.high_percent, images.collection.low_percent, images.status_max),
+            (70, 60, Some(3))
+        );
     }
 
     #[test]

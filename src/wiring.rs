@@ -260,7 +260,9 @@ fn node_options(
         pod_cidr: resolved.pod_cidr.to_string(),
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),
-        pull_limits: node::image::queue::Limits::default(),
+        pull_limits: resolved.images.limits,
+        collection: resolved.images.collection,
+        status_images_max: resolved.images.status_max,
         runtime_class_fails_pod: true,
     }
 }
@@ -278,7 +280,7 @@ pub async fn drain_node(resolved: &Resolved, plane: &ControlPlane, runtime: &Con
         node_ip: resolved.node_ip,
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),
-        pull_limits: node::image::queue::Limits::default(),
+        pull_limits: resolved.images.limits,
         runtime_class_fails_pod: true,
     };
     node::drain(options, |progress| crate::output::line(&format!("  {progress}"))).await.context("stop the pods")

@@ -49,7 +49,7 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     let (probes, mut probe_reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
     let mut agent = Pods::new(actor.clone(), probes, options.max_pods);
     let mut watch = std::pin::pin!(pods::watch(&options.client, &options.node_name));
-    options.serve_node(&mut background, cancel.clone());
+    options.serve_node(&actor, &mut background, cancel.clone());
     let mut events = runtime::subscribe(actor.cri.clone(), cancel.clone(), &mut background);
     let mut tick = tokio::time::interval(RELIST);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -51,6 +51,8 @@ pub struct Options {
     pub pod_cidr: String,
     /// At most so many pods.
     pub max_pods: u32,
+    /// How many images the status lists; `None` for all.
+    pub images_max: Option<usize>,
     /// The data directory, whose file system holds the pods' ephemeral storage.
     pub data_dir: PathBuf,
 }

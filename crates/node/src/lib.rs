@@ -7,6 +7,7 @@
 
 pub mod agent;
 pub mod cgroups;
+pub mod collection;
 pub mod config;
 pub mod credentials;
 pub mod event;

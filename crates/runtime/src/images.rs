@@ -12,6 +12,7 @@ use tonic::metadata::{MetadataMap, MetadataValue};
 
 use crate::clock;
 use crate::core::Core;
+use crate::record::ContainerRecord;
 use crate::sandbox::run::report;
 
 /// gRPC metadata with this prefix are headers for the registry (IMG-163).
@@ -110,11 +111,16 @@ fn worded(error: &PullError) -> Status {
 pub(crate) async fn remove(core: &Core, spec: Option<ImageSpec>) -> Result<(), Status> {
     let name = spec.unwrap_or_default().image;
     let Some(image) = core.images.resolve(&name) else { return Ok(()) };
-    let users = core.state.containers().into_iter().filter(|container| container.record.image_id == image.id).count();
+    let users = core.state.containers().into_iter().filter(|container| uses(&container.record, &image.id)).count();
     if users > 0 {
         return Err(Status::failed_precondition(format!("image {name:?} is in use by {users} containers")));
     }
     core.images.remove(&name).await.map_err(|error: RemoveError| Status::unknown(report(&error)))
+}
+
+/// True if a container runs this image or has it mounted (IMG-307).
+fn uses(record: &ContainerRecord, id: &str) -> bool {
+    record.image_id == id || record.volume_images.iter().any(|volume| volume == id)
 }
 
 /// What images and containers' own files take.

@@ -49,6 +49,9 @@ pub(crate) struct ContainerRecord {
     pub image_id: String,
     /// The image by repository digest, or its id.
     pub image_ref: String,
+    /// Ids of the images that are mounted as volumes.
+    #[serde(default)]
+    pub volume_images: Vec<String>,
     /// Number of the signal that stops it.
     pub stop_signal: u32,
     /// Absolute path of the log; empty for none.
@@ -116,6 +119,7 @@ mod tests {
             created_at: 1,
             image_id: "sha256:1".into(),
             image_ref: "r@sha256:1".into(),
+            volume_images: vec![],
             stop_signal: 15,
             log_path: "/l".into(),
             config: cri::v1::ContainerConfig { command: vec!["a".into()], ..Default::default() },

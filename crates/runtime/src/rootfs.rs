@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, UnmountFlags, fsconfig_create, fsconfig_set_flag,
-    fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, UnmountFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, unmount,
 };
 
 use crate::error::Error;
@@ -92,6 +92,51 @@ pub(crate) fn mount_shm(target: &Path) -> Result<(), Error> {
         rustix::mount::MountFlags::NOEXEC | rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
     mount("shm", target, "tmpfs", flags, c"mode=1777,size=65536k")
         .map_err(|error| Error::step("mount the pod's /dev/shm", error))
+}
+
+/// Mounts layers, topmost first, for reading only: nothing in them runs, is a device or changes a user. A single layer
+/// is stacked upon the `empty` directory, because an overlay that is not written has two at least.
+pub(crate) fn mount_read_only(layers: &[PathBuf], empty: &Path, target: &Path) -> Result<(), Error> {
+    for directory in [empty, target] {
+        fs::create_dir_all(directory).map_err(Error::file("make directory", directory))?;
+    }
+    let mut layers = layers.to_vec();
+    if layers.len() < 2 {
+        layers.push(empty.to_owned());
+    }
+    let mounted = read_only_by_file_descriptor(&layers, target).or_else(|error| {
+        tracing::debug!(%error, "no overlay by descriptors; trying the classic call");
+        let layers: Vec<&str> = layers.iter().filter_map(|layer| layer.to_str()).collect();
+        let options = std::ffi::CString::new(format!("lowerdir={}", layers.join(":")));
+        let options = options.map_err(|_| rustix::io::Errno::INVAL)?;
+        let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+        mount("overlay", target, "overlay", flags, options.as_c_str())
+    });
+    mounted.map_err(|error| Error::step("mount the layers of the image", error))
+}
+
+fn read_only_by_file_descriptor(layers: &[PathBuf], target: &Path) -> rustix::io::Result<()> {
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for layer in layers {
+        fsconfig_set_string(&context, "lowerdir+", layer)?;
+    }
+    fsconfig_create(&context)?;
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let mounted: OwnedFd = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, attributes)?;
+    move_mount(&mounted, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+}
+
+/// Unmounts and removes what a container has in the run directory: its root file system and its image volumes.
+pub(crate) fn remove_bundle(bundle: &Path) -> Result<(), Error> {
+    let volumes = bundle.join(crate::container::volumes::VOLUMES);
+    for name in crate::startup::names(&volumes) {
+        let target = volumes.join(name);
+        unmount_all(&target).map_err(Error::file("unmount", &target))?;
+    }
+    remove_tree(bundle, &["rootfs"])
 }
 
 /// Unmounts what lies in a directory of ours and removes it. An absent directory is fine.

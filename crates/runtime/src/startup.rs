@@ -41,7 +41,9 @@ async fn find(core: &Arc<Core>, record: SandboxRecord) -> Result<(), Error> {
         if record.sandbox != sandbox.id() {
             continue;
         }
-        let layers = core.images.resolve(&record.image_id).map(|image| core.images.hold(&image));
+        let images = std::iter::once(&record.image_id).chain(&record.volume_images);
+        let images = images.filter_map(|id| core.images.resolve(id));
+        let layers = images.map(|image| core.images.hold(&image)).collect();
         let container = Arc::new(Container::new(record, sandbox.clone(), Stage::Created, layers));
         recall(&container, &data);
         core.state.insert_container(&container)?;
@@ -128,7 +130,7 @@ fn sweep_files(core: &Core) -> Result<(), Error> {
     for id in names(&layout.container_run("")).union(&names(&layout.container_data(""))) {
         if core.state.container(id).is_err() {
             tracing::info!(container = %id, "remove a leftover");
-            rootfs::remove_tree(&layout.container_run(id), &["rootfs"])?;
+            rootfs::remove_bundle(&layout.container_run(id))?;
             rootfs::remove_tree(&layout.container_data(id), &[])?;
         }
     }

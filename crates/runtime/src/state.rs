@@ -94,8 +94,8 @@ pub(crate) struct Container {
     pub verbs: tokio::sync::Mutex<()>,
     /// The stop in progress.
     pub stop: watch::Sender<Stop>,
-    /// Its claim on the image's layers, which are its root file system.
-    _layers: Option<images::Hold>,
+    /// Its claims on the layers of its image and of its image volumes, which it has mounted.
+    _layers: Vec<images::Hold>,
     /// The last reading of its CPU time: when and how much, for the rate.
     pub last_cpu: Mutex<Option<(i64, u64)>>,
 }
@@ -150,7 +150,7 @@ impl Container {
         record: ContainerRecord,
         sandbox: Arc<Sandbox>,
         stage: Stage,
-        layers: Option<images::Hold>,
+        layers: Vec<images::Hold>,
     ) -> Container {
         Container {
             record,

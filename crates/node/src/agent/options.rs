@@ -41,6 +41,10 @@ pub struct Options {
     pub cluster_domain: String,
     /// How many image pulls at a time, and how many a second.
     pub pull_limits: crate::image::queue::Limits,
+    /// Which images are collected.
+    pub collection: crate::collection::Policy,
+    /// How many images the Node's status lists; `None` for all (IMG-268).
+    pub status_images_max: Option<usize>,
     /// A pod whose RuntimeClass or handler does not exist fails at once (`runtimeClassFailurePolicy: FailPod`).
     pub runtime_class_fails_pod: bool,
 }

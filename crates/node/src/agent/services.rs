@@ -1,7 +1,12 @@
 //! The node's services beside its pods: heartbeat and node port. One that ends with an error is begun again.
 
 use super::Options;
-use crate::{heartbeat, port};
+use crate::{
+    collection::{self, Collector},
+    heartbeat,
+    pod::act::Actor,
+    port,
+};
 use std::time::Duration;
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
@@ -10,8 +15,25 @@ use tokio_util::sync::CancellationToken;
 const AGAIN: Duration = Duration::from_secs(2);
 
 impl Options {
+    fn collector(&self, actor: &Actor) -> Collector {
+        Collector::new(collection::Options {
+            cri: self.cri.clone(),
+            client: self.client.clone(),
+            node_name: self.node_name.clone(),
+            policy: self.collection,
+            checkpoints: actor.checkpoints.clone(),
+            recorder: actor.recorder.clone(),
+            pulls: actor.pulls.clone(),
+            clock: actor.clock,
+        })
+    }
+
     /// Begins the services in the background.
-    pub(super) fn serve_node(self, background: &mut JoinSet<()>, cancel: CancellationToken) {
+    pub(super) fn serve_node(self, actor: &Actor, background: &mut JoinSet<()>, cancel: CancellationToken) {
+        let collector = self.collector(actor);
+        let board = actor.pulls.board.clone();
+        let metrics = actor.pulls.metrics.clone();
+        background.spawn(collector.clone().run(cancel.clone()));
         let beat = heartbeat::Options {
             client: self.client.clone(),
             cri: self.cri.clone(),
@@ -21,6 +43,7 @@ impl Options {
             port: self.listener.local_addr().map_or(0, |address| address.port()),
             pod_cidr: self.pod_cidr.clone(),
             max_pods: self.max_pods,
+            images_max: self.status_images_max,
             data_dir: self.data_dir.clone(),
         };
         background.spawn(heartbeat::run(beat, watch::Sender::new(false), cancel.clone()));
@@ -33,6 +56,9 @@ impl Options {
                     client: self.client.clone(),
                     cri: self.cri.clone(),
                     node_name: self.node_name.clone(),
+                    board: board.clone(),
+                    metrics: metrics.clone(),
+                    collector: collector.clone(),
                 };
                 if let Err(error) = port::serve(options, cancel.clone()).await {
                     tracing::error!(%error, "the node port ended; it is begun again");

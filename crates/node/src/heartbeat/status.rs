@@ -12,8 +12,7 @@ use serde_json::{Map, Value, json};
 
 /// The version of Kubernetes that this node speaks.
 const KUBELET_VERSION: &str = "v1.36.1";
-/// At most so many images are reported, and so many names of each (IMG-268).
-const IMAGES_MAX: usize = 50;
+/// At most so many names of an image are reported (IMG-268).
 const NAMES_MAX: usize = 5;
 
 fn architecture() -> &'static str {
@@ -61,7 +60,7 @@ pub(super) fn status(options: &Options, machine: &Machine, seen: &Seen) -> Value
             "kubeletVersion": KUBELET_VERSION, "kubeProxyVersion": "",
         },
         "conditions": conditions(seen),
-        "images": images(&seen.images),
+        "images": images(&seen.images, options.images_max),
         "runtimeHandlers": seen.handlers.iter().map(handler).collect::<Vec<_>>(),
         "features": seen.features.as_ref().map(|f| json!({ "supplementalGroupsPolicy": f.supplemental_groups_policy })),
     })
@@ -97,10 +96,10 @@ fn handler(handler: &v1::RuntimeHandler) -> Value {
 }
 
 /// The largest images, each with its digests before its tags (IMG-268).
-fn images(images: &[v1::Image]) -> Value {
+fn images(images: &[v1::Image], images_max: Option<usize>) -> Value {
     let mut sorted: Vec<&v1::Image> = images.iter().collect();
     sorted.sort_by(|a, b| (b.size, &a.id).cmp(&(a.size, &b.id)));
-    let entries = sorted.into_iter().take(IMAGES_MAX).map(|image| {
+    let entries = sorted.into_iter().take(images_max.unwrap_or(usize::MAX)).map(|image| {
         let names: Vec<_> = image.repo_digests.iter().chain(&image.repo_tags).take(NAMES_MAX).collect();
         json!({ "names": names, "sizeBytes": image.size })
     });
@@ -216,8 +215,11 @@ mod tests {
             repo_digests: vec![format!("{id}@sha256:0")],
             ..Default::default()
         };
-        let got = images(&[image("a", 1), image("b", 9)]);
+        let got = images(&[image("a", 1), image("b", 9)], Some(50));
         assert_eq!(got[0]["sizeBytes"], 9);
         assert_eq!(got[0]["names"], json!(["b@sha256:0", "b:0", "b:1", "b:2", "b:3"]));
+        let many: Vec<v1::Image> = (0..60).map(|n| image(&format!("i{n}"), n)).collect();
+        let count = |max: Option<usize>| images(&many, max).as_array().unwrap().len();
+        assert_eq!([Some(50), Some(0), None].map(count), [50, 0, 60]);
     }
 }

@@ -205,7 +205,7 @@ impl Fault {
 
     /// IMG-51: the reason and the message of `waiting`. A typed error keeps its reason also among several texts.
     pub fn refusal(&self, image: &str) -> Refusal {
-        let fault = Some(self.clone());
+        let fault = Some(Box::new(self.clone()));
         let Some(Typed { reason, clause }) = self.typed else {
             return Refusal { reason: "ErrImagePull", message: self.text.clone(), fault };
         };
@@ -225,7 +225,7 @@ pub struct Refusal {
     /// `waiting.message`.
     pub message: String,
     /// The failed pull, which starts or lengthens the back-off (IMG-76); `None` if nothing was pulled.
-    pub fault: Option<Fault>,
+    pub fault: Option<Box<Fault>>,
 }
 
 impl Refusal {

@@ -23,6 +23,7 @@ pub use fault::{Class, Fault, Refusal};
 use crate::pod::clock::Clock;
 use jiff::{SignedDuration, Timestamp};
 use std::sync::Arc;
+use tokio::sync::Notify;
 
 /// How a pull ended for all who shared it.
 pub type Landing = Result<Pulled, Fault>;
@@ -55,6 +56,7 @@ pub struct Pulls {
     pub registries: probe::Registries,
     /// The pull Secrets that are watched.
     pub secrets: secrets::Secrets,
+    disk_full: Arc<Notify>,
 }
 
 impl Pulls {
@@ -69,6 +71,7 @@ impl Pulls {
             causes: Causes::default(),
             registries,
             secrets: secrets::Secrets::default(),
+            disk_full: Arc::default(),
         };
         (pulls, failed)
     }
@@ -138,6 +141,27 @@ pub fn choose(policy: Policy, present: bool, verification: Verification) -> Choi
         (Policy::Never, false, _) | (Policy::Never, true, Verification::MustPull) => Choice::RefuseNever,
         (_, true, Verification::Allowed) => Choice::UseLocal,
     }
+}
+
+impl Pulls {
+    /// A pull failed: whoever can do something about it is told.
+    pub fn failed(&self, fault: &Fault) {
+        self.registries.failed(&fault.host, fault.class);
+        if fault.class == Class::Disk {
+            self.disk_full.notify_one();
+        }
+    }
+
+    /// Returns when a pull found no room.
+    pub async fn disk_is_full(&self) {
+        self.disk_full.notified().await;
+    }
+}
+
+/// The name of an image in full form, so that what a pod and what the runtime calls it is the same.
+pub fn full_name(image: &str) -> String {
+    let full = reference::apply_default_tag(image).and_then(|image| reference::Reference::parse(&image));
+    full.map_or_else(|_| image.to_owned(), |reference| reference.stored().canonical())
 }
 
 /// IMG-48: a duration in Go's notation, truncated to milliseconds.

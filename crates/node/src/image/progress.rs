@@ -4,7 +4,7 @@
 //! their turn), and how many bytes have come (told by the runtime, if it can). The words are pure. Start at
 //! [`Board::wait`] and [`Board::text`].
 
-use super::go_duration;
+use super::{full_name as normalized, go_duration};
 use crate::pod::clock::Clock;
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -146,6 +146,13 @@ impl Board {
             .then(|| text(image, waited, inner.has_turn(&name), inner.pulls.get(&name)))
     }
 
+    /// The images that are being pulled or waited for, in full form.
+    pub fn images(&self) -> Vec<String> {
+        let inner = self.shared.lock();
+        let waits = inner.waits.values().map(|wait| normalized(&wait.image));
+        inner.pulls.keys().chain(inner.turns.values()).cloned().chain(waits).collect()
+    }
+
     /// All pulls, by image.
     pub fn lines(&self) -> Vec<Line> {
         let now = self.shared.clock.now();
@@ -278,12 +285,6 @@ fn decimal(bytes: u64, unit: u64) -> String {
 fn rate(bytes: u64) -> String {
     let (unit, name) = unit(bytes);
     if bytes / unit >= 10 { format!("{} {name}", bytes / unit) } else { format!("{} {name}", decimal(bytes, unit)) }
-}
-
-/// The image's name in full, so that what a pod and what the runtime calls it is the same.
-fn normalized(image: &str) -> String {
-    let full = reference::apply_default_tag(image).and_then(|image| reference::Reference::parse(&image));
-    full.map_or_else(|_| image.to_owned(), |reference| reference.stored().canonical())
 }
 
 #[cfg(test)]

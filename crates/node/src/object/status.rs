@@ -32,6 +32,19 @@ object! {
     HostIp {
         ip: String,
     }
+    /// What became of a volume mount; given for image volumes.
+    VolumeMountStatus {
+        name: String,
+        mount_path: String,
+        read_only: bool,
+        volume_status: Option<VolumeStatus>,
+    }
+    VolumeStatus {
+        image: Option<ImageVolumeStatus>,
+    }
+    ImageVolumeStatus {
+        image_ref: String,
+    }
     /// Exactly one of the three, or none (waiting without a word).
     ContainerState {
         waiting: Option<StateWaiting>,
@@ -97,4 +110,6 @@ pub struct ContainerStatus {
     pub container_id: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub started: Option<bool>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub volume_mounts: Vec<VolumeMountStatus>,
 }

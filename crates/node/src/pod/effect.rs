@@ -24,7 +24,11 @@ impl View {
                 match record {
                     Some(record) => observed.see_outcome(record),
                     None => {
-                        // Somebody may have removed an image since; it is looked for anew while nothing shows it yet.
+                        // Somebody may have removed an image since: the next start looks for it anew, and for those
+                        // of volumes as long as no container shows what they hold.
+                        if let Action::CreateContainer { container, .. } = action {
+                            observed.images.remove(container);
+                        }
                         if observed.containers.is_empty() {
                             observed.checkpoint.volume_images.clear();
                         }

@@ -27,7 +27,9 @@ pub(super) async fn answer(node: &Node) -> Answer {
     let mut by_state: BTreeMap<&str, u64> = BTreeMap::new();
     states.for_each(|state| *by_state.entry(state).or_default() += 1);
     let ready = sandboxes.iter().filter(|s| s.state == v1::PodSandboxState::SandboxReady as i32).count();
-    typed(StatusCode::OK, KIND, render(&node.name, ready, &by_state))
+    let mut out = render(&node.name, ready, &by_state);
+    out.push_str(&node.metrics.render());
+    typed(StatusCode::OK, KIND, out)
 }
 
 fn render(node: &str, pods: usize, containers: &BTreeMap<&str, u64>) -> String {

@@ -1,10 +1,11 @@
 //! The node port: the HTTPS server through which the API server reaches a node's pods.
 //!
 //! Owns the connections, who may use them, and the answers of `/healthz`, `/pods`, `/containerLogs`, `/exec`, `/attach`,
-//! `/portForward`, `/run`, `/metrics` (POD-67..72). Streams are not understood here: the runtime gives a URL and bytes
+//! `/portForward`, `/run`, `/metrics`, `/pulls`, `/images/collection` (POD-67..72). Streams are not understood here: the runtime gives a URL and bytes
 //! are passed both ways. Must not start, stop or change anything. Start at [`serve`]; `route` is the table of paths.
 
 mod identity;
+mod images;
 mod logs;
 mod metrics;
 mod query;
@@ -12,6 +13,10 @@ mod route;
 mod seek;
 mod stream;
 
+use crate::{
+    collection::Collector,
+    image::{metrics::Metrics, progress::Board},
+};
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
@@ -44,6 +49,12 @@ pub struct Options {
     pub cri: cri::Client,
     /// The name of the Node object.
     pub node_name: String,
+    /// How far pulls are.
+    pub board: Board,
+    /// The numbers of pulls and of collection.
+    pub metrics: Arc<Metrics>,
+    /// What would be collected.
+    pub collector: Collector,
 }
 
 /// Why the node port cannot be served at all.
@@ -64,6 +75,9 @@ struct Node {
     client: kube::Client,
     cri: cri::Client,
     name: String,
+    board: Board,
+    metrics: Arc<Metrics>,
+    collector: Collector,
 }
 
 /// Serves until cancelled. Garbage on a connection ends that connection only.
@@ -73,8 +87,9 @@ struct Node {
 pub async fn serve(options: Options, cancel: CancellationToken) -> Result<(), Error> {
     options.listener.set_nonblocking(true).map_err(Error::Socket)?;
     let listener = tokio::net::TcpListener::from_std(options.listener).map_err(Error::Socket)?;
-    let node = Arc::new(Node { client: options.client, cri: options.cri, name: options.node_name });
-    let acceptor = TlsAcceptor::from(options.tls);
+    let Options { tls, client, cri, node_name: name, board, metrics, collector, .. } = options;
+    let node = Arc::new(Node { client, cri, name, board, metrics, collector });
+    let acceptor = TlsAcceptor::from(tls);
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {

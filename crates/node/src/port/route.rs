@@ -2,7 +2,9 @@
 //!
 //! Start at [`answer`].
 
-use super::{Answer, Node, json, logs, metrics, query::Query, query::decode, seek, stream, stream::Upgrades, text};
+use super::{
+    Answer, Node, images, json, logs, metrics, query::Query, query::decode, seek, stream, stream::Upgrades, text,
+};
 use crate::pod::act::rpc;
 use cri::v1;
 use http::{Method, Request, StatusCode};
@@ -26,6 +28,8 @@ pub(super) async fn answer(node: &Node, request: Request<Incoming>, upgrades: &U
             Err(refusal) => *refusal,
         },
         ["metrics"] => metrics::answer(node).await,
+        ["pulls"] => images::pulls(node, &query),
+        ["images", "collection"] => images::collection(node).await,
         ["containerLogs", namespace, pod, container] => logs::answer(node, [namespace, pod, container], &query).await,
         ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] if is_stream => {
             match seek::running(node, namespace, pod, container).await {

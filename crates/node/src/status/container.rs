@@ -2,7 +2,8 @@
 
 use crate::{
     object::{
-        Container, ContainerKind, ContainerState, ContainerStatus, StateRunning, StateTerminated, StateWaiting, Time,
+        Container, ContainerKind, ContainerState, ContainerStatus, ImageVolumeStatus, StateRunning, StateTerminated,
+        StateWaiting, Time, VolumeMountStatus, VolumeStatus,
     },
     pod::{
         checkpoint::HookRun,
@@ -43,7 +44,23 @@ pub(super) fn status(
         container_id: full_id(view, newest),
         state,
         last_state,
+        volume_mounts: volume_mounts(view, container),
     }
+}
+
+/// IMG-309: what the images of the container's volumes turned out to be.
+fn volume_mounts(view: &View, container: &Container) -> Vec<VolumeMountStatus> {
+    let images = &view.observed.checkpoint.volume_images;
+    let mounts = container.volume_mounts.iter().filter_map(|mount| {
+        let image_ref = images.get(&mount.name)?.digest.clone();
+        Some(VolumeMountStatus {
+            name: mount.name.clone(),
+            mount_path: mount.mount_path.clone(),
+            read_only: true,
+            volume_status: Some(VolumeStatus { image: Some(ImageVolumeStatus { image_ref }) }),
+        })
+    });
+    mounts.collect()
 }
 
 /// `<runtime>://<id>`, the runtime in its own words (CRI Version).

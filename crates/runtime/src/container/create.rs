@@ -9,6 +9,7 @@ use cri::v1::{
     ContainerConfig, ContainerEventType, CreateContainerRequest, Device, NamespaceMode, security_profile::ProfileType,
 };
 
+use super::volumes;
 use crate::clock;
 use crate::core::Core;
 use crate::error::Error;
@@ -24,15 +25,18 @@ pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> 
     if sandbox.live().phase != Phase::Ready {
         return Err(Error::WrongState(format!("sandbox {} is not ready", sandbox.id())));
     }
-    let config = request.config.ok_or_else(|| Error::Invalid("no container configuration".into()))?;
+    let mut config = request.config.ok_or_else(|| Error::Invalid("no container configuration".into()))?;
     let named = config.image.clone().unwrap_or_default();
     let image = core.images.resolve(&named.image).ok_or(Error::NoImage(named.image))?;
-    let (record, layers) = (plan(&sandbox, config, &image)?, core.images.hold(&image));
-    let container = Arc::new(Container::new(record, sandbox, Stage::Making, Some(layers)));
+    let volumes = volumes::resolve(&core, &mut config)?;
+    let mut record = plan(&sandbox, config, &image)?;
+    record.volume_images = volumes.iter().map(|image| image.id.clone()).collect();
+    let layers = std::iter::once(&image).chain(&volumes).map(|image| core.images.hold(image)).collect();
+    let container = Arc::new(Container::new(record, sandbox, Stage::Making, layers));
     let _verb = container.verbs.lock().await;
     core.state.insert_container(&container)?;
     let (inner, own) = (core.clone(), container.clone());
-    let made = tokio::task::spawn_blocking(move || make(&inner, &own, &image)).await;
+    let made = tokio::task::spawn_blocking(move || make(&inner, &own, &image, &volumes)).await;
     match made.unwrap_or_else(|error| Err(Error::step("create the container", error))) {
         Ok(()) => {
             container.change(|live| live.stage = Stage::Created);
@@ -59,12 +63,14 @@ fn plan(sandbox: &Sandbox, config: ContainerConfig, image: &images::Image) -> Re
     } else {
         directory.join(&config.log_path)
     };
+    let named = config.image.as_ref().map_or("", |image| image.user_specified_image.as_str());
     Ok(ContainerRecord {
         id: fresh_id()?,
         sandbox: sandbox.record.id.clone(),
         created_at: clock::now_nanoseconds(),
         image_id: image.id.clone(),
-        image_ref: own_digest(&image.digests, &config).unwrap_or(&image.id).clone(),
+        image_ref: own_digest(&image.digests, named).unwrap_or(&image.id).clone(),
+        volume_images: Vec::new(),
         stop_signal: super::signal::stop_signal(config.stop_signal, &image.config.stop_signal),
         log_path,
         config,
@@ -72,8 +78,7 @@ fn plan(sandbox: &Sandbox, config: ContainerConfig, image: &images::Image) -> Re
 }
 
 /// The digest in the repository that the user named, else any (IMG-332).
-fn own_digest<'a>(digests: &'a [String], config: &ContainerConfig) -> Option<&'a String> {
-    let named = config.image.as_ref().map_or("", |image| image.user_specified_image.as_str());
+pub(super) fn own_digest<'a>(digests: &'a [String], named: &str) -> Option<&'a String> {
     let named = named.split('@').next().unwrap_or_default();
     let named = match named.rsplit_once(':') {
         Some((repository, tag)) if !tag.contains('/') => repository,
@@ -84,7 +89,12 @@ fn own_digest<'a>(digests: &'a [String], config: &ContainerConfig) -> Option<&'a
     digests.iter().find(is_own).or(digests.first())
 }
 
-fn make(core: &Core, container: &Container, image: &images::Image) -> Result<(), Error> {
+fn make(
+    core: &Core,
+    container: &Container,
+    image: &images::Image,
+    volumes: &[Arc<images::Image>],
+) -> Result<(), Error> {
     let record = &container.record;
     let data = core.layout.container_data(&record.id);
     record::store(&data, record).map_err(Error::file("write the record in", &data))?;
@@ -92,7 +102,8 @@ fn make(core: &Core, container: &Container, image: &images::Image) -> Result<(),
     let rootfs = Rootfs { layers: core.images.layers(image), scratch: data.clone(), target: bundle.join("rootfs") };
     rootfs.mount()?;
     make_mount_sources(&record.config)?;
-    let spec = document(core, container, image, &rootfs.target)?;
+    let volumes = volumes::mount(core, container, volumes)?;
+    let spec = document(core, container, image, (&rootfs.target, volumes))?;
     let text = serde_json::to_vec(&spec).map_err(|error| Error::step("write config.json", error))?;
     let path = bundle.join("config.json");
     fs::write(&path, text).map_err(Error::file("write", path))?;
@@ -107,7 +118,7 @@ fn make(core: &Core, container: &Container, image: &images::Image) -> Result<(),
 fn make_mount_sources(config: &ContainerConfig) -> Result<(), Error> {
     for mount in &config.mounts {
         if mount.image.is_some() {
-            return Err(Error::Invalid("image volumes are not supported".into()));
+            continue;
         }
         let source = Path::new(&mount.host_path);
         if !source.is_absolute() || mount.container_path.is_empty() {
@@ -131,7 +142,7 @@ fn document(
     core: &Core,
     container: &Container,
     image: &images::Image,
-    rootfs: &Path,
+    (rootfs, volumes): (&Path, volumes::Sources),
 ) -> Result<serde_json::Value, Error> {
     let (config, sandbox) = (&container.record.config, &container.sandbox);
     let linux = config.linux.clone().unwrap_or_default();
@@ -147,6 +158,7 @@ fn document(
         machine: &core.machine,
         identity: user::identify(&security, &image.config.user, &passwd, &group)?,
         rootfs: rootfs.to_owned(),
+        volumes,
         cgroup: container.cgroup(),
         namespaces: namespaces(core, container, &security)?,
         shm: if has_own_ipc { files.join("shm") } else { "/dev/shm".into() },
@@ -262,10 +274,7 @@ mod tests {
     #[test]
     fn the_digest_is_that_of_the_repository_which_the_user_named() {
         let digests = ["docker.io/library/box@sha256:1".to_string(), "r:5000/team/box@sha256:1".to_string()];
-        let of = |name: &str| {
-            let image = cri::v1::ImageSpec { user_specified_image: name.into(), ..Default::default() };
-            own_digest(&digests, &ContainerConfig { image: Some(image), ..Default::default() }).unwrap().as_str()
-        };
+        let of = |name: &str| own_digest(&digests, name).unwrap().as_str();
         for (name, at) in [
             ("box", 0),
             ("box:1", 0),
@@ -276,6 +285,6 @@ mod tests {
         ] {
             assert_eq!(of(name), digests[at], "{name}");
         }
-        assert_eq!(own_digest(&[], &ContainerConfig::default()), None);
+        assert_eq!(own_digest(&[], "box"), None);
     }
 }

@@ -8,3 +8,4 @@ pub(crate) mod start;
 pub(crate) mod status;
 pub(crate) mod stop;
 pub(crate) mod update;
+pub(crate) mod volumes;

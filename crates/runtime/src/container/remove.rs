@@ -45,7 +45,7 @@ fn erase(core: &Core, container: &Container) -> Result<(), Error> {
     let cgroup = container.cgroup();
     core.hierarchies.kill(&cgroup).map_err(Error::file("kill cgroup", &cgroup))?;
     core.hierarchies.remove(&cgroup).map_err(Error::file("remove cgroup", &cgroup))?;
-    rootfs::remove_tree(&core.layout.container_run(&record.id), &["rootfs"])?;
+    rootfs::remove_bundle(&core.layout.container_run(&record.id))?;
     rootfs::remove_tree(&core.layout.container_data(&record.id), &[])
 }
 

@@ -13,6 +13,7 @@ pub(crate) mod user;
 
 use cri::v1::{ContainerConfig, LinuxContainerSecurityContext, MountPropagation, PodSandboxConfig, security_profile};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use crate::error::Error;
@@ -70,6 +71,8 @@ pub(crate) struct Inputs<'a> {
     pub machine: &'a Machine,
     pub identity: Identity,
     pub rootfs: PathBuf,
+    /// Where mounts that are images can be found, by their place in the configuration.
+    pub volumes: BTreeMap<usize, PathBuf>,
     pub cgroup: String,
     pub namespaces: Namespaces,
     /// Host's source for /dev/shm.

@@ -4,6 +4,7 @@ use cri::v1::{LinuxContainerSecurityContext, Mount, MountPropagation};
 use serde_json::{Value, json};
 
 use super::Inputs;
+use std::path::Path;
 
 pub(super) fn of(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Vec<Value> {
     let asked = &inputs.config.mounts;
@@ -17,10 +18,13 @@ pub(super) fn of(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) 
         mounts.push(bind(&inputs.sandbox_files.join(name).to_string_lossy(), target, &options));
     }
     mounts.retain(|mount| !is_asked(mount["destination"].as_str().unwrap_or_default()));
-    let mut own: Vec<&Mount> = asked.iter().collect();
+    let mut own: Vec<(usize, &Mount)> = asked.iter().enumerate().collect();
     // Parents before what lies in them, or they would hide it.
-    own.sort_by_key(|mount| trimmed(&mount.container_path).split('/').count());
-    mounts.extend(own.into_iter().map(wanted));
+    own.sort_by_key(|(_, mount)| trimmed(&mount.container_path).split('/').count());
+    mounts.extend(own.into_iter().map(|(index, mount)| match inputs.volumes.get(&index) {
+        Some(source) => image_volume(source, mount),
+        None => wanted(mount),
+    }));
     mounts
 }
 
@@ -45,6 +49,12 @@ fn kernel(inputs: &Inputs<'_>, security: &LinuxContainerSecurityContext) -> Vec<
 
 fn bind(source: &str, target: &str, options: &[&str]) -> Value {
     json!({ "destination": target, "type": "bind", "source": source, "options": options })
+}
+
+/// An image volume: nothing in it is written, run, or has a privilege (IMG-305).
+fn image_volume(source: &Path, mount: &Mount) -> Value {
+    let options = ["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"];
+    bind(&source.to_string_lossy(), trimmed(&mount.container_path), &options)
 }
 
 fn wanted(mount: &Mount) -> Value {

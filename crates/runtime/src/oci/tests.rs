@@ -17,6 +17,7 @@ fn check(config: ContainerConfig, image: images::ImageConfig, expect: impl FnOnc
         machine: &machine,
         identity: Identity::default(),
         rootfs: "/r".into(),
+        volumes: [(1, PathBuf::from("/run/volumes/1"))].into(),
         cgroup: "/pod/c".into(),
         namespaces: Namespaces { network: Some("/proc/7/ns/net".into()), ..Namespaces::default() },
         shm: "/s/shm".into(),
@@ -98,5 +99,18 @@ fn own_mounts_replace_defaults_and_parents_come_first() {
             spec["mounts"].as_array().unwrap().iter().map(|m| m["destination"].as_str().unwrap()).collect();
         assert_eq!(targets.iter().filter(|target| **target == "/etc/hostname").count(), 1);
         assert_eq!(targets[targets.len() - 3..], ["/data", "/data/deep", "/etc/hostname"]);
+    });
+}
+
+#[test]
+fn an_image_volume_is_bound_where_it_is_asked_for_and_has_no_power() {
+    let mount = |path: &str| Mount { container_path: path.into(), host_path: "/h".into(), ..Default::default() };
+    let config = ContainerConfig { mounts: vec![mount("/a/b"), mount("/data/")], ..Default::default() };
+    check(config, image(), |spec| {
+        let all = spec["mounts"].as_array().unwrap();
+        let found = all.iter().find(|mount| mount["destination"] == "/data").unwrap();
+        assert_eq!(found["source"], "/run/volumes/1");
+        assert_eq!(found["options"], json!(["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"]));
+        assert_eq!(all.iter().find(|mount| mount["destination"] == "/a/b").unwrap()["source"], "/h");
     });
 }

@@ -69,6 +69,11 @@ impl World {
         format!("127.0.0.1:{}/busybox:1", self.registry.port)
     }
 
+    /// An image of two layers, of which the upper one hides a file of the lower one.
+    pub fn data_image(&self) -> String {
+        format!("127.0.0.1:{}/data:1", self.registry.port)
+    }
+
     /// A runtime in this process.
     pub async fn runtime(&self) -> runtime::Runtime {
         let data_dir = self.data();
@@ -242,6 +247,43 @@ fn push(root: &Path, port: u16) {
     let copy = format!(
         "skopeo copy --retry-times 10 --insecure-policy --dest-tls-verify=false oci:layout:1 docker://127.0.0.1:{port}/busybox:1"
     );
+    shell(root, &copy);
+    push_data(root, port, (&diff_id, &layer, layer_size));
+}
+
+/// Pushes an image of busybox's layer and another one upon it.
+fn push_data(root: &Path, port: u16, (diff_id, layer, layer_size): (&str, &str, u64)) {
+    shell(
+        root,
+        "mkdir -p upper/etc upper/files && echo payload > upper/files/data && touch upper/etc/.wh.group
+         ln -s /etc upper/files/absolute && ln -s ../../../../../../../../../etc upper/files/up
+         tar --numeric-owner --owner=0 --group=0 -C upper -cf upper.tar .",
+    );
+    let architecture = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+    let upper_diff = shell(root, "sha256sum upper.tar | cut -d' ' -f1");
+    let config = format!(
+        r#"{{"architecture":"{architecture}","os":"linux","config":{{}},"rootfs":{{"type":"layers","diff_ids":["sha256:{diff_id}","sha256:{upper_diff}"]}}}}"#
+    );
+    fs::write(root.join("config.json"), config).expect("write");
+    let blob = |file: &str| {
+        let digest = shell(root, &format!("sha256sum {file} | cut -d' ' -f1"));
+        let size = fs::metadata(root.join(file)).expect("stat").len();
+        fs::copy(root.join(file), root.join("layout/blobs/sha256").join(&digest)).expect("copy");
+        (digest, size)
+    };
+    let ((config, config_size), (upper, upper_size)) = (blob("config.json"), blob("upper.tar"));
+    let tar = "application/vnd.oci.image.layer.v1.tar";
+    let manifest = format!(
+        r#"{{"schemaVersion":2,"mediaType":"application/vnd.oci.image.manifest.v1+json","config":{{"mediaType":"application/vnd.oci.image.config.v1+json","digest":"sha256:{config}","size":{config_size}}},"layers":[{{"mediaType":"{tar}","digest":"sha256:{layer}","size":{layer_size}}},{{"mediaType":"{tar}","digest":"sha256:{upper}","size":{upper_size}}}]}}"#
+    );
+    fs::write(root.join("manifest.json"), manifest).expect("write");
+    let (manifest, manifest_size) = blob("manifest.json");
+    let index = format!(
+        r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:{manifest}","size":{manifest_size},"annotations":{{"org.opencontainers.image.ref.name":"2"}}}}]}}"#
+    );
+    fs::write(root.join("layout/index.json"), index).expect("write");
+    let copy =
+        format!("skopeo copy --insecure-policy --dest-tls-verify=false oci:layout:2 docker://127.0.0.1:{port}/data:1");
     shell(root, &copy);
 }
 

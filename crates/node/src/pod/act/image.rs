@@ -125,7 +125,7 @@ impl Actor {
         match self.fly(pod, spec.clone(), lookup).await {
             Ok(pulled) => Outcome::Image(self.landed(wanted, &spec, pulled).await),
             Err(fault) => {
-                self.pulls.registries.failed(&fault.host, fault.class);
+                self.pulls.failed(&fault);
                 self.warn(pod, about, "Failed", format!("Failed to pull image {image:?}: {}", fault.text));
                 self.refuse(wanted, fault.refusal(image))
             }

@@ -130,7 +130,7 @@ fn streamed(source: read::Source, wanted: Wanted) -> Answer {
 }
 
 /// `BoxBody` wants `Sync`; a stream is only ever polled through `&mut`, which a mutex proves to the compiler.
-fn sync_wrapper<S>(stream: S) -> impl futures_util::Stream<Item = S::Item> + Send + Sync
+pub(super) fn sync_wrapper<S>(stream: S) -> impl futures_util::Stream<Item = S::Item> + Send + Sync
 where
     S: futures_util::Stream + Send,
 {
