@@ -42,6 +42,8 @@ pub enum Verb {
         #[arg(required = true)]
         images: Vec<String>,
     },
+    /// Remove images that nobody needs, as far as the thresholds ask for it
+    Gc(crate::image_collection::Arguments),
     /// Print what is known of an image
     Inspect {
         /// Which image
@@ -65,6 +67,9 @@ pub struct PullArguments {
 
 /// Runs one verb against the running instance's runtime.
 pub fn run(settings: Settings, verb: Verb) -> anyhow::Result<()> {
+    if let Verb::Gc(arguments) = &verb {
+        return crate::image_collection::run(settings, arguments);
+    }
     let instance = settings.instance();
     let socket = instance.cri_socket();
     if !socket.exists() {
@@ -81,6 +86,7 @@ pub fn run(settings: Settings, verb: Verb) -> anyhow::Result<()> {
             Verb::Pull(arguments) => pull(client, arguments).await,
             Verb::Rm { images } => remove(client, images).await,
             Verb::Inspect { image, output } => inspect(client, image, output).await,
+            Verb::Gc(_) => Ok(()),
         }
     })
 }
@@ -168,7 +174,7 @@ fn value(image: &v1::Image) -> Value {
     json!({"id": image.id, "repoTags": image.repo_tags, "repoDigests": image.repo_digests, "sizeBytes": image.size, "pinned": image.pinned})
 }
 
-fn print(value: &Value, output: Output) -> anyhow::Result<()> {
+pub(crate) fn print(value: &Value, output: Output) -> anyhow::Result<()> {
     line(&match output {
         Output::Yaml => serde_saphyr::to_string(value)?.trim_end().to_string(),
         _ => serde_json::to_string_pretty(value)?,
@@ -197,7 +203,7 @@ fn said(status: tonic::Status) -> anyhow::Error {
 }
 
 /// A size as people write it.
-fn bytes(size: u64) -> String {
+pub(crate) fn bytes(size: u64) -> String {
     let units = ["B", "kB", "MB", "GB", "TB"];
     let mut value = size as f64;
     let mut unit = 0;

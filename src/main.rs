@@ -10,6 +10,7 @@ mod clock;
 mod detach;
 mod down;
 mod handlers;
+mod image_collection;
 mod image_settings;
 mod images;
 mod instance;

@@ -24,6 +24,13 @@ impl Default for Policy {
     }
 }
 
+impl Policy {
+    /// A full disk is the threshold and no age is: then nothing is ever collected (IMG-260).
+    pub fn is_off(&self) -> bool {
+        self.high_percent == 100 && self.age_max.is_none()
+    }
+}
+
 /// Why an image goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {

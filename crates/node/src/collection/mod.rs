@@ -10,4 +10,4 @@ mod shell;
 pub mod view;
 
 pub use decide::Policy;
-pub use shell::{Collector, Options};
+pub use shell::{Collector, Error, Options};

@@ -107,6 +107,9 @@ impl Collector {
 
     /// Collects until cancelled.
     pub async fn run(self, cancel: CancellationToken) {
+        if self.shared.options.policy.is_off() {
+            return;
+        }
         let mut failures = 0_u32;
         let mut tick = tokio::time::interval(PERIOD);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -248,7 +251,7 @@ fn binary_size(bytes: u64) -> String {
     let Some((shift, unit)) = units.into_iter().find(|(shift, _)| bytes >> shift > 0) else {
         return format!("{bytes} B");
     };
-    let tenths = u128::from(bytes) * 10 / (1_u128 << shift);
+    let tenths = (u128::from(bytes) * 10 + (1_u128 << (shift - 1))) >> shift;
     format!("{}.{} {unit}", tenths / 10, tenths % 10)
 }
 

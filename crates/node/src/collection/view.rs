@@ -85,7 +85,6 @@ impl Users {
         let names = || image.repo_tags.iter().chain(&image.repo_digests);
         self.containers.contains(&image.id)
             || names().any(|name| self.containers.contains(name) || self.wanted.contains(&full_name(name)))
-            || self.wanted.contains(&image.id)
     }
 }
 
@@ -137,7 +136,6 @@ mod tests {
         assert!(is_used(&["sha256:1"], &[]));
         assert!(is_used(&["docker.io/library/app@sha256:2"], &[]));
         assert!(is_used(&[], &["app"]));
-        assert!(is_used(&[], &["sha256:1"]), "the volume of a pod that is about to start");
         assert!(!is_used(&["sha256:3"], &["app:2", "other"]));
     }
 

@@ -242,17 +242,17 @@ enum Scheme {
 }
 
 fn place(host: &str) -> Option<Place> {
-    let (host, told) = match (host.strip_prefix("http://"), host.strip_prefix("https://")) {
-        (Some(rest), _) => (rest, Some(Scheme::Http)),
-        (_, Some(rest)) => (rest, Some(Scheme::Https)),
-        _ => (host, None),
+    let (host, is_plain) = match host.strip_prefix("http://") {
+        Some(rest) => (rest, true),
+        None => (host.strip_prefix("https://").unwrap_or(host), false),
     };
     let host = host.split('/').next().unwrap_or_default();
     let authority: http::uri::Authority = host.parse().ok()?;
     let name = authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-    let schemes: &[Scheme] = match (told, is_loopback(&name), authority.port_u16()) {
-        (Some(Scheme::Http), ..) | (None, true, Some(80)) => &[Scheme::Http],
-        (None, true, Some(port)) if port != 443 => &[Scheme::Https, Scheme::Http],
+    // A failure of the first way to a loopback host says nothing of the second.
+    let schemes: &[Scheme] = match (is_plain, is_loopback(&name), authority.port_u16()) {
+        (true, ..) | (_, true, Some(80)) => &[Scheme::Http],
+        (_, true, Some(port)) if port != 443 => &[Scheme::Https, Scheme::Http],
         _ => &[Scheme::Https],
     };
     let default = if schemes == [Scheme::Http] { 80 } else { 443 };
@@ -408,6 +408,7 @@ mod tests {
             ("http://reg.test:5000", ("reg.test", 5000, vec![Http])),
             ("https://reg.test/v2", ("reg.test", 443, vec![Https])),
             ("localhost:5000", ("localhost", 5000, vec![Https, Http])),
+            ("https://127.0.0.1:5000", ("127.0.0.1", 5000, vec![Https, Http])),
             ("127.0.0.1:80", ("127.0.0.1", 80, vec![Http])),
             ("localhost", ("localhost", 443, vec![Https])),
             ("[::1]:5000", ("::1", 5000, vec![Https, Http])),

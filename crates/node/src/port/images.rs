@@ -59,6 +59,27 @@ fn list(lines: Vec<Line>) -> Value {
     value!({ "kind": "PullList", "apiVersion": "node.sampan.dev/v1", "items": lines })
 }
 
+/// One round of collection now: what would have gone is told as gone, unless it failed.
+pub(super) async fn collect(node: &Node) -> Answer {
+    let before = match node.collector.plan().await {
+        Ok(plan) => plan,
+        Err(error) => return text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    };
+    let known: Vec<&Known> = before.aged.iter().chain(&before.spare).collect();
+    match node.collector.collect().await {
+        Ok(done) => {
+            let gone = known.iter().filter(|image| done.removed.contains(&image.id));
+            let items: Vec<Value> = gone
+                .map(|image| {
+                    value!({ "id": image.id, "names": image.names, "sizeBytes": image.size_bytes, "action": "removed", "reason": "" })
+                })
+                .collect();
+            json(&value!({ "kind": "CollectionPlan", "apiVersion": "node.sampan.dev/v1", "items": items }))
+        }
+        Err(error) => text(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
+    }
+}
+
 /// What a round of collection would do now.
 pub(super) async fn collection(node: &Node) -> Answer {
     let plan = match node.collector.plan().await {

@@ -1,8 +1,9 @@
 //! The node port: the HTTPS server through which the API server reaches a node's pods.
 //!
 //! Owns the connections, who may use them, and the answers of `/healthz`, `/pods`, `/containerLogs`, `/exec`, `/attach`,
-//! `/portForward`, `/run`, `/metrics`, `/pulls`, `/images/collection` (POD-67..72). Streams are not understood here: the runtime gives a URL and bytes
-//! are passed both ways. Must not start, stop or change anything. Start at [`serve`]; `route` is the table of paths.
+//! `/portForward`, `/run`, `/metrics`, `/pulls`, `/images/collection` (POD-67..72). Streams are not understood here: the
+//! runtime gives a URL and bytes are passed both ways. Must not start, stop or change anything, but for a round of
+//! collection that is asked for. Start at [`serve`]; `route` is the table of paths.
 
 mod identity;
 mod images;

@@ -29,6 +29,7 @@ pub(super) async fn answer(node: &Node, request: Request<Incoming>, upgrades: &U
         },
         ["metrics"] => metrics::answer(node).await,
         ["pulls"] => images::pulls(node, &query),
+        ["images", "collection"] if *request.method() == Method::POST => images::collect(node).await,
         ["images", "collection"] => images::collection(node).await,
         ["containerLogs", namespace, pod, container] => logs::answer(node, [namespace, pod, container], &query).await,
         ["exec", namespace, pod, container] | ["exec", namespace, pod, _, container] if is_stream => {

@@ -51,15 +51,26 @@ pub struct Api {
     pub pods: watch::Sender<BTreeMap<String, Value>>,
     pub secrets: Arc<Mutex<BTreeMap<String, Value>>>,
     pub events: watch::Sender<Vec<Told>>,
+    /// It does not say which pods there are.
+    pub is_down: watch::Sender<bool>,
 }
 
 fn router(api: Api) -> Router {
     Router::new()
+        .route("/api/v1/pods", get(pods))
         .route("/api/v1/namespaces/ns/pods/{name}/status", patch(status))
         .route("/api/v1/namespaces/ns/secrets/{name}", get(secret))
         .route("/api/v1/namespaces/{namespace}/events", post(event))
         .route("/api/v1/namespaces/{namespace}/events/{name}", patch(|| async { Json(json!({})) }))
         .with_state(api)
+}
+
+async fn pods(State(api): State<Api>) -> Result<Json<Value>, StatusCode> {
+    if *api.is_down.borrow() {
+        return Err(StatusCode::SERVICE_UNAVAILABLE);
+    }
+    let items: Vec<Value> = api.pods.borrow().values().cloned().collect();
+    Ok(Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})))
 }
 
 async fn status(State(api): State<Api>, Path(name): Path<String>, Json(change): Json<Value>) -> Json<Value> {
@@ -106,6 +117,7 @@ impl Bench {
             pods: watch::Sender::new(BTreeMap::new()),
             secrets: Arc::default(),
             events: watch::Sender::new(Vec::new()),
+            is_down: watch::Sender::new(false),
         };
         let client = kube::Client::new(router(api.clone()), "default");
         let ctx = Arc::new(context(directory.path(), &top));

@@ -1,0 +1,250 @@
+//! The same decisions with Debian's containerd behind CRI instead of our own runtime, and a private docker-registry.
+//!
+//! What containerd 1.6 lacks (events, progress, image volumes) is not asked for here. Needs root, containerd, runc,
+//! docker-registry, skopeo and a static busybox.
+#![allow(clippy::disallowed_methods)]
+
+mod bench;
+
+use bench::{Bench, one, pod};
+use node::{
+    image::{Cause, Class, queue::Limits},
+    pod::{act::Outcome, clock::Clock},
+};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use xtask::{
+    image,
+    registry::{PASSWORD, Registry, USER},
+};
+
+/// containerd with a root, a state and a socket of its own.
+struct Containerd {
+    process: Child,
+    directory: tempfile::TempDir,
+}
+
+impl Containerd {
+    fn start() -> Containerd {
+        let directory = tempfile::Builder::new().prefix("ctrd").tempdir_in("/var/tmp").unwrap();
+        let at = |name: &str| directory.path().join(name).display().to_string();
+        let config = format!(
+            "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\naddress = \"{}\"\n[ttrpc]\naddress = \"{}\"\n\
+             [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"localhost/pause:1\"\nstream_server_address = \"127.0.0.1\"\n\
+             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{}\"\nconf_dir = \"{}\"\n",
+            at("root"),
+            at("state"),
+            at("c.sock"),
+            at("t.sock"),
+            at("cni-bin"),
+            at("cni"),
+        );
+        fs::write(directory.path().join("config.toml"), config).unwrap();
+        let log = fs::File::create(directory.path().join("log")).unwrap();
+        let process = Command::new("containerd")
+            .args(["--config", &at("config.toml")])
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .expect("containerd is needed");
+        let containerd = Containerd { process, directory };
+        containerd.import_pause();
+        containerd
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// The image of sandboxes: one that only waits.
+    fn import_pause(&self) {
+        let layout = self.at("pause");
+        image::layout(&layout, image::architecture()).unwrap();
+        with_command(&layout, json!(["sleep", "1000000"]));
+        run("tar", &["-C", layout.to_str().unwrap(), "-cf", self.at("pause.tar").to_str().unwrap(), "."]);
+        let (socket, tar) = (self.at("c.sock"), self.at("pause.tar"));
+        let words =
+            ["-a", socket.to_str().unwrap(), "-n", "k8s.io", "images", "import", "--base-name", "localhost/pause"];
+        let began = Instant::now();
+        loop {
+            let output = Command::new("ctr").args(words).arg(&tar).output().unwrap();
+            if output.status.success() {
+                return;
+            }
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(began.elapsed() < Duration::from_secs(30), "{text}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(100));
+        }
+    }
+
+    async fn client(&self) -> cri::Client {
+        cri::connect(&self.at("c.sock")).await.unwrap()
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.at("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+        let root = self.directory.path().to_string_lossy().into_owned();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        let ours = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|at| at.starts_with(&root));
+        for mount in ours.collect::<Vec<_>>().into_iter().rev() {
+            let _ = Command::new("umount").args(["-l", mount]).status();
+        }
+    }
+}
+
+fn run(program: &str, words: &[&str]) {
+    let output = Command::new(program).args(words).stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "{program}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
+/// Changes the command of a layout's only image.
+fn with_command(layout: &Path, command: Value) {
+    let blobs = layout.join("blobs/sha256");
+    let read = |path: &Path| -> Value { serde_json::from_slice(&fs::read(path).unwrap()).unwrap() };
+    let hex = |descriptor: &Value| descriptor["digest"].as_str().unwrap().trim_start_matches("sha256:").to_owned();
+    let store = |value: &Value| -> Value {
+        let bytes = serde_json::to_vec(value).unwrap();
+        let digest = hex::encode(Sha256::digest(&bytes));
+        fs::write(blobs.join(&digest), &bytes).unwrap();
+        json!({"digest": format!("sha256:{digest}"), "size": bytes.len()})
+    };
+    let mut index = read(&layout.join("index.json"));
+    let mut manifest = read(&blobs.join(hex(&index["manifests"][0])));
+    let mut config = read(&blobs.join(hex(&manifest["config"])));
+    config["config"]["Cmd"] = command;
+    json_patch::merge(&mut manifest["config"], &store(&config));
+    json_patch::merge(&mut index["manifests"][0], &store(&manifest));
+    index["manifests"][0]["annotations"] = json!({"org.opencontainers.image.ref.name": "1"});
+    fs::write(layout.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
+}
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+fn private(containerd: &Containerd) -> Registry {
+    let registry = Registry::new(&containerd.at("registry"), free_port());
+    registry.ensure().unwrap();
+    let layout = containerd.at("layout");
+    image::layout(&layout, image::architecture()).unwrap();
+    registry.push(&layout, "team/box:1").unwrap();
+    registry
+}
+
+fn class(outcome: &Outcome) -> (&'static str, Class) {
+    match outcome {
+        Outcome::Refused(refusal) => (refusal.reason, refusal.fault.as_ref().unwrap().class),
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_are_decided_about_pulled_and_refused_with_containerd() {
+    let containerd = Containerd::start();
+    let registry = private(&containerd);
+    let bench = Bench::new(containerd.client().await, Limits::default(), Clock::System);
+    let name = format!("{}/team/box:1", registry.address);
+    let with = |pod_name: &str, image: &str, policy: &str| {
+        let spec = json!({
+            "containers": [{"name": "c", "image": image, "imagePullPolicy": policy}],
+            "imagePullSecrets": [{"name": "regcred"}],
+        });
+        Arc::new(serde_json::from_value(pod(pod_name, spec)).unwrap())
+    };
+
+    // Without credentials, with wrong ones, with right ones; what is absent; what is there.
+    assert_eq!(class(&bench.ensure(&one("a", &name, "IfNotPresent"), "c").await), ("ErrImagePull", Class::Credentials));
+    bench.secret("regcred", &registry.address, USER, "wrong");
+    assert_eq!(class(&bench.ensure(&with("b", &name, "Always"), "c").await), ("ErrImagePull", Class::Credentials));
+    bench.secret("regcred", &registry.address, USER, PASSWORD);
+    let Outcome::Image(ready) = bench.ensure(&with("c", &name, "Always"), "c").await else {
+        panic!("{}", containerd.log())
+    };
+    assert!(
+        ready.id.starts_with("sha256:") && ready.digest.starts_with(&format!("{}/team/box@sha256:", registry.address))
+    );
+    let absent = format!("{}/team/none:1", registry.address);
+    assert_eq!(class(&bench.ensure(&with("d", &absent, "IfNotPresent"), "c").await), ("ErrImagePull", Class::NotFound));
+    let Outcome::Refused(never) = bench.ensure(&with("e", &absent, "Never"), "c").await else { panic!() };
+    assert_eq!(never.reason, "ErrImageNeverPull");
+
+    // The registry is gone: what is there is used, and Always asks all the same (IMG-43).
+    registry.stop().unwrap();
+    while std::net::TcpStream::connect(&registry.address).is_ok() {
+        tokio::task::yield_now().await;
+    }
+    assert!(matches!(bench.ensure(&one("f", &name, "IfNotPresent"), "c").await, Outcome::Image(_)));
+    assert!(matches!(bench.ensure(&one("g", &name, "Never"), "c").await, Outcome::Image(_)));
+    assert_eq!(class(&bench.ensure(&with("h", &name, "Always"), "c").await), ("ErrImagePull", Class::Refused));
+    let nowhere = bench.ensure(&one("i", "no-such-host.invalid/a:1", "Always"), "c").await;
+    assert_eq!(class(&nowhere), ("ErrImagePull", Class::Dns), "{nowhere:?}");
+
+    let events = bench.events(20).await;
+    let told = |reason: &str, part: &str| events.iter().any(|e| e.reason == reason && e.message.contains(part));
+    assert!(told("Pulled", &format!("Successfully pulled image {name:?} in ")), "{events:#?}");
+    assert!(told("Pulled", &format!("Container image {name:?} already present on machine")), "{events:#?}");
+    assert!(told("Failed", &format!("Failed to pull image {absent:?}: ")), "{events:#?}");
+    assert!(told("ErrImageNeverPull", &format!("Container image {absent:?} is not present")), "{events:#?}");
+    bench.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_backs_off_and_runs_when_its_secret_is_repaired_with_containerd() {
+    let containerd = Containerd::start();
+    let registry = private(&containerd);
+    let mut bench = Bench::new(containerd.client().await, Limits::default(), Clock::System);
+    let name = format!("{}/team/box:1", registry.address);
+    bench.secret("regcred", &registry.address, USER, "wrong");
+    let spec = json!({
+        "hostNetwork": true,
+        "containers": [
+            {"name": "c", "image": name, "imagePullPolicy": "Always", "command": ["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"]},
+        ],
+        "imagePullSecrets": [{"name": "regcred"}],
+    });
+    let wishes = bench.begin(pod("p", spec));
+    let waiting = |status: &Value| status["containerStatuses"][0]["state"]["waiting"].clone();
+    let patience = Duration::from_secs(40);
+    let status = bench
+        .until("p", patience, |status| {
+            waiting(status)["message"].as_str().is_some_and(|m| m.contains("next try in 20s"))
+        })
+        .await;
+    assert_eq!(waiting(&status)["reason"], "ImagePullBackOff");
+    let text = waiting(&status)["message"].as_str().unwrap().to_owned();
+    assert!(text.contains(&format!("waiting for credentials that {} accepts", registry.address)), "{text}");
+    bench.secret("regcred", &registry.address, USER, PASSWORD);
+    let repaired = Instant::now();
+    bench.actor.pulls.causes.tell(Cause::Secret { namespace: "ns".into(), name: "regcred".into() });
+    let status = bench.until("p", patience, |status| status["phase"] == "Running").await;
+    assert!(repaired.elapsed() < Duration::from_secs(5), "{:?}", repaired.elapsed());
+    let container = &status["containerStatuses"][0];
+    assert!(container["imageID"].as_str().unwrap().contains("sha256:"), "{container}");
+    assert_eq!(container["image"], json!(name));
+
+    wishes.send_modify(|wish| wish.removed = true);
+    let gone = async {
+        let request = cri::v1::ListPodSandboxRequest { filter: None };
+        let mut runtime = containerd.client().await.runtime;
+        while !runtime.list_pod_sandbox(request.clone()).await.unwrap().into_inner().items.is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(patience, gone).await.expect("the pod leaves containerd");
+    registry.stop().unwrap();
+    bench.end().await;
+}
