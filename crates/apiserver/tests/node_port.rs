@@ -46,9 +46,13 @@ async fn answer(mut request: Request<hyper::body::Incoming>) -> Result<Response<
             write.write_all(asked.as_bytes()).await.unwrap();
             tokio::io::copy(&mut read, &mut write).await.unwrap();
         });
-        let protocol = request.headers()["sec-websocket-protocol"].clone();
-        let response = Response::builder().status(101).header("connection", "upgrade").header("upgrade", "websocket");
-        return Ok(response.header("sec-websocket-protocol", protocol).body(Body::empty()).unwrap());
+        let mut response = Response::builder().status(101).header("connection", "upgrade");
+        for name in ["upgrade", "sec-websocket-protocol", "x-stream-protocol-version"] {
+            if let Some(value) = request.headers().get(name) {
+                response = response.header(name, value);
+            }
+        }
+        return Ok(response.body(Body::empty()).unwrap());
     }
     let status = if asked.contains("previous=true") { 400 } else { 200 };
     Ok(Response::builder().status(status).body(Body::from(asked)).unwrap())
@@ -126,9 +130,8 @@ async fn logs_come_from_the_node_and_its_refusals_too() {
     assert_eq!(code, 400, "{text}");
 }
 
-#[tokio::test]
-async fn an_upgraded_stream_passes_through_raw() {
-    let cluster = cluster().await;
+/// Asks over TLS to leave HTTP; returns the answer's head after seeing that bytes pass both ways.
+async fn upgraded(cluster: &Cluster, request: &str, expect: &str) -> String {
     let mut roots = rustls::RootCertStore::empty();
     let identity = cluster.pki.client("kubernetes-admin", "system:masters");
     use rustls_pki_types::pem::PemObject;
@@ -146,21 +149,38 @@ async fn an_upgraded_stream_passes_through_raw() {
     let stream = TcpStream::connect(cluster.address).await.unwrap();
     let name = rustls_pki_types::ServerName::try_from("localhost").unwrap();
     let mut stream = tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap();
-    let request = "GET /api/v1/namespaces/default/pods/p/exec?command=sh&stdin=true&stdout=true HTTP/1.1\r\nhost: x\r\n\
-                   connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-                   sec-websocket-version: 13\r\nsec-websocket-protocol: v5.channel.k8s.io\r\n\r\n";
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut seen = Vec::new();
-    let expect = "/exec/default/p/c?command=sh&input=1&output=1";
     while !String::from_utf8_lossy(&seen).contains(expect) {
         assert!(stream.read_buf(&mut seen).await.unwrap() > 0, "{}", String::from_utf8_lossy(&seen));
     }
-    let head = String::from_utf8_lossy(&seen).to_lowercase();
-    assert!(head.starts_with("http/1.1 101") && head.contains("sec-websocket-protocol: v5.channel.k8s.io"), "{head}");
-    stream.write_all(b"\x00raw \xff bytes").await.unwrap();
+    stream.write_all(b"\x80raw \xff bytes").await.unwrap();
     let mut echo = [0; 12];
     stream.read_exact(&mut echo).await.unwrap();
-    assert_eq!(&echo, b"\x00raw \xff bytes");
+    assert_eq!(&echo, b"\x80raw \xff bytes");
+    let head = String::from_utf8_lossy(&seen).to_lowercase();
+    assert!(head.starts_with("http/1.1 101"), "{head}");
+    head
+}
+
+#[tokio::test]
+async fn an_upgraded_stream_passes_through_raw() {
+    let cluster = cluster().await;
+    let request = "GET /api/v1/namespaces/default/pods/p/exec?command=sh&stdin=true&stdout=true HTTP/1.1\r\nhost: x\r\n\
+                   connection: Upgrade\r\nupgrade: websocket\r\nsec-websocket-key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+                   sec-websocket-version: 13\r\nsec-websocket-protocol: v5.channel.k8s.io\r\n\r\n";
+    let head = upgraded(&cluster, request, "/exec/default/p/c?command=sh&input=1&output=1").await;
+    assert!(head.contains("upgrade: websocket\r\n") && head.contains("sec-websocket-protocol: v5.channel.k8s.io"));
+}
+
+#[tokio::test]
+async fn a_spdy_stream_passes_through_raw() {
+    let cluster = cluster().await;
+    let request = "POST /api/v1/namespaces/default/pods/p/portforward HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\
+                   connection: Upgrade\r\nupgrade: SPDY/3.1\r\nx-stream-protocol-version: portforward.k8s.io\r\n\r\n";
+    let head = upgraded(&cluster, request, "/portForward/default/p").await;
+    assert!(head.contains("upgrade: spdy/3.1\r\n"), "{head}");
+    assert!(head.contains("x-stream-protocol-version: portforward.k8s.io\r\n"), "{head}");
 }
 
 #[tokio::test]

@@ -10,6 +10,8 @@ use cri::v1::*;
 use tonic::{Request, Response, Status};
 
 use crate::core::Core;
+use crate::error::Error;
+use crate::state::Stage;
 use crate::streaming::Ticket;
 use crate::{container, images, info, sandbox, stats};
 
@@ -24,6 +26,23 @@ impl Service {
     async fn read<T: Send + 'static>(&self, read: impl FnOnce(&Core) -> T + Send + 'static) -> Result<T, Status> {
         let core = self.0.clone();
         tokio::task::spawn_blocking(move || read(&core)).await.map_err(|error| Status::internal(error.to_string()))
+    }
+}
+
+impl Service {
+    /// An address for streams to what runs; the reason if it does not.
+    fn stream(&self, ticket: Ticket) -> Result<String, Error> {
+        let state = &self.0.state;
+        match &ticket {
+            Ticket::Exec(ExecRequest { container_id, .. }) | Ticket::Attach(AttachRequest { container_id, .. }) => {
+                let container = state.container(container_id)?;
+                if matches!(container.stage(), Stage::Created | Stage::Exited) {
+                    return Err(Error::WrongState(format!("container {} does not run", container.id())));
+                }
+            }
+            Ticket::PortForward(request) => drop(state.sandbox(&request.pod_sandbox_id)?.link()?),
+        }
+        self.0.tickets.issue(ticket)
     }
 }
 
@@ -130,15 +149,17 @@ impl RuntimeService for Service {
     }
 
     async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
-        let request = request.into_inner();
-        self.0.state.container(&request.container_id)?;
-        Ok(Response::new(ExecResponse { url: self.0.tickets.issue(Ticket::Exec(request))? }))
+        let ticket = Ticket::exec(request.into_inner())?;
+        Ok(Response::new(ExecResponse { url: self.stream(ticket)? }))
     }
 
     async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
-        let request = request.into_inner();
-        self.0.state.container(&request.container_id)?;
-        Ok(Response::new(AttachResponse { url: self.0.tickets.issue(Ticket::Attach(request))? }))
+        let ticket = Ticket::attach(request.into_inner())?;
+        Ok(Response::new(AttachResponse { url: self.stream(ticket)? }))
+    }
+
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        Ok(Response::new(PortForwardResponse { url: self.stream(Ticket::PortForward(request.into_inner()))? }))
     }
 
     async fn container_stats(&self, request: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {

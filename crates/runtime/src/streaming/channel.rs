@@ -1,120 +1,122 @@
-//! The framing of remote commands on a WebSocket: the first byte of a binary message is the channel. Pure.
+//! The framing of channels on a WebSocket: the first byte of a message is the channel. Pure.
 
-use serde_json::{Value, json};
+use axum::extract::ws::Message;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
 
-pub(super) const STDIN: u8 = 0;
-pub(super) const STDOUT: u8 = 1;
-pub(super) const STDERR: u8 = 2;
-const ERROR: u8 = 3;
-const RESIZE: u8 = 4;
+/// How a message is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Coding {
+    /// The channel's number, then the bytes.
+    Binary,
+    /// The channel's digit, then the bytes in base64, as text.
+    Base64,
+}
+
+/// A version of the protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Version {
+    pub(super) name: &'static str,
+    pub(super) coding: Coding,
+    /// The end is told as a Status, not as text.
+    pub(super) has_status: bool,
+    /// One channel can be closed.
+    pub(super) closes: bool,
+}
+
+/// Of remote commands, the best first.
+pub(super) const COMMANDS: [Version; 5] = [
+    Version { name: "v5.channel.k8s.io", coding: Coding::Binary, has_status: true, closes: true },
+    Version { name: "v4.channel.k8s.io", coding: Coding::Binary, has_status: true, closes: false },
+    Version { name: "v4.base64.channel.k8s.io", coding: Coding::Base64, has_status: true, closes: false },
+    Version { name: "channel.k8s.io", coding: Coding::Binary, has_status: false, closes: false },
+    Version { name: "base64.channel.k8s.io", coding: Coding::Base64, has_status: false, closes: false },
+];
+/// Of ports without SPDY.
+pub(super) const PORTS: [Version; 2] = [COMMANDS[1], COMMANDS[2]];
+
+/// The channel that a version with `closes` names in front of the closed one.
 const CLOSE: u8 = 255;
 
-/// A version of the protocol. The fifth can close one channel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Version {
-    V4,
-    V5,
-}
-
-impl Version {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Version::V4 => "v4.channel.k8s.io",
-            Version::V5 => "v5.channel.k8s.io",
-        }
-    }
-
-    pub(super) fn parse(name: &str) -> Option<Version> {
-        [Version::V4, Version::V5].into_iter().find(|version| version.name() == name)
-    }
-}
-
-/// What a client says.
+/// What a message says.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Said<'a> {
-    /// Bytes for the process.
-    Input(&'a [u8]),
-    /// No more input.
-    InputEnds,
-    /// The terminal has a new size.
-    Resize { columns: u16, rows: u16 },
-    /// Nothing that concerns us.
+pub(super) enum Heard {
+    Bytes { channel: u8, bytes: Bytes },
+    Closed { channel: u8 },
     Noise,
 }
 
-/// Reads a message of a client.
-pub(super) fn parse(message: &[u8], version: Version) -> Said<'_> {
-    match message.split_first() {
-        Some((&STDIN, bytes)) => Said::Input(bytes),
-        Some((&RESIZE, bytes)) => resize(bytes).unwrap_or(Said::Noise),
-        Some((&CLOSE, [STDIN])) if version == Version::V5 => Said::InputEnds,
-        _ => Said::Noise,
+impl Version {
+    /// Reads a message of a client.
+    pub(super) fn read(self, message: Message) -> Heard {
+        let bytes = match message {
+            Message::Binary(bytes) => bytes,
+            // Some clients send what they hold as text in text messages.
+            Message::Text(text) => text.into(),
+            _ => return Heard::Noise,
+        };
+        let Some(first) = bytes.first().copied() else { return Heard::Noise };
+        let rest = bytes.slice(1..);
+        match self.coding {
+            Coding::Binary if first == CLOSE && self.closes => match *rest {
+                [channel] => Heard::Closed { channel },
+                _ => Heard::Noise,
+            },
+            Coding::Binary => Heard::Bytes { channel: first, bytes: rest },
+            Coding::Base64 => match (first.checked_sub(b'0'), BASE64.decode(&rest)) {
+                (Some(channel), Ok(bytes)) => Heard::Bytes { channel, bytes: bytes.into() },
+                _ => Heard::Noise,
+            },
+        }
     }
-}
 
-fn resize(bytes: &[u8]) -> Option<Said<'static>> {
-    let size: Value = serde_json::from_slice(bytes).ok()?;
-    let side = |name: &str| size[name].as_u64().and_then(|side| u16::try_from(side).ok());
-    Some(Said::Resize { columns: side("Width")?, rows: side("Height")? })
-}
-
-/// A message on a channel.
-pub(super) fn frame(channel: u8, bytes: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::with_capacity(bytes.len() + 1);
-    frame.push(channel);
-    frame.extend_from_slice(bytes);
-    frame
-}
-
-/// How a session ended.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum End {
-    /// The process has ended with this code, or there was none to end (attach).
-    Exit(i32),
-    /// It could not be done.
-    Failed(String),
-}
-
-/// The last message: a Status on the error channel (POD-70).
-pub(super) fn end(end: &End) -> Vec<u8> {
-    let status = match end {
-        End::Exit(0) => json!({ "metadata": {}, "status": "Success" }),
-        End::Exit(code) => json!({
-            "metadata": {},
-            "status": "Failure",
-            "message": format!("command terminated with exit code {code}"),
-            "reason": "NonZeroExitCode",
-            "details": { "causes": [{ "reason": "ExitCode", "message": code.to_string() }] },
-        }),
-        End::Failed(text) => json!({
-            "metadata": {}, "status": "Failure", "message": text, "reason": "InternalError", "code": 500,
-            "details": { "causes": [{ "message": text }] },
-        }),
-    };
-    frame(ERROR, status.to_string().as_bytes())
+    /// A message on a channel.
+    pub(super) fn write(self, channel: u8, bytes: &[u8]) -> Message {
+        match self.coding {
+            Coding::Binary => Message::Binary([&[channel], bytes].concat().into()),
+            Coding::Base64 => {
+                let mut text = String::from(char::from(b'0'.saturating_add(channel)));
+                BASE64.encode_string(bytes, &mut text);
+                Message::Text(text.into())
+            }
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const V5: Version = COMMANDS[0];
+    const V4: Version = COMMANDS[1];
+    const TEXT: Version = COMMANDS[2];
+
+    fn binary(bytes: &'static [u8]) -> Message {
+        Message::Binary(Bytes::from_static(bytes))
+    }
+
     #[test]
     fn messages_are_told_apart_by_their_first_byte() {
-        assert_eq!(parse(b"\x00abc", Version::V4), Said::Input(b"abc"));
-        assert_eq!(parse(b"\x04{\"Width\":80,\"Height\":24}", Version::V4), Said::Resize { columns: 80, rows: 24 });
-        assert_eq!(parse(b"\xff\x00", Version::V5), Said::InputEnds);
-        assert_eq!(parse(b"\xff\x00", Version::V4), Said::Noise);
-        for garbage in [&b""[..], b"\x04{", b"\x04{\"Width\":-1,\"Height\":99999999}", b"\x09x"] {
-            assert_eq!(parse(garbage, Version::V5), Said::Noise);
+        let said = |channel, bytes: &'static [u8]| Heard::Bytes { channel, bytes: Bytes::from_static(bytes) };
+        assert_eq!(V4.read(binary(b"\x00abc")), said(0, b"abc"));
+        assert_eq!(V4.read(Message::Text("\u{4}{}".into())), said(4, b"{}"));
+        assert_eq!(V5.read(binary(b"\xff\x00")), Heard::Closed { channel: 0 });
+        assert_eq!(V4.read(binary(b"\xff\x00")), said(255, b"\x00"));
+        assert_eq!(TEXT.read(Message::Text("0YWJj".into())), said(0, b"abc"));
+        for garbage in [binary(b""), binary(b"\xff"), Message::Ping(Bytes::new())] {
+            assert_eq!(V5.read(garbage), Heard::Noise);
+        }
+        for garbage in ["", "0***", "\u{1}YWJj"] {
+            assert_eq!(TEXT.read(Message::Text(garbage.into())), Heard::Noise);
         }
     }
 
     #[test]
-    fn an_exit_code_travels_as_a_cause() {
-        let message = end(&End::Exit(7));
-        let status: Value = serde_json::from_slice(&message[1..]).unwrap();
-        assert_eq!(message[0], 3);
-        assert_eq!(status["reason"], "NonZeroExitCode");
-        assert_eq!(status["details"]["causes"][0], json!({ "reason": "ExitCode", "message": "7" }));
+    fn what_is_written_is_read() {
+        for version in COMMANDS {
+            let read = version.read(version.write(3, b"a\x00\xffb"));
+            assert_eq!(read, Heard::Bytes { channel: 3, bytes: Bytes::from_static(b"a\x00\xffb") });
+        }
     }
 }

@@ -1,30 +1,32 @@
-//! One client's streams: bytes between a WebSocket and a process. Exec owns a process, attach listens to a container's.
+//! One client's streams: bytes between a client and a process. Exec owns a process, attach listens to a container's.
 //!
-//! One task a session; it ends when the process does, or when the client goes.
+//! One task a session; it ends when the process does, when the client goes, or when nothing was said for four hours.
+//! Which transport the client uses is not known here: [`client`](super::client) is the door.
 
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
-use axum::extract::ws::{CloseFrame, Message, WebSocket, close_code};
+use bytes::Bytes;
 use cri::v1::{AttachRequest, ExecRequest};
-use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt as _, StreamExt as _};
 use monitor::wire::{Attach, Reply, Request, Resize};
-use tokio::sync::mpsc;
+use tokio::time::Instant;
 
-use super::channel::{self, End, STDERR, STDOUT, Said, Version};
+use super::client::{Ear, End, From, Said, Voice};
 use crate::container::exec::{DRAIN, launch};
 use crate::core::Core;
 use crate::descriptor::{Descriptor, Pipe, null};
 use crate::error::Error;
 use crate::link::Link;
-use crate::state::Container;
+use crate::state::{Container, lock};
 
-/// Messages that may wait for a slow client; the process then waits too.
-const WAITING_MAX: usize = 16;
-/// Largest piece of output in one message.
+/// Largest piece of output that is passed on at a time.
 const PIECE_BYTES: usize = 32 << 10;
+/// How long a client may take to hear the end.
+const LAST_WORDS: Duration = Duration::from_secs(30);
+/// A session in which nobody says anything for so long is over (POD-69).
+const IDLE: Duration = Duration::from_secs(4 * 3600);
 
 /// The streams of a process as this side holds them.
 struct Streams {
@@ -41,33 +43,17 @@ struct Resizer {
     container: String,
 }
 
-/// The other end.
-struct Client {
-    sink: SplitSink<WebSocket, Message>,
-    messages: SplitStream<WebSocket>,
-    version: Version,
-}
-
-impl Client {
-    fn new(socket: WebSocket, version: Version) -> Client {
-        let (sink, messages) = socket.split();
-        Client { sink, messages, version }
-    }
-}
-
 /// Runs a command for a client.
-pub(super) async fn exec(core: Arc<Core>, request: ExecRequest, socket: WebSocket, version: Version) {
-    let client = Client::new(socket, version);
-    let end = match begin(&core, &request).await {
+pub(super) async fn exec(core: Arc<Core>, request: ExecRequest, (ear, voice): (impl Ear, impl Voice)) {
+    match begin(&core, &request).await {
         Ok((mut running, streams)) => {
             let exit = async {
                 (&mut running.ended).await.map_or(End::Failed("the sandbox died".into()), |e| End::Exit(e.exit_code))
             };
-            return converse(client, streams, exit, None).await;
+            converse((ear, voice), streams, exit, None).await;
         }
-        Err(error) => End::Failed(error.to_string()),
-    };
-    finish(client.sink, &end).await;
+        Err(error) => finish(ear, voice, &End::Failed(error.to_string())).await,
+    }
 }
 
 async fn begin(core: &Core, request: &ExecRequest) -> Result<(crate::container::exec::Running, Streams), Error> {
@@ -95,15 +81,14 @@ async fn begin(core: &Core, request: &ExecRequest) -> Result<(crate::container::
 }
 
 /// Joins a client to a container's own streams.
-pub(super) async fn attach(core: Arc<Core>, request: AttachRequest, socket: WebSocket, version: Version) {
-    let client = Client::new(socket, version);
+pub(super) async fn attach(core: Arc<Core>, request: AttachRequest, (ear, voice): (impl Ear, impl Voice)) {
     match join(&core, &request).await {
         Ok((streams, resizer)) => {
             // The output ends with the container; nothing else does.
             let never = std::future::pending();
-            converse(client, streams, never, Some(resizer)).await;
+            converse((ear, voice), streams, never, Some(resizer)).await;
         }
-        Err(error) => finish(client.sink, &End::Failed(error.to_string())).await,
+        Err(error) => finish(ear, voice, &End::Failed(error.to_string())).await,
     }
 }
 
@@ -130,32 +115,56 @@ async fn join(core: &Core, request: &AttachRequest) -> Result<(Streams, Resizer)
 }
 
 /// Moves bytes both ways until the end, and tells the client how it ended.
-async fn converse(client: Client, streams: Streams, exit: impl Future<Output = End>, resizer: Option<Resizer>) {
-    let Client { sink, messages, version } = client;
-    let (sender, receiver) = mpsc::channel(WAITING_MAX);
+async fn converse(
+    (mut ear, voice): (impl Ear, impl Voice),
+    streams: Streams,
+    exit: impl Future<Output = End>,
+    resizer: Option<Resizer>,
+) {
     let Streams { stdin, stdout, stderr, is_terminal } = streams;
     let terminal = if is_terminal { stdout.as_ref() } else { None };
+    let silence = Silence::default();
     let outputs = async {
-        let out = forward(stdout.as_ref(), STDOUT, sender.clone());
-        let err = forward(stderr.as_ref(), STDERR, sender.clone());
+        let out = forward(stdout.as_ref(), From::Stdout, &voice, &silence);
+        let err = forward(stderr.as_ref(), From::Stderr, &voice, &silence);
         tokio::join!(out, err);
     };
     let process = async {
-        // An empty message says that the streams are open.
-        let _ = sender.send(channel::frame(STDOUT, b"")).await;
-        let end = conclude(outputs, exit, resizer.is_some()).await;
-        let _ = sender.send(channel::end(&end)).await;
+        voice.greet().await;
+        conclude(outputs, exit, resizer.is_some()).await
     };
-    let input = listen(messages, stdin, terminal, resizer.as_ref(), version);
-    let output = write(sink, receiver);
-    tokio::pin!(output, input);
-    tokio::select! {
-        () = process => {}
-        () = &mut input => return,
-        () = &mut output => return,
+    let input = listen(&mut ear, stdin, (terminal, resizer.as_ref()), &silence);
+    let end = tokio::select! {
+        end = process => end,
+        () = input => return,
+        () = silence.too_long() => End::Failed("nothing was said for too long".into()),
+    };
+    finish(ear, voice, &end).await;
+}
+
+/// When somebody said something last.
+struct Silence(Mutex<Instant>);
+
+impl Default for Silence {
+    fn default() -> Silence {
+        Silence(Mutex::new(Instant::now()))
     }
-    drop(sender);
-    output.await;
+}
+
+impl Silence {
+    fn ends(&self) {
+        *lock(&self.0) = Instant::now();
+    }
+
+    async fn too_long(&self) {
+        loop {
+            let until = *lock(&self.0) + IDLE;
+            if until <= Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(until).await;
+        }
+    }
 }
 
 /// Waits for the end of the process and of its output. With `by_output` the output's end is the end.
@@ -171,63 +180,42 @@ async fn conclude(outputs: impl Future<Output = ()>, exit: impl Future<Output = 
     }
 }
 
-async fn forward(from: Option<&Descriptor>, channel: u8, to: mpsc::Sender<Vec<u8>>) {
-    let Some(from) = from else { return };
+async fn forward(of: Option<&Descriptor>, from: From, to: &impl Voice, silence: &Silence) {
+    let Some(of) = of else { return };
     let mut buffer = vec![0; PIECE_BYTES];
-    while let Ok(read) = from.read(&mut buffer).await {
-        if read == 0 || to.send(channel::frame(channel, &buffer[..read])).await.is_err() {
+    while let Ok(read) = of.read(&mut buffer).await {
+        silence.ends();
+        if read == 0 || to.say(from, Bytes::copy_from_slice(&buffer[..read])).await.is_err() {
             return;
         }
     }
 }
 
-async fn write(mut sink: SplitSink<WebSocket, Message>, mut waiting: mpsc::Receiver<Vec<u8>>) {
-    while let Some(frame) = waiting.recv().await {
-        if sink.send(Message::Binary(frame.into())).await.is_err() {
-            return;
-        }
-    }
-    close(sink).await;
+async fn finish(ear: impl Ear, voice: impl Voice, end: &End) {
+    // The client takes its last words and goes; or it takes nothing more.
+    let _ = tokio::time::timeout(LAST_WORDS, voice.end(end)).await;
+    ear.part().await;
 }
 
-async fn finish(mut sink: SplitSink<WebSocket, Message>, end: &End) {
-    let _ = sink.send(Message::Binary(channel::end(end).into())).await;
-    close(sink).await;
-}
-
-/// Clients take a close without the code for a normal end as an error.
-async fn close(mut sink: SplitSink<WebSocket, Message>) {
-    let frame = CloseFrame { code: close_code::NORMAL, reason: "".into() };
-    let _ = sink.send(Message::Close(Some(frame))).await;
-    let _ = sink.close().await;
-}
-
-/// Takes the client's messages until it goes.
+/// Takes what the client says until it goes.
 async fn listen(
-    mut messages: SplitStream<WebSocket>,
+    ear: &mut impl Ear,
     mut stdin: Option<Descriptor>,
-    terminal: Option<&Descriptor>,
-    resizer: Option<&Resizer>,
-    version: Version,
+    (terminal, resizer): (Option<&Descriptor>, Option<&Resizer>),
+    silence: &Silence,
 ) {
-    while let Some(Ok(message)) = messages.next().await {
-        // Some clients send what they hold as text in text messages.
-        let bytes = match &message {
-            Message::Binary(bytes) => &bytes[..],
-            Message::Text(text) => text.as_bytes(),
-            _ => continue,
-        };
-        match channel::parse(bytes, version) {
+    while let Some(said) = ear.hear().await {
+        silence.ends();
+        match said {
             Said::Input(bytes) => {
                 let Some(to) = stdin.as_ref().or(terminal) else { continue };
-                if to.write_all(bytes).await.is_err() {
+                if to.write_all(&bytes).await.is_err() {
                     // The process reads no more; its end comes by itself.
                     stdin = None;
                 }
             }
             Said::InputEnds => stdin = None,
             Said::Resize { columns, rows } => resize(terminal, resizer, columns, rows).await,
-            Said::Noise => {}
         }
     }
 }
