@@ -115,7 +115,11 @@ pub(crate) async fn remove(core: &Core, spec: Option<ImageSpec>) -> Result<(), S
     if users > 0 {
         return Err(Status::failed_precondition(format!("image {name:?} is in use by {users} containers")));
     }
-    core.images.remove(&name).await.map_err(|error: RemoveError| Status::unknown(report(&error)))
+    match core.images.remove(&name).await {
+        // Somebody else removed it meanwhile.
+        Ok(()) | Err(RemoveError::NotFound { .. }) => Ok(()),
+        Err(error) => Err(Status::unknown(report(&error))),
+    }
 }
 
 /// True if a container runs this image or has it mounted (IMG-307).

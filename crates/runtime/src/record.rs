@@ -81,6 +81,8 @@ mod encoded {
 pub(crate) const RECORD: &str = "record.json";
 /// An empty file: everything that the record asks for was made.
 pub(crate) const MADE: &str = "made";
+/// Who a container's first process is.
+pub(crate) const IDENTITY: &str = "identity.json";
 /// Why a container could not be started.
 pub(crate) const FAILURE: &str = "failure";
 /// The monitor's exit record.

@@ -13,7 +13,7 @@ use monitor::wire::{Request, Shutdown};
 
 use crate::core::{Core, nanoseconds};
 use crate::error::Error;
-use crate::record::{self, ContainerRecord, EXIT, FAILURE, SandboxRecord};
+use crate::record::{self, ContainerRecord, EXIT, FAILURE, IDENTITY, SandboxRecord};
 use crate::rootfs;
 use crate::state::{Container, Phase, Sandbox, Stage};
 
@@ -51,8 +51,11 @@ async fn find(core: &Arc<Core>, record: SandboxRecord) -> Result<(), Error> {
     Ok(())
 }
 
-/// The end of a container, if it is on record.
+/// Who a container is, and its end if that is on record.
 fn recall(container: &Container, data: &Path) {
+    if let Some(identity) = fs::read(data.join(IDENTITY)).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
+        container.recall(identity);
+    }
     let Ok(Some(exit)) = Record::read(&data.join(EXIT)) else { return };
     container.change(|live| live.started_at = nanoseconds(exit.started_at));
     let failure = fs::read_to_string(data.join(FAILURE)).ok();

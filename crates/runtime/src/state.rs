@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use monitor::wire::ExecExited;
 use tokio::sync::{oneshot, watch};
@@ -14,6 +14,7 @@ use tokio::time::Instant;
 
 use crate::error::Error;
 use crate::link::Link;
+use crate::oci::user::Identity;
 use crate::record::{ContainerRecord, SandboxRecord};
 
 /// A pod sandbox.
@@ -96,6 +97,8 @@ pub(crate) struct Container {
     pub stop: watch::Sender<Stop>,
     /// Its claims on the layers of its image and of its image volumes, which it has mounted.
     _layers: Vec<images::Hold>,
+    /// Who its first process is, once that was decided.
+    identity: OnceLock<Identity>,
     /// The last reading of its CPU time: when and how much, for the rate.
     pub last_cpu: Mutex<Option<(i64, u64)>>,
 }
@@ -159,6 +162,7 @@ impl Container {
             live: watch::Sender::new(Live { stage, ..Live::default() }),
             verbs: tokio::sync::Mutex::default(),
             stop: watch::Sender::default(),
+            identity: OnceLock::new(),
             last_cpu: Mutex::default(),
         }
     }
@@ -169,6 +173,16 @@ impl Container {
 
     pub(crate) fn live(&self) -> Live {
         self.live.borrow().clone()
+    }
+
+    /// Who its first process is; None for containers of versions that did not keep it.
+    pub(crate) fn identity(&self) -> Option<&Identity> {
+        self.identity.get()
+    }
+
+    /// Sets who its first process is, once.
+    pub(crate) fn recall(&self, identity: Identity) {
+        let _ = self.identity.set(identity);
     }
 
     pub(crate) fn stage(&self) -> Stage {

@@ -72,7 +72,8 @@ pub(super) fn container(
         privileged: own.privileged == Some(true),
         namespace_options: Some(namespaces),
         selinux_options: own.se_linux_options.as_ref().or(shared.se_linux_options.as_ref()).map(selinux),
-        run_as_user: user.or(inputs.image_uid).map(int),
+        // An image that names nobody runs as root: said, since a runtime refuses a group without a user.
+        run_as_user: user.or(inputs.image_uid).or(inputs.image_user.is_empty().then_some(0)).map(int),
         run_as_group: own.run_as_group.or(shared.run_as_group).map(int),
         run_as_username: if user.is_none() { inputs.image_user.to_owned() } else { String::new() },
         readonly_rootfs: own.read_only_root_filesystem == Some(true),

@@ -195,6 +195,18 @@ fn the_containers_security_words_go_before_the_pods() {
 }
 
 #[test]
+fn an_image_that_names_nobody_runs_as_root_and_that_is_said() {
+    let pod = pod(json!({ "securityContext": { "runAsGroup": 6 }, "containers": [{ "name": "c" }] }));
+    let user = |uid, name| {
+        let security = built_with(&pod, uid, name).unwrap().linux.unwrap().security_context.unwrap();
+        (security.run_as_user.map(|user| user.value), security.run_as_username)
+    };
+    assert_eq!(user(None, ""), (Some(0), String::new()));
+    assert_eq!(user(None, "web"), (None, "web".into()));
+    assert_eq!(user(Some(5), ""), (Some(5), String::new()));
+}
+
+#[test]
 fn sandboxes_carry_name_dns_ports_and_overhead() {
     let pod = pod(json!({ "hostname": "web-0", "overhead": { "cpu": "250m", "memory": "16Mi" },
         "securityContext": { "sysctls": [{ "name": "net/ipv4/ip_forward", "value": "1" }] },

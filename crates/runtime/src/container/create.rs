@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cri::v1::{
-    ContainerConfig, ContainerEventType, CreateContainerRequest, Device, NamespaceMode, security_profile::ProfileType,
+    ContainerConfig, ContainerEventType, CreateContainerRequest, Device, MountPropagation, NamespaceMode,
+    security_profile::ProfileType,
 };
 
 use super::volumes;
@@ -14,7 +15,7 @@ use crate::clock;
 use crate::core::Core;
 use crate::error::Error;
 use crate::oci::{self, HostDevice, Inputs, Namespaces, PidNamespace, user};
-use crate::record::{self, ContainerRecord, MADE};
+use crate::record::{self, ContainerRecord, IDENTITY, MADE};
 use crate::rootfs::Rootfs;
 use crate::sandbox;
 use crate::state::{Container, Phase, Sandbox, Stage, fresh_id};
@@ -102,11 +103,16 @@ fn make(
     let rootfs = Rootfs { layers: core.images.layers(image), scratch: data.clone(), target: bundle.join("rootfs") };
     rootfs.mount()?;
     make_mount_sources(&record.config)?;
+    let identity = identity(&record.config, image, &rootfs.target)?;
     let volumes = volumes::mount(core, container, volumes)?;
-    let spec = document(core, container, image, (&rootfs.target, volumes))?;
+    let spec = document(core, container, image, Parts { rootfs: &rootfs.target, volumes, identity: identity.clone() })?;
     let text = serde_json::to_vec(&spec).map_err(|error| Error::step("write config.json", error))?;
     let path = bundle.join("config.json");
     fs::write(&path, text).map_err(Error::file("write", path))?;
+    let path = data.join(IDENTITY);
+    let text = serde_json::to_vec(&identity).map_err(|error| Error::step("write the identity", error))?;
+    record::write(&path, &text).map_err(Error::file("write", path))?;
+    container.recall(identity);
     if let Some(directory) = record.log_path.parent() {
         fs::create_dir_all(directory).map_err(Error::file("make directory", directory))?;
     }
@@ -119,6 +125,12 @@ fn make_mount_sources(config: &ContainerConfig) -> Result<(), Error> {
     for mount in &config.mounts {
         if mount.image.is_some() {
             continue;
+        }
+        if mount.recursive_read_only
+            && !(mount.readonly && mount.propagation == MountPropagation::PropagationPrivate as i32)
+        {
+            let text = format!("mount to {:?} can be read-only all the way down only if it is", mount.container_path);
+            return Err(Error::Invalid(format!("{text} read-only and private")));
         }
         let source = Path::new(&mount.host_path);
         if !source.is_absolute() || mount.container_path.is_empty() {
@@ -137,18 +149,30 @@ fn make_mount_sources(config: &ContainerConfig) -> Result<(), Error> {
     Ok(())
 }
 
+fn identity(config: &ContainerConfig, image: &images::Image, rootfs: &Path) -> Result<user::Identity, Error> {
+    let security = config.linux.as_ref().and_then(|linux| linux.security_context.clone()).unwrap_or_default();
+    let passwd = user::read_inside(rootfs, "etc/passwd").unwrap_or_default();
+    let group = user::read_inside(rootfs, "etc/group").unwrap_or_default();
+    user::identify(&security, &image.config.user, &passwd, &group)
+}
+
 /// Gathers what the document depends on, and builds it.
+/// What was made for the container's document.
+struct Parts<'a> {
+    rootfs: &'a Path,
+    volumes: volumes::Sources,
+    identity: user::Identity,
+}
+
 fn document(
     core: &Core,
     container: &Container,
     image: &images::Image,
-    (rootfs, volumes): (&Path, volumes::Sources),
+    Parts { rootfs, volumes, identity }: Parts<'_>,
 ) -> Result<serde_json::Value, Error> {
     let (config, sandbox) = (&container.record.config, &container.sandbox);
     let linux = config.linux.clone().unwrap_or_default();
     let security = linux.security_context.unwrap_or_default();
-    let passwd = user::read_inside(rootfs, "etc/passwd").unwrap_or_default();
-    let group = user::read_inside(rootfs, "etc/group").unwrap_or_default();
     let files = core.layout.sandbox_run(sandbox.id());
     let has_own_ipc = sandbox::namespaces(&sandbox.record.config).ipc != NamespaceMode::Node as i32;
     oci::spec(&Inputs {
@@ -156,7 +180,7 @@ fn document(
         sandbox: &sandbox.record.config,
         image: &image.config,
         machine: &core.machine,
-        identity: user::identify(&security, &image.config.user, &passwd, &group)?,
+        identity,
         rootfs: rootfs.to_owned(),
         volumes,
         cgroup: container.cgroup(),

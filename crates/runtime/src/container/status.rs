@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use cri::v1::{
-    Container as Listed, ContainerResources, ContainerState, ContainerStatus, ContainerStatusResponse, ImageSpec,
-    ListContainersRequest,
+    Container as Listed, ContainerResources, ContainerState, ContainerStatus, ContainerStatusResponse, ContainerUser,
+    ImageSpec, LinuxContainerUser, ListContainersRequest,
 };
 
 use crate::core::Core;
@@ -53,7 +53,13 @@ pub(crate) fn of(container: &Container) -> ContainerStatus {
         log_path: record.log_path.to_string_lossy().into_owned(),
         resources: Some(ContainerResources { linux: live.resources.or(asked), windows: None }),
         image_id: record.image_id.clone(),
-        user: None,
+        user: container.identity().map(|identity| ContainerUser {
+            linux: Some(LinuxContainerUser {
+                uid: identity.uid.into(),
+                gid: identity.gid.into(),
+                supplemental_groups: identity.groups.iter().map(|group| i64::from(*group)).collect(),
+            }),
+        }),
         stop_signal: config.stop_signal,
     }
 }

@@ -15,7 +15,7 @@ use crate::error::Error;
 const FILE_BYTES_MAX: u64 = 4 << 20;
 
 /// The numbers of a process.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub(crate) struct Identity {
     pub uid: u32,
     pub gid: u32,
@@ -44,6 +44,9 @@ pub(crate) fn identify(
     passwd: &str,
     group: &str,
 ) -> Result<Identity, Error> {
+    if security.run_as_group.is_some() && security.run_as_user.is_none() && security.run_as_username.is_empty() {
+        return Err(Error::Invalid("run_as_group goes with run_as_user or run_as_username".into()));
+    }
     let (image_user, image_group) = image_user.split_once(':').unwrap_or((image_user, ""));
     let wanted = match (&security.run_as_user, security.run_as_username.as_str()) {
         (Some(number), _) => number.value.to_string(),
@@ -135,6 +138,15 @@ mod tests {
         let user = Some(Int64Value { value: 1000 });
         let security = LinuxContainerSecurityContext { run_as_user: user, ..Default::default() };
         assert_eq!(check(security, "web:logs"), (1000, 0, vec![0]));
+    }
+
+    #[test]
+    fn a_group_without_a_user_is_refused() {
+        let group = Some(Int64Value { value: 7 });
+        let security = LinuxContainerSecurityContext { run_as_group: group, ..Default::default() };
+        assert!(identify(&security, "web", PASSWD, GROUP).is_err());
+        let security = LinuxContainerSecurityContext { run_as_username: "web".into(), ..security };
+        assert_eq!(check(security, ""), (33, 7, vec![7, 40]));
     }
 
     #[test]
