@@ -156,7 +156,6 @@ fn identity(config: &ContainerConfig, image: &images::Image, rootfs: &Path) -> R
     user::identify(&security, &image.config.user, &passwd, &group)
 }
 
-/// Gathers what the document depends on, and builds it.
 /// What was made for the container's document.
 struct Parts<'a> {
     rootfs: &'a Path,
@@ -164,6 +163,7 @@ struct Parts<'a> {
     identity: user::Identity,
 }
 
+/// Gathers what the document depends on, and builds it.
 fn document(
     core: &Core,
     container: &Container,
