@@ -13,6 +13,7 @@ mod payload;
 mod plan;
 mod sources;
 mod sub_path;
+mod watched;
 mod writer;
 
 pub use sources::{SourceError, Sources};

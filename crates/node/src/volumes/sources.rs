@@ -1,9 +1,11 @@
 //! Reading the ConfigMaps and Secrets that pods of this node name.
 //!
 //! Owns the calls to the API: one GET per object, bounded in time, not cached: volumes and environments ask when they
-//! need the truth, and a GET is cheap beside what they do with it. The node authorizer allows only objects that a pod
-//! bound to this node names. Start at [`Sources::objects`].
+//! need the truth, and a GET is cheap beside what they do with it. Only pull Secrets are watched (`watched`), because a
+//! pull that waits is to hear of them. The node authorizer allows only objects that a pod bound to this node names. Start
+//! at [`Sources::objects`].
 
+use super::watched::Watched;
 use crate::config::{Objects, references};
 use crate::object::{ConfigMap, Container, Pod, Secret};
 use futures_util::future::join_all;
@@ -14,6 +16,7 @@ use std::{
     fmt::Debug,
     time::Duration,
 };
+use tokio::sync::broadcast;
 
 /// A GET takes no longer than this.
 const GET_TIMEOUT: Duration = Duration::from_secs(10);
@@ -22,6 +25,7 @@ const GET_TIMEOUT: Duration = Duration::from_secs(10);
 #[derive(Clone)]
 pub struct Sources {
     client: kube::Client,
+    watched: Watched,
 }
 
 impl Debug for Sources {
@@ -59,7 +63,49 @@ pub struct Answers {
 impl Sources {
     /// Reads through a client that carries the node's identity.
     pub fn new(client: kube::Client) -> Sources {
-        Sources { client }
+        Sources { client, watched: Watched::default() }
+    }
+
+    /// The client, for calls of another room of the node.
+    pub fn client(&self) -> kube::Client {
+        self.client.clone()
+    }
+
+    /// A pull Secret, from its watch if that has it; None when it does not exist. Absence is asked for again: it is what
+    /// a user is about to mend.
+    ///
+    /// # Errors
+    /// [`SourceError`] when the API refuses or does not answer.
+    pub async fn pull_secret(&self, namespace: &str, name: &str) -> Result<Option<Secret>, SourceError> {
+        let key = (namespace.to_owned(), name.to_owned());
+        if let Some(Some(secret)) = self.watched.known(&key) {
+            return Ok(Some(secret));
+        }
+        let found = self.secret(namespace, name).await;
+        if let Ok(found) = &found {
+            self.watched.seen(&key, found.as_ref());
+        }
+        found
+    }
+
+    /// From now on the pull Secrets of this pod are watched, if [`Sources::watch_secrets`] runs.
+    pub fn refer<'a>(&self, uid: &str, namespace: &str, names: impl Iterator<Item = &'a str>) {
+        self.watched.refer(uid, names.map(|name| (namespace.to_owned(), name.to_owned())).collect());
+    }
+
+    /// The pod is gone; what no other pod refers to is not watched any more.
+    pub fn forget(&self, uid: &str) {
+        self.watched.forget(uid);
+    }
+
+    /// Namespace and name of each watched Secret whose contents change from now on.
+    pub fn secret_changes(&self) -> broadcast::Receiver<(String, String)> {
+        self.watched.changes()
+    }
+
+    /// Keeps the watches, until dropped.
+    pub async fn watch_secrets(self) {
+        self.watched.run(self.client).await;
     }
 
     /// One Secret; None when it does not exist.
