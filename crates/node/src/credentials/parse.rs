@@ -9,14 +9,14 @@ use base64::{
 };
 use cri::v1;
 use serde_json::{Map, Value};
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// Padded or not: both are in use (IMG-165).
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
-/// Headers that a file may not set.
+/// Headers that a file may not set (IMG-163).
 const HEADERS_KEPT: [&str; 3] = ["authorization", "host", "cookie"];
 
 /// Which of the two formats.
@@ -28,13 +28,24 @@ pub enum Kind {
     DockerCfg,
 }
 
-/// The credentials of one source, and the headers that go with them.
-#[derive(Debug, Clone, Default, PartialEq)]
+/// The credentials of one source, and the headers that go with them. `Debug` shows names only.
+#[derive(Clone, Default, PartialEq)]
 pub struct Keyring {
     /// In order of appearance.
     pub entries: Vec<Entry>,
     /// `HttpHeaders`, without those that would take over the request.
     pub headers: Vec<(String, String)>,
+    /// `credHelpers`: which program knows the credential of a registry.
+    pub helpers: BTreeMap<String, String>,
+    /// `credsStore`: which program knows all others.
+    pub store: Option<String>,
+}
+
+impl fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let headers: Vec<&str> = self.headers.iter().map(|(name, _)| name.as_str()).collect();
+        f.debug_struct("Keyring").field("entries", &self.entries).field("headers", &headers).finish_non_exhaustive()
+    }
 }
 
 /// One credential under its key.
@@ -74,6 +85,12 @@ pub(super) fn parse(data: &[u8], kind: Kind) -> Result<(Keyring, Vec<String>), S
         .filter(|(name, _)| !HEADERS_KEPT.contains(&name.to_ascii_lowercase().as_str()))
         .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
         .collect();
+    if kind == Kind::ConfigJson {
+        let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        keyring.store = document.get("credsStore").and_then(text);
+        let helpers = document.get("credHelpers").and_then(Value::as_object).into_iter().flatten();
+        keyring.helpers = helpers.filter_map(|(registry, name)| Some((registry.clone(), text(name)?))).collect();
+    }
     Ok((keyring, problems))
 }
 
@@ -149,6 +166,26 @@ mod tests {
         assert_eq!(found, ["b u:p"]);
         assert_eq!(problems.len(), 3);
         assert!(problems[0].contains("must be formatted as base64(username:password)") && !problems[0].contains("c2V"));
+    }
+
+    #[test]
+    fn tokens_are_passed_on_beside_the_user_name() {
+        // As the Azure registry writes it: a user name of zeros, no password, a refresh token.
+        let json = r#"{"auths":{"r.azurecr.io":{"auth":"MDAwMDo=","identitytoken":"refresh"},"s.io":{"registrytoken":"bearer"}}}"#;
+        let (keyring, problems) = parse(json.as_bytes(), Kind::ConfigJson).unwrap();
+        let auth = |index: usize| &keyring.entries[index].auth;
+        assert_eq!((auth(0).username.as_str(), auth(0).password.as_str()), ("0000", ""));
+        assert_eq!((auth(0).identity_token.as_str(), auth(1).registry_token.as_str()), ("refresh", "bearer"));
+        assert!(problems.is_empty());
+    }
+
+    #[test]
+    fn credential_helpers_are_read_from_config_json_only() {
+        let json = r#"{"credsStore":"desktop","credHelpers":{"r.io":"pass","bad":7}}"#;
+        let (keyring, _) = parse(json.as_bytes(), Kind::ConfigJson).unwrap();
+        assert_eq!(keyring.store.as_deref(), Some("desktop"));
+        assert_eq!(keyring.helpers.into_iter().collect::<Vec<_>>(), [("r.io".to_owned(), "pass".to_owned())]);
+        assert_eq!(parse(br#"{"credsStore":"desktop"}"#, Kind::DockerCfg).unwrap().0.store, None);
     }
 
     #[test]
