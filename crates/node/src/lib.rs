@@ -17,6 +17,7 @@ pub mod object;
 pub mod pod;
 pub mod port;
 pub mod probes;
+pub mod records;
 pub mod status;
 pub mod volumes;
 
