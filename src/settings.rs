@@ -109,6 +109,40 @@ pub struct Settings {
     /// Kubernetes feature gates, e.g. PodOverhead=true
     #[arg(long, env = "SAMPAN_FEATURE_GATES", value_name = "K=V", value_delimiter = ',')]
     pub feature_gates: Option<Vec<String>>,
+    /// Configuration of credential provider plugins: a file, or a directory of them
+    #[arg(long, env = "SAMPAN_IMAGE_CREDENTIAL_PROVIDER_CONFIG", value_name = "PATH")]
+    pub image_credential_provider_config: Option<PathBuf>,
+    /// Directory of the credential provider plugins' programs
+    #[arg(long, env = "SAMPAN_IMAGE_CREDENTIAL_PROVIDER_BIN_DIR", value_name = "DIR")]
+    pub image_credential_provider_bin_dir: Option<PathBuf>,
+    /// Whose credentials are verified before an image that is there is used: NeverVerify, NeverVerifyPreloadedImages,
+    /// NeverVerifyAllowlistedImages, AlwaysVerify [default: NeverVerifyPreloadedImages]
+    #[arg(long, env = "SAMPAN_IMAGE_PULL_CREDENTIALS_VERIFICATION_POLICY", value_name = "POLICY")]
+    pub image_pull_credentials_verification_policy: Option<String>,
+    /// Images that NeverVerifyAllowlistedImages exempts: names without tag, or ending in /*
+    #[arg(long, env = "SAMPAN_PRELOADED_IMAGES_VERIFICATION_ALLOWLIST", value_name = "A,B", value_delimiter = ',')]
+    pub preloaded_images_verification_allowlist: Option<Vec<String>>,
+    /// That list holds only for images which this node has not pulled itself
+    #[arg(long, env = "SAMPAN_ALLOWLIST_NEEDS_PRELOADED", num_args = 0..=1, default_missing_value = "true")]
+    pub allowlist_needs_preloaded: Option<bool>,
+    /// A pull Secret with new contents asks the registry again before an image that is there is used
+    #[arg(long, env = "SAMPAN_ROTATED_SECRET_REQUIRES_PULL", num_args = 0..=1, default_missing_value = "true")]
+    pub rotated_secret_requires_pull: Option<bool>,
+    /// How globs in the keys of credentials are read: seed (`*r.io` matches a.b.r.io) or upstream [default: seed]
+    #[arg(long, env = "SAMPAN_CREDENTIAL_GLOBS", value_name = "MODE")]
+    pub credential_globs: Option<String>,
+    /// Whether a key's path may end inside a path segment: loose or strict [default: loose]
+    #[arg(long, env = "SAMPAN_CREDENTIAL_PATH_BOUNDARY", value_name = "MODE")]
+    pub credential_path_boundary: Option<String>,
+    /// Pull without credentials after all that match have failed
+    #[arg(long, env = "SAMPAN_ANONYMOUS_FALLBACK", num_args = 0..=1, default_missing_value = "true")]
+    pub anonymous_fallback: Option<bool>,
+    /// HttpHeaders of the node's docker configuration: send (to matched registries) or ignore [default: send]
+    #[arg(long, env = "SAMPAN_HTTP_HEADERS", value_name = "MODE")]
+    pub http_headers: Option<String>,
+    /// Run the credential helpers (credHelpers, credsStore) that the node's docker configuration names
+    #[arg(long, env = "SAMPAN_DOCKER_CREDENTIAL_HELPERS", num_args = 0..=1, default_missing_value = "true")]
+    pub docker_credential_helpers: Option<bool>,
     /// Do not add a context `sampan` to the user's kubeconfig
     #[arg(long, env = "SAMPAN_NO_MERGE_KUBECONFIG", num_args = 0..=1, default_missing_value = "true")]
     pub no_merge_kubeconfig: Option<bool>,
@@ -148,6 +182,8 @@ pub struct Resolved {
     pub token_auth_file: Option<PathBuf>,
     pub merge_kubeconfig: bool,
     pub images: ImageSettings,
+    pub credentials: node::credentials::Options,
+    pub verification: node::records::Rules,
 }
 
 /// Gates whose feature has long been part of Kubernetes: accepted, without effect, and said so.
@@ -201,6 +237,25 @@ impl Settings {
             event_ttl: self.event_ttl.or(below.event_ttl),
             token_auth_file: self.token_auth_file.or(below.token_auth_file),
             feature_gates: self.feature_gates.or(below.feature_gates),
+            image_credential_provider_config: self
+                .image_credential_provider_config
+                .or(below.image_credential_provider_config),
+            image_credential_provider_bin_dir: self
+                .image_credential_provider_bin_dir
+                .or(below.image_credential_provider_bin_dir),
+            image_pull_credentials_verification_policy: self
+                .image_pull_credentials_verification_policy
+                .or(below.image_pull_credentials_verification_policy),
+            preloaded_images_verification_allowlist: self
+                .preloaded_images_verification_allowlist
+                .or(below.preloaded_images_verification_allowlist),
+            allowlist_needs_preloaded: self.allowlist_needs_preloaded.or(below.allowlist_needs_preloaded),
+            rotated_secret_requires_pull: self.rotated_secret_requires_pull.or(below.rotated_secret_requires_pull),
+            credential_globs: self.credential_globs.or(below.credential_globs),
+            credential_path_boundary: self.credential_path_boundary.or(below.credential_path_boundary),
+            anonymous_fallback: self.anonymous_fallback.or(below.anonymous_fallback),
+            http_headers: self.http_headers.or(below.http_headers),
+            docker_credential_helpers: self.docker_credential_helpers.or(below.docker_credential_helpers),
             no_merge_kubeconfig: self.no_merge_kubeconfig.or(below.no_merge_kubeconfig),
             log: self.log.or(below.log),
             handlers: below.handlers,
@@ -247,8 +302,11 @@ impl Settings {
             bail!("--pod-cidr {pod_cidr}: has too few addresses, give a /29 or larger");
         }
         let images = self.images()?;
+        let (credentials, verification) = (self.credentials()?, self.verification()?);
         Ok(Resolved {
             images,
+            credentials,
+            verification,
             instance: self.instance(),
             listen: self.listen.unwrap_or(SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 6443)),
             node_name,
@@ -265,6 +323,56 @@ impl Settings {
             merge_kubeconfig: !self.no_merge_kubeconfig.unwrap_or(false),
         })
     }
+}
+
+impl Settings {
+    /// How the node finds credentials for images.
+    fn credentials(&self) -> anyhow::Result<node::credentials::Options> {
+        use reference::credential::{GlobMode, PathBoundary};
+        let globs = one_of("--credential-globs", self.credential_globs.as_deref(), ["seed", "upstream"])?;
+        let boundary =
+            one_of("--credential-path-boundary", self.credential_path_boundary.as_deref(), ["loose", "strict"])?;
+        let plugins = match (&self.image_credential_provider_config, &self.image_credential_provider_bin_dir) {
+            (None, None) => None,
+            (Some(config), Some(bin_dir)) => {
+                Some(node::credentials::plugin::Files { config: config.clone(), bin_dir: bin_dir.clone() })
+            }
+            (None, Some(_)) => bail!("--image-credential-provider-bin-dir: credential provider config path is empty"),
+            (Some(_), None) => {
+                bail!("--image-credential-provider-config: give --image-credential-provider-bin-dir too")
+            }
+        };
+        let data_dir = self.instance().data_dir;
+        Ok(node::credentials::Options {
+            rules: node::credentials::Rules {
+                globs: if globs == 0 { GlobMode::Seed } else { GlobMode::Upstream },
+                boundary: if boundary == 0 { PathBoundary::Loose } else { PathBoundary::Strict },
+                anonymous_fallback: self.anonymous_fallback.unwrap_or(false),
+            },
+            headers_ignored: one_of("--http-headers", self.http_headers.as_deref(), ["send", "ignore"])? == 1,
+            helpers_allowed: self.docker_credential_helpers.unwrap_or(false),
+            plugins,
+            mirrors: vec![data_dir.join("certs.d"), data_dir.join("registries.yaml")],
+        })
+    }
+
+    /// Who may use an image that is there (IMG-232, IMG-233).
+    fn verification(&self) -> anyhow::Result<node::records::Rules> {
+        let list = self.preloaded_images_verification_allowlist.as_deref().unwrap_or_default();
+        let policy = node::records::Policy::parse(self.image_pull_credentials_verification_policy.as_deref(), list)?;
+        Ok(node::records::Rules {
+            policy,
+            rotated_secret_requires_pull: self.rotated_secret_requires_pull.unwrap_or(false),
+            list_needs_preloaded: self.allowlist_needs_preloaded.unwrap_or(false),
+        })
+    }
+}
+
+/// Which of two words was given; the first if none.
+fn one_of(flag: &str, given: Option<&str>, words: [&str; 2]) -> anyhow::Result<usize> {
+    let Some(given) = given else { return Ok(0) };
+    let found = words.iter().position(|word| *word == given);
+    found.with_context(|| format!("{flag} {given}: write {} or {}", words[0], words[1]))
 }
 
 fn only(flag: &str, given: Option<&str>, served: &str) -> anyhow::Result<()> {
@@ -383,6 +491,39 @@ mod tests {
             (images.collection.high_percent, images.collection.low_percent, images.status_max),
             (70, 60, Some(3))
         );
+    }
+
+    #[test]
+    fn the_verification_policy_is_checked_with_upstreams_words() {
+        let with = |policy: Option<&str>, list: &[&str]| Settings {
+            image_pull_credentials_verification_policy: policy.map(str::to_owned),
+            preloaded_images_verification_allowlist: Some(list.iter().map(|e| (*e).to_owned()).collect()),
+            ..Settings::default()
+        };
+        let error = |settings: Settings| settings.resolve().unwrap_err().to_string();
+        assert!(with(None, &[]).resolve().is_ok());
+        assert!(with(Some("NeverVerifyAllowlistedImages"), &["r.io/a/*"]).resolve().is_ok());
+        let unknown = error(with(Some("NeverVerifyAllowListedImages"), &[]));
+        assert!(unknown.starts_with("invalid configuration: option \"NeverVerifyAllowListedImages\""), "{unknown}");
+        assert!(error(with(None, &["r.io/a"])).contains("can't set `preloadedImagesVerificationAllowlist`"));
+        assert!(error(with(Some("NeverVerifyAllowlistedImages"), &["alpine"])).contains("neither tag nor digest"));
+    }
+
+    #[test]
+    fn settings_of_credentials_are_read_and_checked() {
+        let text = "apiVersion: sampan.dev/v1\nkind: Config\nimageCredentialProviderConfig: /c\nimageCredentialProviderBinDir: /b\ncredentialGlobs: upstream\ncredentialPathBoundary: strict\nanonymousFallback: true\nhttpHeaders: ignore\ndockerCredentialHelpers: true\nrotatedSecretRequiresPull: true\n";
+        let resolved = file(text).unwrap().resolve().unwrap();
+        let options = resolved.credentials;
+        assert_eq!(options.plugins.unwrap().bin_dir, Path::new("/b"));
+        assert!(options.rules.anonymous_fallback && options.headers_ignored && options.helpers_allowed);
+        assert_eq!(options.rules.globs, reference::credential::GlobMode::Upstream);
+        assert_eq!(options.rules.boundary, reference::credential::PathBoundary::Strict);
+        assert!(resolved.verification.rotated_secret_requires_pull);
+        let refused = |settings: Settings| settings.resolve().unwrap_err().to_string();
+        let globs = Settings { credential_globs: Some("both".into()), ..Settings::default() };
+        assert_eq!(refused(globs), "--credential-globs both: write seed or upstream");
+        let half = Settings { image_credential_provider_bin_dir: Some("/b".into()), ..Settings::default() };
+        assert!(refused(half).contains("credential provider config path is empty"));
     }
 
     #[test]

@@ -187,6 +187,10 @@ impl Components {
     ) -> anyhow::Result<()> {
         let (resolved, cri, tls) = (resolved.clone(), runtime.runtime.client(), certificates.node_tls()?);
         let listener = node_listener(&resolved)?;
+        if let Some(plugins) = &resolved.credentials.plugins {
+            // IMG-200: a node does not start with plugins that it does not understand.
+            plugins.load().context("--image-credential-provider-config")?;
+        }
         self.keep("node", move |cancel| {
             let options = listener
                 .try_clone()
@@ -264,6 +268,8 @@ fn node_options(
         collection: resolved.images.collection,
         status_images_max: resolved.images.status_max,
         runtime_class_fails_pod: true,
+        credentials: resolved.credentials.clone(),
+        verification: resolved.verification.clone(),
     }
 }
 
@@ -282,6 +288,8 @@ pub async fn drain_node(resolved: &Resolved, plane: &ControlPlane, runtime: &Con
         cluster_domain: "cluster.local".into(),
         pull_limits: resolved.images.limits,
         runtime_class_fails_pod: true,
+        credentials: resolved.credentials.clone(),
+        verification: resolved.verification.clone(),
     };
     node::drain(options, |progress| crate::output::line(&format!("  {progress}"))).await.context("stop the pods")
 }

@@ -306,6 +306,38 @@ async fn pods_take_the_pull_secrets_of_their_account_and_a_priority() {
 }
 
 #[tokio::test]
+async fn a_node_lists_and_watches_single_secrets_that_its_pods_name() {
+    let admin = door().await;
+    let secrets = "/api/v1/namespaces/default/secrets";
+    for name in ["used", "other"] {
+        assert_eq!(admin.post(secrets, &json!({"metadata": {"name": name}})).await.0, 201);
+    }
+    let mut object = pod("a");
+    object["spec"]["imagePullSecrets"] = json!([{"name": "used"}]);
+    assert_eq!(admin.post(PODS, &object).await.0, 201);
+    let binding = json!({"metadata": {"name": "a"}, "target": {"kind": "Node", "name": "n1"}});
+    assert_eq!(admin.post(&format!("{PODS}/a/binding"), &binding).await.0, 201);
+    let node = admin.of(UserInfo::node("n1"));
+    let of = |selector: &str| format!("{secrets}?fieldSelector={selector}");
+    let (code, list) = node.get(&of("metadata.name%3Dused")).await;
+    assert_eq!((code, list["items"].as_array().unwrap().len()), (200, 1));
+    for refused in ["metadata.name%3Dother", "metadata.name!%3Dused", "type%3DOpaque", ""] {
+        assert_eq!(node.get(&of(refused)).await.0, 403, "{refused}");
+        assert_eq!(node.get(&format!("{}&watch=1", of(refused))).await.0, 403, "{refused}");
+    }
+    assert_eq!(admin.of(UserInfo::node("n2")).get(&of("metadata.name%3Dused")).await.0, 403);
+    assert_eq!(node.get("/api/v1/secrets?fieldSelector=metadata.name%3Dused").await.0, 403);
+    let (mut body, first) = frames(&node, &format!("{}&watch=1", of("metadata.name%3Dused")), 1).await;
+    assert_eq!((&first[0]["type"], &first[0]["object"]["metadata"]["name"]), (&json!("ADDED"), &json!("used")));
+    for name in ["other", "used"] {
+        let edit = json!({"metadata": {"labels": {"edited": "yes"}}});
+        assert_eq!(admin.merge(&format!("{secrets}/{name}"), &edit).await.0, 200);
+    }
+    let next = more(&mut body, 1).await;
+    assert_eq!((&next[0]["type"], &next[0]["object"]["metadata"]["name"]), (&json!("MODIFIED"), &json!("used")));
+}
+
+#[tokio::test]
 async fn a_node_sees_itself_its_pods_and_their_secrets_only() {
     let admin = door().await;
     let secrets = "/api/v1/namespaces/default/secrets";

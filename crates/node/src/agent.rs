@@ -47,6 +47,7 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     background.spawn(secrets.run(options.client.clone(), causes, cancel.clone()));
     background.spawn(probe::run(failed, actor.pulls.causes.clone(), actor.clock, cancel.clone()));
     let (probes, mut probe_reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
+    background.spawn(actor.credentials.clone().watch());
     let mut agent = Pods::new(actor.clone(), probes, options.max_pods);
     let mut watch = std::pin::pin!(pods::watch(&options.client, &options.node_name));
     options.serve_node(&actor, &mut background, cancel.clone());
@@ -122,14 +123,16 @@ async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer, probe::Fai
     let checkpoints = Checkpoints::open(&options.data_dir.join("node/pods"))
         .map_err(|source| Error::Directory { path: options.data_dir.join("node/pods"), source })?;
     let (pulls, failed) = Pulls::new(options.pull_limits, Clock::System);
+    let places = Places::of_node(&options.data_dir);
+    let credentials = Credentials::open(sources.clone(), places, options.credentials.clone())?;
     let actor = Actor {
         cri: options.cri.clone(),
         runtime_name: runtime::name(&options.cri).await,
         client: options.client.clone(),
         ctx: ctx.clone(),
-        volumes: Volumes::new(sources.clone(), ctx.clone()),
+        volumes: Volumes::new(sources, ctx.clone()),
         cgroups,
-        credentials: Credentials::new(sources, Places::of_node(&options.data_dir)),
+        credentials,
         checkpoints,
         recorder,
         pulls,

@@ -47,6 +47,10 @@ pub struct Options {
     pub status_images_max: Option<usize>,
     /// A pod whose RuntimeClass or handler does not exist fails at once (`runtimeClassFailurePolicy: FailPod`).
     pub runtime_class_fails_pod: bool,
+    /// How credentials for images are found.
+    pub credentials: crate::credentials::Options,
+    /// Who may use an image that is there.
+    pub verification: crate::records::Rules,
 }
 
 /// What [`crate::drain`] needs: the part of [`Options`] without the node port.
@@ -64,6 +68,8 @@ pub struct DrainOptions {
     pub cluster_domain: String,
     pub pull_limits: crate::image::queue::Limits,
     pub runtime_class_fails_pod: bool,
+    pub credentials: crate::credentials::Options,
+    pub verification: crate::records::Rules,
 }
 
 impl Options {
@@ -81,6 +87,8 @@ impl Options {
             cluster_domain: self.cluster_domain.clone(),
             pull_limits: self.pull_limits,
             runtime_class_fails_pod: self.runtime_class_fails_pod,
+            credentials: self.credentials.clone(),
+            verification: self.verification.clone(),
         }
     }
 }
@@ -96,6 +104,9 @@ pub enum Error {
         /// The operating system's answer.
         source: io::Error,
     },
+    /// The configuration of credential plugins.
+    #[error("read the configuration of credential plugins")]
+    Plugins(#[from] crate::credentials::plugin::ConfigError),
     /// The cgroup tree.
     #[error("make the cgroup tree: {0}")]
     Cgroups(String),

@@ -183,6 +183,7 @@ impl Pods {
 
     fn begin(&mut self, pod: Arc<Pod>, drained: bool) {
         let uid = pod.uid().to_owned();
+        self.actor.credentials.refer(&pod);
         let (wishes, wish) = watch::channel(Wish { pod, removed: false, drained, relist: 0 });
         let (news, inbox) = mpsc::channel(NEWS_MAX);
         let task = Task::new(self.actor.clone(), self.probes.clone(), wish, inbox);
@@ -199,6 +200,7 @@ impl Pods {
     pub(super) fn take_end(&mut self, ended: Result<(String, bool), JoinError>) {
         match ended {
             Ok((uid, true)) => {
+                self.actor.credentials.forget(&uid);
                 let removed = self.handles.remove(&uid).is_some_and(|handle| handle.wishes.borrow().removed);
                 if !removed {
                     self.gone.insert(uid);

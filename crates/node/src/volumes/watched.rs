@@ -114,10 +114,8 @@ impl Watched {
                 keep
             });
             for name in wanted {
-                if !running.contains_key(&name) {
-                    let task = tasks.spawn(self.clone().follow(client.clone(), name.clone()));
-                    running.insert(name, task);
-                }
+                let follow = || tasks.spawn(self.clone().follow(client.clone(), name.clone()));
+                running.entry(name.clone()).or_insert_with(follow);
             }
             tokio::select! {
                 () = self.shared.wake.notified() => {}
