@@ -41,13 +41,14 @@ enum Fit {
 
 impl Key {
     /// Parses a key such as `https://index.docker.io/v1/`, `*.reg.io:5000/team` or `reg?.io`. Never fails: a key that
-    /// makes no sense matches nothing.
+    /// makes no sense matches nothing. A user and password in front of the host are passed over.
     pub fn parse(text: &str) -> Key {
         let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text);
         let (authority, path) = match rest.find('/') {
             Some(slash) => rest.split_at(slash),
             None => (rest, ""),
         };
+        let authority = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
         let path = if path.starts_with("/v1/") || path.starts_with("/v2/") { &path[3..] } else { path };
         let path = if path == "/" { "" } else { path };
         let (host, port) = split_port(authority);

@@ -8,6 +8,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use cri::v1;
+use reference::credential::Key;
 use serde_json::{Map, Value};
 use std::{collections::BTreeMap, fmt};
 
@@ -59,7 +60,7 @@ pub struct Entry {
 
 impl fmt::Debug for Entry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Entry").field("key", &self.key).finish_non_exhaustive()
+        f.debug_struct("Entry").field("key", &shown(&self.key)).finish_non_exhaustive()
     }
 }
 
@@ -77,7 +78,7 @@ pub(super) fn parse(data: &[u8], kind: Kind) -> Result<(Keyring, Vec<String>), S
     for (key, value) in entries {
         match entry(value) {
             Ok(auth) => keyring.entries.push(Entry { key: key.clone(), auth }),
-            Err(problem) => problems.push(format!("entry {key:?}: {problem}")),
+            Err(problem) => problems.push(format!("entry {:?}: {problem}", shown(key))),
         }
     }
     keyring.headers = headers
@@ -92,6 +93,11 @@ pub(super) fn parse(data: &[u8], kind: Kind) -> Result<(Keyring, Vec<String>), S
         keyring.helpers = helpers.filter_map(|(registry, name)| Some((registry.clone(), text(name)?))).collect();
     }
     Ok((keyring, problems))
+}
+
+/// A key without the user and password that some write in front of the host.
+fn shown(key: &str) -> String {
+    Key::parse(key).text()
 }
 
 fn object<'a>(document: &'a Map<String, Value>, name: &str) -> Result<Option<&'a Map<String, Value>>, String> {
@@ -186,6 +192,14 @@ mod tests {
         assert_eq!(keyring.store.as_deref(), Some("desktop"));
         assert_eq!(keyring.helpers.into_iter().collect::<Vec<_>>(), [("r.io".to_owned(), "pass".to_owned())]);
         assert_eq!(parse(br#"{"credsStore":"desktop"}"#, Kind::DockerCfg).unwrap().0.store, None);
+    }
+
+    #[test]
+    fn a_password_in_a_key_is_not_shown() {
+        let json = r#"{"auths":{"https://u:s3cr3t@r.io/a":{"auth":"!"},"u:s3cr3t@s.io":{"username":"u"}}}"#;
+        let (keyring, problems) = parse(json.as_bytes(), Kind::ConfigJson).unwrap();
+        assert!(problems[0].contains("entry \"r.io/a\""), "{problems:?}");
+        assert!(!format!("{keyring:?} {problems:?}").contains("s3cr3t"));
     }
 
     #[test]
