@@ -352,7 +352,13 @@ impl Settings {
             headers_ignored: one_of("--http-headers", self.http_headers.as_deref(), ["send", "ignore"])? == 1,
             helpers_allowed: self.docker_credential_helpers.unwrap_or(false),
             plugins,
-            mirrors: vec![data_dir.join("certs.d"), data_dir.join("registries.yaml")],
+            mirrors: vec![
+                data_dir.join("certs.d"),
+                "/etc/containerd/certs.d".into(),
+                "/etc/docker/certs.d".into(),
+                data_dir.join("registries.yaml"),
+                "/etc/rancher/k3s/registries.yaml".into(),
+            ],
         })
     }
 

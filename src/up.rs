@@ -51,6 +51,7 @@ pub fn preflight(resolved: &Resolved) -> anyhow::Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("sampan makes namespaces, mounts and cgroups and so needs root; try: sudo sampan up");
     }
+    wiring::refuse_bad_plugins(resolved)?;
     drop(listen(resolved.listen)?);
     resolved.instance.refuse_if_unusable()?;
     crate::check::refuse_shared_network(resolved)?;

@@ -187,10 +187,7 @@ impl Components {
     ) -> anyhow::Result<()> {
         let (resolved, cri, tls) = (resolved.clone(), runtime.runtime.client(), certificates.node_tls()?);
         let listener = node_listener(&resolved)?;
-        if let Some(plugins) = &resolved.credentials.plugins {
-            // IMG-200: a node does not start with plugins that it does not understand.
-            plugins.load().context("--image-credential-provider-config")?;
-        }
+        refuse_bad_plugins(&resolved)?;
         self.keep("node", move |cancel| {
             let options = listener
                 .try_clone()
@@ -221,6 +218,14 @@ impl Components {
             let run = start(cancel.clone());
             async move { run.await.map_err(|error| format!("{:#}", error.into())) }
         }));
+    }
+}
+
+/// IMG-200: a node does not start with credential plugins that it does not understand.
+pub fn refuse_bad_plugins(resolved: &Resolved) -> anyhow::Result<()> {
+    match &resolved.credentials.plugins {
+        Some(plugins) => plugins.load().map(drop).context("--image-credential-provider-config"),
+        None => Ok(()),
     }
 }
 

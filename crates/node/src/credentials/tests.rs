@@ -232,50 +232,55 @@ async fn next(changes: &mut broadcast::Receiver<Change>) -> Change {
 async fn creation_edit_and_removal_of_files_are_told_and_a_touch_is_not() {
     let objects: Objects = Arc::default();
     let directory = tempfile::tempdir().unwrap();
-    let root = directory.path().join("root");
-    let (bin_dir, mirrors) = (directory.path().join("bin"), directory.path().join("etc/certs.d"));
-    fs::create_dir_all(&bin_dir).unwrap();
-    script(&bin_dir.join("p"), "exit 1");
-    let config = directory.path().join("plugins.yaml");
+    let at = |name: &str| directory.path().join(name);
+    // In one step, so that no look falls between the making of a file and its contents.
+    let put = |path: &Path, text: &str| {
+        fs::write(at("beside"), text).unwrap();
+        fs::rename(at("beside"), path).unwrap();
+    };
+    for name in ["root", "bin", "etc"] {
+        fs::create_dir(at(name)).unwrap();
+    }
+    script(&at("bin/p"), "exit 1");
+    let config = at("plugins.yaml");
     let provider = "apiVersion: kubelet.config.k8s.io/v1\nkind: CredentialProviderConfig\nproviders:\n- {name: p, apiVersion: credentialprovider.kubelet.k8s.io/v1, matchImages: [r.io], defaultCacheDuration: 0s}\n";
-    fs::write(&config, provider).unwrap();
+    put(&config, provider);
+    let (mirrors, file) = (at("etc/certs.d"), at("root/config.json"));
     let options = Options {
-        plugins: Some(plugin::Files { config: config.clone(), bin_dir }),
+        plugins: Some(plugin::Files { config: config.clone(), bin_dir: at("bin") }),
         mirrors: vec![mirrors.clone()],
         ..Options::default()
     };
-    let credentials = Credentials::open(api(&objects), places(&root), options).unwrap();
+    let credentials = Credentials::open(api(&objects), places(&at("root")), options).unwrap();
     let mut changes = credentials.changes();
     let mut watch = tokio::task::JoinSet::new();
     watch.spawn(credentials.clone().watch());
-    // The first look is what later ones are compared with: a change before it is none. Writing until it is told makes
-    // the order certain without knowing when that look was.
-    let file = root.join("config.json");
-    let mut count = 0;
-    loop {
-        fs::create_dir_all(&root).unwrap();
-        fs::write(&file, format!(r#"{{"count":{count}}}"#)).unwrap();
-        count += 1;
+    // A change before the first look is none: so the file is made again until it is told.
+    for count in 0.. {
+        put(&file, &format!(r#"{{"count":{count}}}"#));
         if let Ok(told) = tokio::time::timeout(Duration::from_millis(200), changes.recv()).await {
             assert_eq!(told.unwrap(), Change::NodeFiles);
             break;
         }
     }
-    let same = fs::read(&file).unwrap();
-    fs::write(&file, same).unwrap();
-    let host = mirrors.join("r.io");
-    fs::create_dir_all(&host).unwrap();
-    let told = next(&mut changes).await;
-    assert_eq!(told, Change::Mirrors, "the same contents again are no change; a new directory is");
-    fs::write(host.join("hosts.toml"), "server = \"https://r.io\"").unwrap();
+    // Whatever is still to be told of that file is told before this.
+    fs::create_dir(&mirrors).unwrap();
+    while next(&mut changes).await == Change::NodeFiles {}
+    put(&file, &fs::read_to_string(&file).unwrap());
+    fs::create_dir(mirrors.join("r.io")).unwrap();
+    assert_eq!(next(&mut changes).await, Change::Mirrors, "the same contents again are no change");
+    put(&mirrors.join("r.io/hosts.toml"), "server = \"https://r.io\"");
     assert_eq!(next(&mut changes).await, Change::Mirrors);
-    fs::write(&config, provider.replace("matchImages: [r.io]", "matchImages: [s.io]")).unwrap();
+    put(&config, &provider.replace("matchImages: [r.io]", "matchImages: [s.io]"));
     assert_eq!(next(&mut changes).await, Change::Plugin);
     let problems = |image: &'static str| {
         let credentials = credentials.clone();
         async move { credentials.for_image(&pod(&[]), image).await.problems.len() }
     };
     assert_eq!((problems("r.io/x").await, problems("s.io/x").await), (0, 1), "the new configuration is in force");
+    put(&config, "kind: [");
+    assert_eq!(next(&mut changes).await, Change::Plugin);
+    assert_eq!(problems("s.io/x").await, 1, "a bad configuration changes nothing");
     fs::remove_file(&file).unwrap();
     assert_eq!(next(&mut changes).await, Change::NodeFiles);
 }

@@ -178,6 +178,8 @@ pub(super) struct Facts<'a> {
     pub(super) record: Result<Option<&'a Record>, ()>,
     /// A pull of it is under way or was interrupted.
     pub(super) intended: bool,
+    /// It was there under this name before the node pulled it under another (IMG-246).
+    pub(super) preloaded: bool,
     /// What the pod has.
     pub(super) secrets: &'a [Presented],
     pub(super) accounts: &'a [AccountEntry],
@@ -217,7 +219,7 @@ impl Verdict {
 #[must_use]
 pub(super) fn decide(rules: &Rules, facts: &Facts<'_>) -> (Verdict, Option<SecretEntry>) {
     let Ok(record) = facts.record else { return (Verdict::Unreadable, None) };
-    let pulled = record.is_some() || facts.intended;
+    let pulled = (record.is_some() && !facts.preloaded) || facts.intended;
     if !rules.policy.verifies(facts.repository, pulled, rules.list_needs_preloaded) {
         return (Verdict::PolicyAllows, None);
     }
@@ -286,7 +288,7 @@ mod tests {
     }
 
     fn facts<'a>(record: Option<&'a Record>, secrets: &'a [Presented], accounts: &'a [AccountEntry]) -> Facts<'a> {
-        Facts { repository: Some(REPOSITORY), record: Ok(record), intended: false, secrets, accounts }
+        Facts { repository: Some(REPOSITORY), record: Ok(record), intended: false, preloaded: false, secrets, accounts }
     }
 
     fn always() -> Rules {

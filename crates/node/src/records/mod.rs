@@ -18,7 +18,7 @@ use cri::v1;
 use decide::{Facts, Presented, decide};
 use hash::Hasher;
 use jiff::Timestamp;
-use record::{AccountEntry, Grant, Record, SecretEntry};
+use record::{AccountEntry, Grant, Preloaded, Record, SecretEntry};
 use reference::Reference;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -105,6 +105,32 @@ pub struct Numbers {
     pub records_on_disk: usize,
 }
 
+impl std::fmt::Display for Numbers {
+    /// As `/metrics` shows them; names are the kubelet's own where it has them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut family = |name: &str, kind: &str, help: &str, samples: &[(String, u64)]| -> std::fmt::Result {
+            writeln!(f, "# HELP {name} {help}\n# TYPE {name} {kind}")?;
+            samples.iter().try_for_each(|(labels, value)| writeln!(f, "{name}{labels} {value}"))
+        };
+        let one = |count: usize| [(String::new(), count as u64)];
+        let labels = |(result, count): (&&str, &u64)| (format!("{{result=\"{result}\"}}"), *count);
+        let checks: Vec<(String, u64)> = self.checks.iter().map(labels).collect();
+        family(
+            "kubelet_imagemanager_image_mustpull_checks_total",
+            "counter",
+            "Decisions whether credentials have to be verified before an image is used.",
+            &checks,
+        )?;
+        let gauge = "gauge";
+        let on_disk = "kubelet_imagemanager_ondisk_pullintents";
+        family(on_disk, gauge, "Intents of pulls on disk.", &one(self.intents_on_disk))?;
+        let records = "kubelet_imagemanager_ondisk_pulledrecords";
+        family(records, gauge, "Records of pulls on disk.", &one(self.records_on_disk))?;
+        let in_memory = "sampan_imagemanager_inmemory_pullintents";
+        family(in_memory, gauge, "Images that are being pulled.", &one(self.intents_in_memory))
+    }
+}
+
 impl Records {
     /// Opens or makes the records in `directory`, which is `<data_dir>/image_manager`. Without that directory every
     /// image that is there counts as placed by somebody else (IMG-245).
@@ -158,6 +184,34 @@ impl Records {
         let written = self.with_store(move |_, store| store.intend(&name)).await;
         written.map_err(|source| Error::Intent { image: image.to_owned(), source })?;
         Ok(intended)
+    }
+
+    /// To be called after a pull and before [`Records::pulled`], with all names that the runtime now has for the image:
+    /// what nobody pulled here before was there under its other names already, and stays as open as it was (IMG-246).
+    pub async fn observe(&self, image: &str, image_ref: &str, names: &[String]) {
+        let plain = |name: &String| repository(name.split('@').next()?);
+        let mut others: BTreeSet<String> = names.iter().filter_map(plain).collect();
+        if let Some(own) = repository(image) {
+            others.remove(&own);
+        }
+        let image_ref = image_ref.to_owned();
+        let noted = self.with_store(move |shared, store| {
+            if !matches!(store.record(&image_ref), Ok(None)) {
+                return Ok(());
+            }
+            // Another pull of the same content may be under way, or was interrupted.
+            let under_way = locked(&shared.flights).keys().cloned().collect::<Vec<_>>();
+            for begun in store.intents()?.into_iter().chain(under_way) {
+                repository(&begun).map(|begun| others.remove(&begun));
+            }
+            match others.is_empty() {
+                true => Ok(()),
+                false => store.observe(&Preloaded::new(&image_ref, others, shared.clock.now())),
+            }
+        });
+        if let Err(error) = noted.await {
+            tracing::warn!(image, %error, "other names of an image are not noted; they are verified");
+        }
     }
 
     /// The pull went well with this try: whoever has the same may use the image (IMG-238).
@@ -236,12 +290,19 @@ impl Records {
             let in_flight = locked(&shared.flights).contains_key(&image);
             let record = store.record(&image_ref);
             let intended = if in_flight { Ok(true) } else { store.intended(&image) };
+            let preloaded = repository.as_deref().is_some_and(|name| store.was_preloaded(&image_ref, name));
             let (record, intended) = match (&record, intended) {
                 (Ok(record), Ok(intended)) => (Ok(record.as_ref()), intended),
                 _ => (Err(()), true),
             };
-            let facts =
-                Facts { repository: repository.as_deref(), record, intended, secrets: &secrets, accounts: &accounts };
+            let facts = Facts {
+                repository: repository.as_deref(),
+                record,
+                intended,
+                preloaded,
+                secrets: &secrets,
+                accounts: &accounts,
+            };
             let (verdict, learned) = decide(&shared.rules, &facts);
             let grants =
                 record.ok().flatten().zip(facts.repository).and_then(|(r, name)| r.credential_mapping.get(name));

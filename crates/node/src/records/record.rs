@@ -5,7 +5,7 @@
 use crate::credentials::Source;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The version that is written.
 const VERSION: &str = "kubelet.config.k8s.io/v1beta1";
@@ -13,6 +13,7 @@ const VERSION: &str = "kubelet.config.k8s.io/v1beta1";
 const OLD_VERSION: &str = "kubelet.config.k8s.io/v1alpha1";
 const INTENT: &str = "ImagePullIntent";
 const RECORD: &str = "ImagePulledRecord";
+const PRELOADED: &str = "ImagePreloadedRecord";
 
 /// A pull was about to begin.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,6 +35,36 @@ pub(super) struct Record {
     /// By repository, canonical, without tag and digest.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(super) credential_mapping: BTreeMap<String, Grants>,
+}
+
+/// Names under which an image was on the node before the node itself pulled it (IMG-246).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Preloaded {
+    kind: String,
+    api_version: String,
+    pub(super) last_updated_time: Timestamp,
+    pub(super) image_ref: String,
+    /// Repositories, canonical, without tag and digest.
+    pub(super) observed_images: BTreeSet<String>,
+}
+
+impl Preloaded {
+    pub(super) fn new(image_ref: &str, observed_images: BTreeSet<String>, now: Timestamp) -> Preloaded {
+        Preloaded {
+            kind: PRELOADED.into(),
+            api_version: VERSION.into(),
+            last_updated_time: seconds(now),
+            image_ref: image_ref.into(),
+            observed_images,
+        }
+    }
+
+    /// Reads strictly; `None` if it is none.
+    pub(super) fn read(bytes: &[u8]) -> Option<Preloaded> {
+        let read: Preloaded = serde_json::from_slice(bytes).ok()?;
+        (read.kind == PRELOADED && read.api_version == VERSION).then_some(read)
+    }
 }
 
 /// Who may use the image under one name.

@@ -3,7 +3,7 @@
 //! Owns `<data_dir>/image_manager`: names, atomic replacement, and what happens to files that cannot be read: they are
 //! put aside and go on standing for an image that is to be verified. Must not decide. Start at [`Store::open`].
 
-use super::record::{Intent, Record};
+use super::record::{Intent, Preloaded, Record};
 use sha2::{Digest as _, Sha256};
 use std::{
     fs, io,
@@ -19,6 +19,7 @@ const FILE_BYTES_MAX: u64 = 16 << 20;
 pub(super) struct Store {
     pulling: PathBuf,
     pulled: PathBuf,
+    preloaded: PathBuf,
     aside: PathBuf,
 }
 
@@ -29,13 +30,17 @@ pub(super) struct Unreadable;
 impl Store {
     /// Makes what is missing, removes what a crash left half-written, and rewrites records of an older version.
     pub(super) fn open(root: &Path) -> io::Result<Store> {
-        let store =
-            Store { pulling: root.join("pulling"), pulled: root.join("pulled"), aside: root.join("quarantine") };
-        for directory in [root, &store.pulling, &store.pulled, &store.aside] {
+        let store = Store {
+            pulling: root.join("pulling"),
+            pulled: root.join("pulled"),
+            preloaded: root.join("observed-preloaded"),
+            aside: root.join("quarantine"),
+        };
+        for directory in [root, &store.pulling, &store.pulled, &store.preloaded, &store.aside] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
             fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
         }
-        for directory in [root, &store.pulling, &store.pulled] {
+        for directory in [root, &store.pulling, &store.pulled, &store.preloaded] {
             for entry in fs::read_dir(directory)?.flatten() {
                 if entry.path().extension().is_some_and(|extension| extension == "tmp") {
                     fs::remove_file(entry.path())?;
@@ -110,8 +115,21 @@ impl Store {
         remove(&self.aside_of(&self.pulled, &name))
     }
 
+    /// True if the image was there under this name before the node pulled it. What cannot be read says nothing: then
+    /// the image is verified.
+    pub(super) fn was_preloaded(&self, image_ref: &str, repository: &str) -> bool {
+        let bytes = read(&self.preloaded.join(name(image_ref))).ok().flatten();
+        let found = bytes.and_then(|bytes| Preloaded::read(&bytes));
+        found.is_some_and(|found| found.image_ref == image_ref && found.observed_images.contains(repository))
+    }
+
+    pub(super) fn observe(&self, preloaded: &Preloaded) -> io::Result<()> {
+        replace(&self.preloaded.join(name(&preloaded.image_ref)), &json(preloaded))
+    }
+
     pub(super) fn delete(&self, image_ref: &str) -> io::Result<()> {
         let name = name(image_ref);
+        remove(&self.preloaded.join(&name))?;
         remove(&self.pulled.join(&name))?;
         remove(&self.aside_of(&self.pulled, &name))
     }

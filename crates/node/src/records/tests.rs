@@ -222,9 +222,18 @@ async fn a_look_up_is_spared_where_credentials_do_not_matter() {
     assert_eq!(ask().await, None);
     node.pull(IMAGE, &with("good", Source::NodeFile)).await;
     assert_eq!(ask().await, Some(Verdict::RecordFound));
-    let checks = node.records.numbers().await.checks;
+    let numbers = node.records.numbers().await;
     let wanted = [("credentialPolicyAllowed", 1), ("credentialRecordFound", 1), ("mustAuthenticate", 1)];
-    assert_eq!(checks, BTreeMap::from(wanted));
+    assert_eq!(numbers.checks, BTreeMap::from(wanted));
+    let text = numbers.to_string();
+    for line in [
+        "kubelet_imagemanager_image_mustpull_checks_total{result=\"mustAuthenticate\"} 1",
+        "kubelet_imagemanager_ondisk_pullintents 0",
+        "kubelet_imagemanager_ondisk_pulledrecords 1",
+        "sampan_imagemanager_inmemory_pullintents 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
+    }
 }
 
 #[tokio::test]
@@ -235,4 +244,31 @@ async fn the_same_content_under_another_name_is_another_question() {
     assert_eq!(other, Verdict::MustAuthenticate);
     let no_id = node.records.must_pull(IMAGE, "", &Lookup::default()).await;
     assert_eq!(no_id, Verdict::MustAuthenticate);
+}
+
+#[tokio::test]
+async fn an_image_that_was_there_stays_open_when_its_content_is_pulled_under_another_name() {
+    let node = Node::new();
+    let ask = |image: &'static str| {
+        let records = node.records.clone();
+        async move { records.must_pull(image, ID, &looked_up(vec![Try::anonymous()])).await }
+    };
+    assert_eq!(ask("r.io/placed:1").await, Verdict::PolicyAllows);
+    let intended = node.records.intent(IMAGE).await.unwrap();
+    let also = node.records.intent("r.io/coming").await.unwrap();
+    let digest = format!("sha256:{}", "a".repeat(64));
+    let names = ["r.io/placed:1".to_owned(), IMAGE.to_owned(), format!("r.io/coming@{digest}")];
+    node.records.observe(IMAGE, ID, &names).await;
+    node.records.pulled(IMAGE, ID, &with("good", secret("a"))).await.unwrap();
+    node.records.ended(intended).await;
+    node.records.ended(also).await;
+    assert_eq!(ask("r.io/placed:2").await, Verdict::PolicyAllows, "one repository, whatever the tag");
+    assert_eq!(ask(IMAGE).await, Verdict::MustAuthenticate);
+    assert_eq!(ask("r.io/coming").await, Verdict::MustAuthenticate, "its own pull was under way");
+    // Names that appear later are the node's own.
+    node.records.observe(IMAGE, ID, &["r.io/later:1".to_owned()]).await;
+    assert_eq!(ask("r.io/later:1").await, Verdict::MustAuthenticate);
+    let later = Clock::System.now() + jiff::SignedDuration::from_secs(5);
+    node.records.prune(&BTreeSet::new(), later).await;
+    assert_eq!(node.files("observed-preloaded"), 0);
 }
