@@ -19,6 +19,12 @@ core.v1.PodTemplate core.v1.PodTemplateList core.v1.Secret core.v1.SecretList co
 core.v1.ServiceAccount core.v1.ServiceAccountList core.v1.Event core.v1.EventList core.v1.Binding
 events.v1.Event events.v1.EventList coordination.v1.Lease coordination.v1.LeaseList
 node.v1.RuntimeClass node.v1.RuntimeClassList scheduling.v1.PriorityClass scheduling.v1.PriorityClassList
+core.v1.ReplicationController core.v1.ReplicationControllerList
+apps.v1.ReplicaSet apps.v1.ReplicaSetList apps.v1.Deployment apps.v1.DeploymentList
+apps.v1.StatefulSet apps.v1.StatefulSetList apps.v1.DaemonSet apps.v1.DaemonSetList
+batch.v1.Job batch.v1.JobList batch.v1.CronJob batch.v1.CronJobList autoscaling.v1.Scale
+admissionregistration.v1.MutatingWebhookConfiguration admissionregistration.v1.MutatingWebhookConfigurationList
+admissionregistration.v1.ValidatingWebhookConfiguration admissionregistration.v1.ValidatingWebhookConfigurationList
 policy.v1.Eviction authentication.v1.TokenRequest meta.v1.Status meta.v1.DeleteOptions meta.v1.Condition
 meta.v1.WatchEvent
 """.split()

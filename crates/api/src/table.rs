@@ -105,3 +105,79 @@ pub(crate) const PRIORITY_CLASSES: &[Column] = &[
     AGE,
     wide("PreemptionPolicy", "Whether pods of this class may push out others."),
 ];
+
+const CONTAINERS: Column = wide("Containers", "Names of the containers of the template.");
+const IMAGES: Column = wide("Images", "Images of the containers of the template.");
+const SELECTOR: Column = wide("Selector", "Labels of the pods that belong here.");
+
+const fn count(name: &'static str, description: &'static str) -> Column {
+    Column::new(name, "integer", description, 0)
+}
+
+pub(crate) const REPLICAS: &[Column] = &[
+    NAME,
+    count("Desired", "Pods that there should be."),
+    count("Current", "Pods that there are."),
+    count("Ready", "Pods that are ready."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
+pub(crate) const DEPLOYMENTS: &[Column] = &[
+    NAME,
+    text("Ready", "Pods that are ready, of all that there should be."),
+    text("Up-to-date", "Pods of the newest template."),
+    text("Available", "Pods that have been ready for long enough."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
+pub(crate) const STATEFUL_SETS: &[Column] =
+    &[NAME, text("Ready", "Pods that are ready, of all that there should be."), AGE, CONTAINERS, IMAGES];
+
+pub(crate) const DAEMON_SETS: &[Column] = &[
+    NAME,
+    count("Desired", "Nodes that should have a pod."),
+    count("Current", "Nodes that have a pod and should."),
+    count("Ready", "Nodes whose pod is ready."),
+    count("Up-to-date", "Nodes whose pod is of the newest template."),
+    count("Available", "Nodes whose pod has been ready for long enough."),
+    text("Node Selector", "Labels of the nodes that get a pod."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
+pub(crate) const JOBS: &[Column] = &[
+    NAME,
+    text("Status", "Whether the job runs, has ended, and how."),
+    text("Completions", "Pods that have succeeded, of all that should."),
+    text("Duration", "Time from the start of the job to its end, or until now."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
+pub(crate) const CRON_JOBS: &[Column] = &[
+    NAME,
+    text("Schedule", "Times of the jobs, as cron writes them."),
+    text("Timezone", "Time zone of the schedule."),
+    text("Suspend", "Whether no jobs are made for now."),
+    count("Active", "Jobs that run."),
+    text("Last Schedule", "Time since the last job was made."),
+    AGE,
+    CONTAINERS,
+    IMAGES,
+    SELECTOR,
+];
+
+pub(crate) const SCALES: &[Column] =
+    &[NAME, count("Desired", "Pods that there should be."), count("Available", "Pods that there are."), AGE];
+
+pub(crate) const WEBHOOKS: &[Column] = &[NAME, count("Webhooks", "Number of webhooks."), AGE];

@@ -198,12 +198,23 @@ fn raw_list(kind: &Kind, items: &[(Bytes, Revision)], meta: &ListMeta) -> Vec<u8
     out
 }
 
-/// Adds a `Warning: 299` header for each text.
+/// Bytes of all warnings together, after which they are cut, and of one that is cut.
+const WARNINGS_BYTES_MAX: usize = 4096;
+const CUT_WARNING_CHARS: usize = 256;
+
+/// Adds a `Warning: 299` header for each text; as upstream, no more than clients' header limits bear.
 pub fn warn(response: &mut Response, warnings: &[String]) {
+    let too_long = warnings.iter().map(String::len).sum::<usize>() > WARNINGS_BYTES_MAX;
+    let mut bytes = 0;
     for warning in warnings {
-        let text: String = warning.chars().filter(|c| !c.is_control()).collect();
+        let chars = if too_long { CUT_WARNING_CHARS } else { usize::MAX };
+        let text: String = warning.chars().filter(|c| !c.is_control()).take(chars).collect();
+        bytes += text.len();
+        if bytes > WARNINGS_BYTES_MAX {
+            return;
+        }
         let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
-        if let Ok(header) = HeaderValue::from_str(&format!("299 - \"{quoted}\"")) {
+        if let Ok(header) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
             response.headers_mut().append(header::WARNING, header);
         }
     }

@@ -5,9 +5,11 @@
 use serde_json::{Value, json};
 
 use crate::clock;
+use crate::query::Query;
 use crate::registry::{Call, Registry};
 use crate::status::Status;
 use crate::user::{MASTERS, UserInfo};
+use crate::warnings::Warnings;
 
 const NAMESPACES: [&str; 4] = ["kube-system", "default", "kube-public", "kube-node-lease"];
 
@@ -45,7 +47,18 @@ async fn ensure(registry: &Registry, user: &UserInfo, at: (&str, &str), object: 
         return Err(Status::internal(format!("{} is not served", at.1)));
     };
     let name = crate::object::name(&object).to_owned();
-    let call = Call { kind, namespace: None, name: "", subresource: None, user, dry_run: false, now: clock::now() };
+    let (query, warnings) = (Query::default(), Warnings::default());
+    let call = Call {
+        kind,
+        namespace: None,
+        name: "",
+        subresource: None,
+        user,
+        dry_run: false,
+        now: clock::now(),
+        query: &query,
+        warnings: &warnings,
+    };
     if registry.world.entry(kind, None, &name).await.is_ok_and(|entry| entry.is_some()) {
         return Ok(());
     }

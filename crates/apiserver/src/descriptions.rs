@@ -3,7 +3,7 @@
 //! They come out of k8s-openapi's schemas when a document is built. Start at [`Descriptions::gather`].
 
 use api::Kind;
-use k8s_openapi::api::{coordination, core, events, node, scheduling};
+use k8s_openapi::api::{admissionregistration, apps, batch, coordination, core, events, node, scheduling};
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
@@ -41,12 +41,27 @@ impl<'a> Told<'a> {
     }
 }
 
+const WEBHOOKS: &str = "admissionregistration.k8s.io";
+
 fn gather_kind(generator: &mut SchemaGenerator, kind: &Kind) {
     let _ = match (kind.group, kind.kind) {
         ("", "Namespace") => generator.subschema_for::<core::v1::Namespace>(),
         ("", "Node") => generator.subschema_for::<core::v1::Node>(),
         ("", "Pod") => generator.subschema_for::<core::v1::Pod>(),
         ("", "PodTemplate") => generator.subschema_for::<core::v1::PodTemplate>(),
+        ("", "ReplicationController") => generator.subschema_for::<core::v1::ReplicationController>(),
+        ("apps", "Deployment") => generator.subschema_for::<apps::v1::Deployment>(),
+        ("apps", "ReplicaSet") => generator.subschema_for::<apps::v1::ReplicaSet>(),
+        ("apps", "StatefulSet") => generator.subschema_for::<apps::v1::StatefulSet>(),
+        ("apps", "DaemonSet") => generator.subschema_for::<apps::v1::DaemonSet>(),
+        ("batch", "Job") => generator.subschema_for::<batch::v1::Job>(),
+        ("batch", "CronJob") => generator.subschema_for::<batch::v1::CronJob>(),
+        (WEBHOOKS, "MutatingWebhookConfiguration") => {
+            generator.subschema_for::<admissionregistration::v1::MutatingWebhookConfiguration>()
+        }
+        (WEBHOOKS, "ValidatingWebhookConfiguration") => {
+            generator.subschema_for::<admissionregistration::v1::ValidatingWebhookConfiguration>()
+        }
         ("", "Secret") => generator.subschema_for::<core::v1::Secret>(),
         ("", "ConfigMap") => generator.subschema_for::<core::v1::ConfigMap>(),
         ("", "ServiceAccount") => generator.subschema_for::<core::v1::ServiceAccount>(),

@@ -34,6 +34,7 @@ mod server;
 mod status;
 mod subresource;
 mod user;
+mod warnings;
 mod watch;
 mod world;
 

@@ -68,8 +68,7 @@ impl Patch {
             }
         }
         let document = Decoded { value: patched, duplicates: self.duplicates.clone() };
-        let Checked { object, mut warnings } = body::check(kind, document, validation)?;
-        warnings.extend(kind.rules.warnings(&object));
+        let Checked { object, warnings } = body::check(kind, document, validation)?;
         Ok((object, warnings))
     }
 }

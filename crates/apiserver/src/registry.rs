@@ -13,8 +13,10 @@ use store::{Entry, Expect, Put, Revision};
 
 use crate::admission::{self, Operation};
 use crate::object;
+use crate::query::Query;
 use crate::status::{Status, from_store};
 use crate::user::UserInfo;
+use crate::warnings::Warnings;
 use crate::world::World;
 
 /// How often a write that carries no resource version of its own is tried again after a conflict.
@@ -39,6 +41,10 @@ pub struct Call<'a> {
     pub dry_run: bool,
     /// When.
     pub now: Timestamp,
+    /// The query of the request.
+    pub query: &'a Query,
+    /// What to tell the client beside the answer.
+    pub warnings: &'a Warnings,
 }
 
 /// An object after a write.
@@ -83,12 +89,16 @@ impl Registry {
     async fn create_once(&self, call: &Call<'_>, mut object: Value) -> Result<Written, Status> {
         let kind = call.kind;
         kind.rules.default(&mut object);
-        fill_system_fields(&mut object, call);
+        let uid = uuid::Uuid::new_v4().to_string();
+        fill_system_fields(&mut object, call, &uid);
+        let name = object::name(&object).to_owned();
+        let request = admission::Request { operation: Operation::Create, ..self.request(call, &name, None) };
+        self.admission.mutate(&request, &mut object).await?;
+        // Whatever a plugin or a webhook wrote: these are the server's.
+        fill_system_fields(&mut object, call, &uid);
         kind.rules.prepare_create(&mut object, call.now);
         let name = object::name(&object).to_owned();
-        let request = self.request(call, &name, None);
-        let request = admission::Request { operation: Operation::Create, ..request };
-        self.admission.mutate(&request, &mut object).await?;
+        let request = admission::Request { name: &name, ..request };
         let mut errors = api::meta::validate_create(kind, &object);
         errors.extend(kind.rules.validate_create(&object));
         if !errors.is_empty() {
@@ -124,6 +134,9 @@ impl Registry {
             user: call.user,
             old,
             world: &self.world,
+            dry_run: call.dry_run,
+            query: call.query,
+            warnings: call.warnings,
         }
     }
 
@@ -181,9 +194,11 @@ impl Registry {
         check_unchanged_identity(call, &new, &old)?;
         kind.rules.default(&mut new);
         keep_system_fields(&mut new, &old);
-        kind.rules.prepare_update(&mut new, &old, call.subresource);
         let request = self.request(call, call.name, Some(&old));
         self.admission.mutate(&request, &mut new).await?;
+        keep_system_fields(&mut new, &old);
+        // After the plugins, so that what they changed counts in the generation.
+        kind.rules.prepare_update(&mut new, &old, call.subresource);
         let mut errors = api::meta::validate_update(&new, &old);
         errors.extend(kind.rules.validate_update(&new, &old, call.subresource));
         if !errors.is_empty() {
@@ -224,10 +239,12 @@ impl Registry {
         }
     }
 
-    /// Runs the validating halves of admission for a deletion.
+    /// Runs admission for a deletion. There is no new object, so nothing can be changed.
     pub async fn admit_delete(&self, call: &Call<'_>, old: &Value) -> Result<(), Status> {
         let request = self.request(call, call.name, Some(old));
-        self.admission.validate(&admission::Request { operation: Operation::Delete, ..request }, None).await
+        let request = admission::Request { operation: Operation::Delete, ..request };
+        self.admission.mutate(&request, &mut Value::Null).await?;
+        self.admission.validate(&request, None).await
     }
 
     /// Writes an object that is being deleted, or removes it; no rules run. None: another writer was faster.
@@ -291,7 +308,7 @@ pub fn has_finalizers(kind: &Kind, object: &Value) -> bool {
 }
 
 /// What only the server sets on a new object.
-fn fill_system_fields(object: &mut Value, call: &Call<'_>) {
+fn fill_system_fields(object: &mut Value, call: &Call<'_>, uid: &str) {
     let metadata = object::metadata_mut(object);
     for field in ["resourceVersion", "selfLink", "managedFields", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         look::remove(metadata, field);
@@ -306,7 +323,7 @@ fn fill_system_fields(object: &mut Value, call: &Call<'_>) {
         Some(namespace) => look::set(metadata, "namespace", namespace),
         None => drop(look::remove(metadata, "namespace")),
     }
-    look::set(metadata, "uid", uuid::Uuid::new_v4().to_string());
+    look::set(metadata, "uid", uid);
     look::set(metadata, "creationTimestamp", object::timestamp(call.now));
 }
 

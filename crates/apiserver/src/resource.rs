@@ -4,7 +4,7 @@
 
 use api::{Kind, look};
 use axum::body::Body;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -23,8 +23,9 @@ use crate::registry::Call;
 use crate::route::{self, Target};
 use crate::server::Core;
 use crate::status::{self, Status};
-use crate::subresource::{binding, log, stream};
+use crate::subresource::{binding, log, scale, stream};
 use crate::user::UserInfo;
+use crate::warnings::Warnings;
 use crate::watch::{Subject, Watching};
 use crate::{clock, object};
 
@@ -35,6 +36,7 @@ pub struct Asked {
     query: Query,
     headers: HeaderMap,
     form: Form,
+    warnings: Warnings,
 }
 
 impl Asked {
@@ -55,6 +57,8 @@ impl Asked {
             user: &self.user,
             dry_run,
             now: clock::now(),
+            query: &self.query,
+            warnings: &self.warnings,
         }
     }
 }
@@ -72,12 +76,15 @@ pub async fn respond(core: &Core, target: Target, user: UserInfo, request: Reque
     let format = Format::negotiate(request.headers(), query.flag("pretty"))?;
     let form = Form { format, include: Include::parse(query.get("includeObject"))?, now: clock::precise() };
     let (parts, body) = request.into_parts();
-    let asked = Asked { target, user, query, headers: parts.headers, form };
+    let asked = Asked { target, user, query, headers: parts.headers, form, warnings: Warnings::default() };
     match parts.method {
         Method::GET | Method::HEAD => read(core, asked).await,
         method => {
             let body = read_body(body).await?;
-            write(core, &asked, &method, body).await
+            let mut response = write(core, &asked, &method, body).await.unwrap_or_else(IntoResponse::into_response);
+            // Refusals carry their warnings too.
+            answer::warn(&mut response, &asked.warnings.all());
+            Ok(response)
         }
     }
 }
@@ -184,6 +191,10 @@ async fn streaming(core: &Core, onward: Onward, request: Request<Body>) -> Resul
 async fn read(core: &Core, asked: Asked) -> Result<Response, Status> {
     let kind = asked.kind();
     let watch = asked.query.flag("watch");
+    if asked.target.subresource.as_deref() == Some("scale") {
+        let shown = scale::read(&core.registry, &asked.call(false)).await?;
+        return Ok(scaled(&asked, shown));
+    }
     if asked.target.name.is_some() && !watch {
         let entry = core.registry.entry(&asked.call(false)).await?;
         return Ok(answer::object(200, kind, (&entry.value, Some(entry.modified)), &asked.form));
@@ -228,46 +239,69 @@ async fn create(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Sta
         }
         Some(_) => return Err(Status::method_not_allowed()),
     }
-    let Checked { object, mut warnings } = body::check(asked.kind(), document, options.field_validation)?;
+    let kind = asked.kind();
+    let Checked { object, warnings } = body::check(kind, document, options.field_validation)?;
+    call.warnings.extend(warnings);
     body::check_place(&object, &call)?;
-    warnings.extend(asked.kind().rules.warnings(&object));
+    call.warnings.extend(kind.rules.warnings(&object));
     let written = core.registry.create(&call, object).await?;
-    Ok(with_warnings(answer::written(asked.kind(), &written, &asked.form), &warnings))
+    if kind.rules.is_unattended() {
+        call.warnings.add(format!("no controller acts on {} yet: the object is only stored", kind.qualified()));
+    }
+    Ok(answer::written(kind, &written, &asked.form))
 }
 
 async fn update(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Status> {
     let options = WriteOptions::parse(&asked.query)?;
     let call = asked.call(options.dry_run);
     let document = codec::decode(&asked.headers, body)?;
-    let Checked { object, mut warnings } = body::check(asked.kind(), document, options.field_validation)?;
+    let kind = if call.subresource == Some("scale") { api::kind::scale() } else { asked.kind() };
+    let Checked { object, warnings } = body::check(kind, document, options.field_validation)?;
+    call.warnings.extend(warnings);
     body::check_place(&object, &call)?;
-    warnings.extend(asked.kind().rules.warnings(&object));
+    if call.subresource == Some("scale") {
+        let shown = scale::change(&core.registry, &call, &|_| Ok(object.clone())).await?;
+        return Ok(scaled(asked, shown));
+    }
+    if call.subresource.is_none() {
+        call.warnings.extend(kind.rules.warnings(&object));
+    }
     let written = core.registry.replace(&call, object).await?;
-    Ok(with_warnings(answer::written(asked.kind(), &written, &asked.form), &warnings))
+    Ok(answer::written(kind, &written, &asked.form))
+}
+
+fn scaled(asked: &Asked, shown: Value) -> Response {
+    let document = answer::shaped(api::kind::scale(), shown, &asked.form);
+    answer::value(200, &document, asked.form.format)
 }
 
 async fn patch_object(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Status> {
     let options = WriteOptions::parse(&asked.query)?;
     let call = asked.call(options.dry_run);
     let patch = patch::Patch::read(&asked.headers, body)?;
-    let warnings = std::sync::Mutex::new(Vec::new());
     let validation = options.field_validation;
+    let apply = |kind: &Kind, old: &Value| {
+        let (object, told) = patch.apply(kind, old, validation)?;
+        call.warnings.extend(told);
+        body::check_place(&object, &call)?;
+        Ok(object)
+    };
+    if call.subresource == Some("scale") {
+        let kind = api::kind::scale();
+        let shown = scale::change(&core.registry, &call, &|old| apply(kind, old)).await?;
+        return Ok(scaled(asked, shown));
+    }
     let written = core
         .registry
         .modify(&call, &|old| {
-            let (object, told) = patch.apply(call.kind, old, validation)?;
-            *warnings.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = told;
-            body::check_place(&object, &call)?;
+            let object = apply(call.kind, old)?;
+            if call.subresource.is_none() {
+                call.warnings.extend(call.kind.rules.warnings(&object));
+            }
             Ok(object)
         })
         .await?;
-    let warnings = warnings.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
-    Ok(with_warnings(answer::written(asked.kind(), &written, &asked.form), &warnings))
-}
-
-fn with_warnings(mut response: Response, warnings: &[String]) -> Response {
-    answer::warn(&mut response, warnings);
-    response
+    Ok(answer::written(asked.kind(), &written, &asked.form))
 }
 
 fn delete_options(asked: &Asked, body: &[u8]) -> Result<DeleteOptions, Status> {

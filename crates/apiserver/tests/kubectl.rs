@@ -1,73 +1,10 @@
 //! kubectl 1.32 as it comes, over TLS, against the memory store.
 #![allow(missing_docs)]
 
-use std::path::Path;
-use std::sync::Arc;
+use cluster::cluster;
 
-use apiserver::{ApiServer, Options};
-use tokio_util::sync::CancellationToken;
-
+mod cluster;
 mod pki;
-
-struct Cluster {
-    dir: tempfile::TempDir,
-    cancel: CancellationToken,
-    serving: tokio::task::JoinHandle<()>,
-}
-
-async fn cluster() -> Cluster {
-    let dir = tempfile::tempdir().unwrap();
-    let pki = pki::Pki::new();
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let kubeconfig = pki.kubeconfig(listener.local_addr().unwrap(), "kubernetes-admin", "system:masters");
-    std::fs::write(dir.path().join("config"), kubeconfig).unwrap();
-    let cancel = CancellationToken::new();
-    let options = Options::new(Arc::new(store::memory::MemoryStore::new()));
-    let server = ApiServer::start(options, cancel.clone()).await.unwrap();
-    let (tls, ending) = (pki.server_config(), cancel.clone());
-    #[allow(clippy::disallowed_methods)] // The test awaits it in `end`.
-    let serving = tokio::spawn(async move { server.serve(listener, tls, ending).await.unwrap() });
-    Cluster { dir, cancel, serving }
-}
-
-impl Cluster {
-    fn file(&self, name: &str, text: &str) -> String {
-        let path = self.dir.path().join(name);
-        std::fs::write(&path, text).unwrap();
-        path.display().to_string()
-    }
-
-    /// Standard output and standard error of kubectl, and whether it succeeded.
-    async fn run(&self, arguments: &[&str]) -> (bool, String) {
-        let home: &Path = self.dir.path();
-        let output = tokio::process::Command::new("kubectl")
-            .args(arguments)
-            .env("KUBECONFIG", home.join("config"))
-            .env("HOME", home)
-            .output()
-            .await
-            .expect("kubectl is installed");
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.success(), String::from_utf8_lossy(&text).into_owned())
-    }
-
-    async fn ok(&self, arguments: &[&str]) -> String {
-        let (success, text) = self.run(arguments).await;
-        assert!(success, "kubectl {arguments:?}: {text}");
-        text
-    }
-
-    async fn fails(&self, arguments: &[&str]) -> String {
-        let (success, text) = self.run(arguments).await;
-        assert!(!success, "kubectl {arguments:?}: {text}");
-        text
-    }
-
-    async fn end(self) {
-        self.cancel.cancel();
-        self.serving.await.unwrap();
-    }
-}
 
 const POD: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: web, labels: {app: web}}\nspec:\n  containers:\n  - name: c\n    image: \
                    nginx:1\n    env: [{name: A, value: one}, {name: B, value: two}]\n";

@@ -1,79 +1,15 @@
 //! The HTTP surface through the in-process door, on the memory store.
 #![allow(missing_docs)]
 
-use std::sync::Arc;
-
-use apiserver::{ApiServer, Options, StaticToken, UserInfo};
+use apiserver::UserInfo;
 use axum::body::Body;
+use door::{Door, PODS, door, pod, server};
 use http::{Method, Request, StatusCode};
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
-use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
-struct Door {
-    server: ApiServer,
-    user: UserInfo,
-}
-
-async fn server() -> ApiServer {
-    let mut options = Options::new(Arc::new(store::memory::MemoryStore::new()));
-    options.tokens = vec![StaticToken { token: "secret".to_owned(), user: UserInfo::admin() }];
-    ApiServer::start(options, CancellationToken::new()).await.unwrap()
-}
-
-async fn door() -> Door {
-    Door { server: server().await, user: UserInfo::admin() }
-}
-
-const PODS: &str = "/api/v1/namespaces/default/pods";
-
-fn pod(name: &str) -> Value {
-    json!({"metadata": {"name": name, "labels": {"app": name}}, "spec": {"containers": [{"name": "c", "image": "nginx"}]}})
-}
-
-impl Door {
-    fn of(&self, user: UserInfo) -> Door {
-        Door { server: self.server.clone(), user }
-    }
-
-    async fn send(&self, method: Method, path: &str, media: &str, body: Vec<u8>) -> (u16, Value) {
-        let request = Request::builder().method(method).uri(path).header("content-type", media);
-        let response = self.server.router_as(self.user.clone()).oneshot(request.body(Body::from(body)).unwrap());
-        let response = response.await.unwrap();
-        let status = response.status().as_u16();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        (status, serde_json::from_slice(&bytes).unwrap_or(Value::Null))
-    }
-
-    async fn get(&self, path: &str) -> (u16, Value) {
-        self.send(Method::GET, path, "", Vec::new()).await
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
-        self.send(Method::POST, path, "application/json", body.to_string().into()).await
-    }
-
-    async fn put(&self, path: &str, body: &Value) -> (u16, Value) {
-        self.send(Method::PUT, path, "application/json", body.to_string().into()).await
-    }
-
-    async fn merge(&self, path: &str, body: &Value) -> (u16, Value) {
-        self.send(Method::PATCH, path, "application/merge-patch+json", body.to_string().into()).await
-    }
-
-    async fn delete(&self, path: &str, body: &Value) -> (u16, Value) {
-        self.send(Method::DELETE, path, "application/json", body.to_string().into()).await
-    }
-
-    /// Creates the pod and binds it to a node.
-    async fn bound_pod(&self, name: &str, node: &str) {
-        assert_eq!(self.post(PODS, &pod(name)).await.0, 201);
-        let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
-        let (code, status) = self.post(&format!("{PODS}/{name}/binding"), &binding).await;
-        assert_eq!(code, 201, "{status}");
-    }
-}
+mod door;
 
 #[tokio::test]
 async fn only_health_and_version_are_open_to_strangers() {

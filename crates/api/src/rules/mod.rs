@@ -20,6 +20,8 @@ pub mod priority_class;
 pub mod runtime_class;
 pub mod secret;
 pub mod service_account;
+pub mod webhook;
+pub mod workload;
 
 /// Which way an object is converted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +93,11 @@ pub trait Rules: Sync + Send {
     /// Whether a PUT without a resource version overwrites.
     fn unconditional_update(&self) -> bool {
         true
+    }
+
+    /// Whether nothing acts on objects of this kind yet, so that whoever makes one is told.
+    fn is_unattended(&self) -> bool {
+        false
     }
 }
 

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::pod::{default, spec};
-use super::{Rules, name_cell};
+use super::pod::spec;
+use super::{Rules, name_cell, workload};
 use crate::field::{FieldError, Path};
 use crate::look;
 
@@ -13,9 +13,7 @@ pub struct PodTemplates;
 
 impl Rules for PodTemplates {
     fn default(&self, object: &mut Value) {
-        let template = look::child(object, "template");
-        look::child(template, "metadata");
-        default::template(look::child(template, "spec"));
+        workload::default_template(object);
     }
 
     fn prepare_create(&self, object: &mut Value, _now: Timestamp) {
@@ -31,22 +29,15 @@ impl Rules for PodTemplates {
         spec::validate_template(look::get(object, "template").unwrap_or(&empty), &Path::new("template"))
     }
 
-    fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
-        let containers = look::list_at(object, &["template", "spec", "containers"]);
-        let joined = |field: &str| -> String {
-            containers.iter().map(|container| look::text(container, field)).collect::<Vec<_>>().join(",")
-        };
-        vec![name_cell(object), Value::from(joined("name")), Value::from(joined("image")), Value::from(labels(object))]
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        workload::template_warnings(object, &["template"])
     }
-}
 
-fn labels(object: &Value) -> String {
-    let empty = Value::Null;
-    let metadata = look::at(object, &["template", "metadata"]).unwrap_or(&empty);
-    let mut all: Vec<String> =
-        look::text_map(metadata, "labels").map(|(key, value)| format!("{key}={value}")).collect();
-    all.sort_unstable();
-    if all.is_empty() { "<none>".to_owned() } else { all.join(",") }
+    fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
+        let labels = workload::pairs(look::at(object, &["template", "metadata", "labels"]));
+        let [names, images] = workload::containers(object, &["template"]);
+        vec![name_cell(object), names, images, labels.into()]
+    }
 }
 
 #[cfg(test)]

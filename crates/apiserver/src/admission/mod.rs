@@ -16,8 +16,10 @@ use api::Kind;
 use async_trait::async_trait;
 use serde_json::Value;
 
+use crate::query::Query;
 use crate::status::Status;
 use crate::user::UserInfo;
+use crate::warnings::Warnings;
 use crate::world::World;
 
 /// What is done to the object.
@@ -49,6 +51,12 @@ pub struct Request<'a> {
     pub old: Option<&'a Value>,
     /// Read access to everything else.
     pub world: &'a World,
+    /// Judge only: nothing is stored.
+    pub dry_run: bool,
+    /// The query of the request: what else the client asked for.
+    pub query: &'a Query,
+    /// What to tell the client beside the answer.
+    pub warnings: &'a Warnings,
 }
 
 impl Request<'_> {
@@ -69,7 +77,7 @@ pub trait Plugin: Send + Sync {
     /// Upstream's name, as in `--enable-admission-plugins`.
     fn name(&self) -> &'static str;
 
-    /// Changes the object, or refuses the request. Must be idempotent.
+    /// Changes the object, or refuses the request. Must be idempotent. On deletions the object is null.
     async fn mutate(&self, _request: &Request<'_>, _object: &mut Value) -> Result<(), Status> {
         Ok(())
     }

@@ -3,4 +3,5 @@
 pub mod binding;
 pub mod log;
 pub mod node_port;
+pub mod scale;
 pub mod stream;

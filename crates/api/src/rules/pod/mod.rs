@@ -27,7 +27,7 @@ pub mod spec;
 mod status;
 pub mod update;
 mod volume;
-mod warning;
+pub(super) mod warning;
 
 /// Rules of `v1 Pod`.
 pub struct Pods;

@@ -199,7 +199,7 @@ fn topology_key(term: &Value, path: &Path, errors: &mut Vec<FieldError>) {
 }
 
 /// Checks a LabelSelector object.
-pub(super) fn label_selector(object: &Value, field: &str, path: &Path, errors: &mut Vec<FieldError>) {
+pub(in crate::rules) fn label_selector(object: &Value, field: &str, path: &Path, errors: &mut Vec<FieldError>) {
     let Some(selector) = look::get(object, field) else { return };
     meta::labels(selector, "matchLabels", &path.child("matchLabels"), errors);
     for (index, demand) in look::list(selector, "matchExpressions").iter().enumerate() {

@@ -11,26 +11,33 @@ pub(super) fn of_pod(object: &Value) -> Vec<String> {
     let empty = Value::Null;
     let spec = look::get(object, "spec").unwrap_or(&empty);
     let mut out: Vec<String> = super::name_warnings(look::text_at(object, &["metadata", "name"])).into_iter().collect();
-    node_labels(spec, &mut out);
-    names_and_references(spec, &mut out);
+    out.extend(of_spec(spec, "spec"));
+    out
+}
+
+/// Warnings about a pod spec at a path, in a Pod or in a template.
+pub(in crate::rules) fn of_spec(spec: &Value, path: &str) -> Vec<String> {
+    let mut out = Vec::new();
+    node_labels(spec, path, &mut out);
+    names_and_references(spec, path, &mut out);
     for list in ["initContainers", "containers"] {
         for (index, container) in look::list(spec, list).iter().enumerate() {
-            duplicate_env(container, &format!("spec.{list}[{index}]"), &mut out);
-            fractional_bytes(container, &format!("spec.{list}[{index}].resources"), &mut out);
+            duplicate_env(container, &format!("{path}.{list}[{index}]"), &mut out);
+            fractional_bytes(container, &format!("{path}.{list}[{index}].resources"), &mut out);
         }
     }
     // HOOK-73.
     if look::integer(spec, "terminationGracePeriodSeconds").is_some_and(|seconds| seconds < 0) {
-        let field = "spec.terminationGracePeriodSeconds";
+        let field = format!("{path}.terminationGracePeriodSeconds");
         out.push(format!("{field}: must be >= 0; negative values are invalid and will be treated as 1"));
     }
     out
 }
 
-fn node_labels(spec: &Value, out: &mut Vec<String>) {
+fn node_labels(spec: &Value, root: &str, out: &mut Vec<String>) {
     for (key, _) in look::map(spec, "nodeSelector") {
         if let Some(words) = deprecated_label(key) {
-            out.push(format!("spec.nodeSelector[{key}]: {words}"));
+            out.push(format!("{root}.nodeSelector[{key}]: {words}"));
         }
     }
     let path = ["affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution", "nodeSelectorTerms"];
@@ -38,28 +45,29 @@ fn node_labels(spec: &Value, out: &mut Vec<String>) {
         for (index, demand) in look::list(term, "matchExpressions").iter().enumerate() {
             let key = look::text(demand, "key");
             if let Some(words) = deprecated_label(key) {
-                let path = format!("spec.{}[{term_index}].matchExpressions[{index}].key", path.join("."));
+                let path = format!("{root}.{}[{term_index}].matchExpressions[{index}].key", path.join("."));
                 out.push(format!("{path}: {key} is {words}"));
             }
         }
     }
 }
 
-fn names_and_references(spec: &Value, out: &mut Vec<String>) {
+/// IMG-184: empty and repeated names are told, not refused.
+fn names_and_references(spec: &Value, root: &str, out: &mut Vec<String>) {
     let secrets = look::list(spec, "imagePullSecrets");
     for (index, secret) in secrets.iter().enumerate() {
         let name = look::text(secret, "name");
         if name.is_empty() {
-            out.push(format!("spec.imagePullSecrets[{index}].name: invalid empty name \"\""));
+            out.push(format!("{root}.imagePullSecrets[{index}].name: invalid empty name \"\""));
         } else if secrets[..index].iter().any(|other| look::text(other, "name") == name) {
-            out.push(format!("spec.imagePullSecrets[{index}].name: duplicate name \"{name}\""));
+            out.push(format!("{root}.imagePullSecrets[{index}].name: duplicate name \"{name}\""));
         }
     }
     let aliases = look::list(spec, "hostAliases");
     for (index, alias) in aliases.iter().enumerate() {
         let ip = look::text(alias, "ip");
         if aliases[..index].iter().any(|other| look::text(other, "ip") == ip) {
-            out.push(format!("spec.hostAliases[{index}].ip: duplicate ip \"{ip}\""));
+            out.push(format!("{root}.hostAliases[{index}].ip: duplicate ip \"{ip}\""));
         }
     }
 }
