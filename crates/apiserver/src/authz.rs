@@ -103,7 +103,7 @@ fn forbidden(a: &Attributes<'_>, reason: &str) -> Status {
             details.insert(field.into(), value.into());
         }
     }
-    Status { code: 403, reason: "Forbidden", message, details: details.into() }
+    Status { code: 403, reason: "Forbidden".into(), message, details: details.into() }
 }
 
 /// `system:masters` may do everything.

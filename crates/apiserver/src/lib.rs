@@ -38,6 +38,7 @@ mod warnings;
 mod watch;
 mod world;
 
+pub use admission::webhook::client::{WebhookCall, WebhookClient};
 pub use admission::{DEFAULT_PLUGINS, names as admission_plugins};
 pub use server::{ApiServer, Error, Options};
 pub use status::Status;

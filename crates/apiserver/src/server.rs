@@ -14,6 +14,7 @@ use http::{Method, header};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::webhook::client::{self, WebhookClient};
 use crate::admission::{self, DEFAULT_PLUGINS};
 use crate::authz::{self, Attributes, Authorizer};
 use crate::leftover::Leftover;
@@ -34,6 +35,8 @@ pub struct Options {
     pub event_ttl: Duration,
     /// Names of the enabled admission plugins.
     pub admission: Vec<String>,
+    /// The way to admission webhooks.
+    pub webhooks: WebhookClient,
     /// Identity for the node port; without it logs and streams are refused.
     pub node_tls: Option<NodeTls>,
     /// Bearer tokens that are known from the start.
@@ -51,6 +54,7 @@ impl Options {
             store,
             event_ttl: Duration::from_secs(3600),
             admission: DEFAULT_PLUGINS.iter().map(|name| (*name).to_owned()).collect(),
+            webhooks: client::https(),
             node_tls: None,
             tokens: Vec::new(),
             client_ca_pem: None,
@@ -103,7 +107,7 @@ impl ApiServer {
     /// Builds the server and makes the objects that every cluster has.
     pub async fn start(options: Options, cancel: CancellationToken) -> Result<ApiServer, Error> {
         let world = World { store: options.store };
-        let admission = admission::Chain::new(&options.admission).map_err(Error::UnknownPlugin)?;
+        let admission = admission::Chain::new(&options.admission, options.webhooks).map_err(Error::UnknownPlugin)?;
         let core = Core {
             registry: Registry { world, admission, event_ttl: options.event_ttl },
             frames: Arc::default(),

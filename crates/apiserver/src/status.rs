@@ -2,6 +2,8 @@
 //!
 //! Owns codes, reasons and message texts, which clients match. It must not decide anything. Start at [`Status`].
 
+use std::borrow::Cow;
+
 use api::FieldError;
 use api::Kind;
 use axum::body::Body;
@@ -15,7 +17,7 @@ pub struct Status {
     /// HTTP status code.
     pub code: u16,
     /// Machine-readable reason in CamelCase; may be empty.
-    pub reason: &'static str,
+    pub reason: Cow<'static, str>,
     /// One sentence for people, in upstream's words.
     pub message: String,
     /// `details` of the object, or null.
@@ -54,11 +56,12 @@ fn object_details(kind: &Kind, kind_or_resource: &str, name: &str) -> serde_json
 impl Status {
     /// A refusal without details.
     pub fn plain(code: u16, reason: &'static str, message: impl Into<String>) -> Status {
-        Status { code, reason, message: message.into(), details: Value::Null }
+        Status { code, reason: Cow::Borrowed(reason), message: message.into(), details: Value::Null }
     }
 
     fn about(kind: &Kind, name: &str, code: u16, reason: &'static str, message: String) -> Status {
-        Status { code, reason, message, details: Value::Object(object_details(kind, kind.plural, name)) }
+        let details = Value::Object(object_details(kind, kind.plural, name));
+        Status { code, reason: Cow::Borrowed(reason), message, details }
     }
 
     /// 404 for a named object.
@@ -104,7 +107,7 @@ impl Status {
             .collect();
         details.insert("causes".into(), causes.into());
         let message = format!("{} {name:?} is invalid: {joined}", qualified_kind(kind));
-        Status { code: 422, reason: "Invalid", message, details: details.into() }
+        Status { code: 422, reason: Cow::Borrowed("Invalid"), message, details: details.into() }
     }
 
     /// 400.
@@ -194,7 +197,7 @@ impl Status {
             "message": self.message, "code": self.code,
         });
         if !self.reason.is_empty() {
-            object["reason"] = self.reason.into();
+            object["reason"] = self.reason.as_ref().into();
         }
         if !self.details.is_null() {
             object["details"] = self.details.clone();

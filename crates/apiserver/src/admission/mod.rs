@@ -1,7 +1,8 @@
 //! Admission: what the cluster adds to objects and what it does not let in.
 //!
 //! One module per plugin, named as upstream names it; the chain runs in upstream's order, mutating halves first, then
-//! validation of the object, then the validating halves. A plugin reads the world and never writes to it.
+//! validation of the object, then the validating halves. Webhooks come last in both; when one of them changed the object,
+//! the plugins see it again. A plugin reads the world and never writes to it.
 //! To add one: write a module, add it to [`PLUGINS`] at upstream's place.
 
 mod always_pull_images;
@@ -11,6 +12,7 @@ mod node_restriction;
 mod priority;
 mod runtime_class;
 mod service_account;
+pub mod webhook;
 
 use api::Kind;
 use async_trait::async_trait;
@@ -21,6 +23,8 @@ use crate::status::Status;
 use crate::user::UserInfo;
 use crate::warnings::Warnings;
 use crate::world::World;
+use webhook::Webhooks;
+use webhook::client::WebhookClient;
 
 /// What is done to the object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +35,8 @@ pub enum Operation {
     Update,
     /// A removal.
     Delete,
+    /// A way into a running object, such as exec.
+    Connect,
 }
 
 /// One request as plugins see it.
@@ -107,23 +113,39 @@ pub const DEFAULT_PLUGINS: &[&str] = &[
     "Priority",
     "DefaultTolerationSeconds",
     "RuntimeClass",
+    webhook::MUTATING,
+    webhook::VALIDATING,
 ];
 
 /// The enabled plugins.
-pub struct Chain(Vec<&'static dyn Plugin>);
+pub struct Chain {
+    plugins: Vec<&'static dyn Plugin>,
+    webhooks: Webhooks,
+}
 
 impl Chain {
     /// Plugins by name; an unknown name is returned as the error.
-    pub fn new(enabled: &[String]) -> Result<Chain, String> {
-        if let Some(unknown) = enabled.iter().find(|name| !PLUGINS.iter().any(|p| p.name() == name.as_str())) {
+    pub fn new(enabled: &[String], client: WebhookClient) -> Result<Chain, String> {
+        if let Some(unknown) = enabled.iter().find(|name| !names().any(|known| known == name.as_str())) {
             return Err(unknown.clone());
         }
-        Ok(Chain(PLUGINS.iter().copied().filter(|p| enabled.iter().any(|name| name == p.name())).collect()))
+        let plugins = PLUGINS.iter().copied().filter(|p| enabled.iter().any(|name| name == p.name())).collect();
+        Ok(Chain { plugins, webhooks: Webhooks::new(client, enabled) })
     }
 
     /// Runs the mutating halves.
     pub async fn mutate(&self, request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
-        for plugin in &self.0 {
+        self.mutate_by_plugins(request, object).await?;
+        let pass = self.webhooks.mutate(request, object).await?;
+        if pass.changed {
+            self.mutate_by_plugins(request, object).await?;
+            self.webhooks.mutate_again(request, object, pass).await?;
+        }
+        Ok(())
+    }
+
+    async fn mutate_by_plugins(&self, request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
+        for plugin in &self.plugins {
             plugin.mutate(request, object).await?;
         }
         Ok(())
@@ -131,14 +153,14 @@ impl Chain {
 
     /// Runs the validating halves.
     pub async fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
-        for plugin in &self.0 {
+        for plugin in &self.plugins {
             plugin.validate(request, object).await?;
         }
-        Ok(())
+        self.webhooks.validate(request, object).await
     }
 }
 
 /// The names of all plugins, in their order.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    PLUGINS.iter().map(|plugin| plugin.name())
+    PLUGINS.iter().map(|plugin| plugin.name()).chain([webhook::MUTATING, webhook::VALIDATING])
 }

@@ -48,6 +48,7 @@ fn pod(request: &Request<'_>, node: &str, object: Option<&Value>) -> Result<(), 
         Operation::Update => {
             own(request, node, &of(request.old), "update pod status for pods with spec.nodeName set to itself")
         }
+        Operation::Connect => Ok(()),
         Operation::Delete => own(request, node, &of(request.old), "delete pods with spec.nodeName set to itself"),
     }
 }

@@ -29,7 +29,7 @@ impl Plugin for Priority {
                 keep(request.old, look::child(pod, "spec"));
                 Ok(())
             }
-            Operation::Delete => Ok(()),
+            Operation::Delete | Operation::Connect => Ok(()),
         }
     }
 

@@ -1,0 +1,474 @@
+//! What the server does for the page "Images": pull policies, image volumes, AlwaysPullImages, accounts and secrets.
+#![allow(missing_docs)]
+
+use api::look;
+use apiserver::{ApiServer, DEFAULT_PLUGINS, Options, UserInfo};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use door::{Door, PODS, door, pod, server_with};
+use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
+
+mod door;
+
+/// Every kind that holds a pod template, its path and where the template is.
+const HOLDERS: [(&str, &[&str]); 8] = [
+    ("/api/v1/namespaces/default/podtemplates", &["template"]),
+    ("/api/v1/namespaces/default/replicationcontrollers", &["spec", "template"]),
+    ("/apis/apps/v1/namespaces/default/replicasets", &["spec", "template"]),
+    ("/apis/apps/v1/namespaces/default/deployments", &["spec", "template"]),
+    ("/apis/apps/v1/namespaces/default/statefulsets", &["spec", "template"]),
+    ("/apis/apps/v1/namespaces/default/daemonsets", &["spec", "template"]),
+    ("/apis/batch/v1/namespaces/default/jobs", &["spec", "template"]),
+    ("/apis/batch/v1/namespaces/default/cronjobs", &["spec", "jobTemplate", "spec", "template"]),
+];
+
+fn holder(path: &str, place: &[&str], spec: &Value) -> Value {
+    let mut object = json!({"metadata": {"name": "w"}});
+    let template = place.iter().fold(&mut object, |value, name| look::child(value, name));
+    *template = json!({"metadata": {"labels": {"app": "w"}}, "spec": spec});
+    if path.contains("/batch/") {
+        template["spec"]["restartPolicy"] = json!("Never");
+    }
+    if path.contains("/apps/") {
+        object["spec"]["selector"] = json!({"matchLabels": {"app": "w"}});
+    }
+    if path.ends_with("cronjobs") {
+        object["spec"]["schedule"] = json!("@daily");
+    }
+    object
+}
+
+fn spec_of<'a>(object: &'a Value, place: &[&str]) -> &'a Value {
+    look::at(object, place).unwrap().get("spec").unwrap()
+}
+
+#[tokio::test]
+async fn img_20_to_23_every_kind_and_list_reads_back_with_a_policy() {
+    let digest = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+    let images = [
+        ("nginx".to_owned(), "Always"),
+        ("nginx:latest".to_owned(), "Always"),
+        ("nginx:1.2".to_owned(), "IfNotPresent"),
+        ("nginx:Latest".to_owned(), "IfNotPresent"),
+        (format!("nginx@{digest}"), "IfNotPresent"),
+        (format!("nginx:latest@{digest}"), "Always"),
+        ("A B".to_owned(), "IfNotPresent"),
+    ];
+    let door = door().await;
+    let paths = HOLDERS.iter().copied().chain([(PODS, &[][..])]);
+    for (path, place) in paths {
+        for (image, policy) in &images {
+            let container = |name: &str| json!([{"name": name, "image": image}]);
+            let spec = json!({
+                "containers": container("c"), "initContainers": container("i"),
+                "volumes": [{"name": "v", "image": {"reference": image}}],
+            });
+            let object = holder(path, place, &spec);
+            let (object, place) = if path == PODS {
+                (json!({"metadata": {"name": "w"}, "spec": spec}), &[][..])
+            } else {
+                (object, place)
+            };
+            let (code, made) = door.post(path, &object).await;
+            // IMG-14: nobody looks at the syntax of a name here.
+            assert_eq!(code, 201, "{path} {image}: {made}");
+            let (_, read) = door.get(&format!("{path}/w")).await;
+            let spec = if place.is_empty() { &read["spec"] } else { spec_of(&read, place) };
+            for list in ["containers", "initContainers"] {
+                assert_eq!(spec[list][0]["imagePullPolicy"], *policy, "{path} {list} {image}");
+            }
+            assert_eq!(spec["volumes"][0]["image"]["pullPolicy"], *policy, "{path} {image}");
+            assert_eq!(door.delete(&format!("{path}/w"), &json!({"gracePeriodSeconds": 0})).await.0, 200);
+        }
+    }
+}
+
+#[tokio::test]
+async fn img_25_26_no_patch_of_the_image_moves_the_policy_and_a_put_without_it_does() {
+    let door = door().await;
+    let template = ["spec", "template"];
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let spec = json!({"containers": [{"name": "c", "image": "app:1"}]});
+    assert_eq!(door.post(path, &holder(path, &template, &spec)).await.0, 201);
+    let path = format!("{path}/w");
+    let set = |container: Value| json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+    let patches = [
+        ("application/strategic-merge-patch+json", set(json!({"name": "c", "image": "app:latest"}))),
+        (
+            "application/merge-patch+json",
+            set(json!({"name": "c", "image": "app:latest", "imagePullPolicy": "IfNotPresent"})),
+        ),
+        (
+            "application/json-patch+json",
+            json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "app:latest"}]),
+        ),
+    ];
+    for (media, patch) in patches {
+        let (code, patched) = door.patch(&path, media, &patch).await;
+        assert_eq!(code, 200, "{patched}");
+        let container = &spec_of(&patched, &template)["containers"][0];
+        assert_eq!(
+            (&container["image"], &container["imagePullPolicy"]),
+            (&json!("app:latest"), &json!("IfNotPresent")),
+            "{media}"
+        );
+    }
+    // IMG-26: null, or a whole object without the field, is defaulted from the image that it names now.
+    let null = set(json!({"name": "c", "imagePullPolicy": null}));
+    let (_, patched) = door.patch(&path, "application/strategic-merge-patch+json", &null).await;
+    assert_eq!(spec_of(&patched, &template)["containers"][0]["imagePullPolicy"], "Always");
+    let put = holder("/apps/", &template, &json!({"containers": [{"name": "c", "image": "app:2"}]}));
+    let (code, put) = door.put(&path, &put).await;
+    assert_eq!(code, 200, "{put}");
+    assert_eq!(spec_of(&put, &template)["containers"][0]["imagePullPolicy"], "IfNotPresent");
+    assert_eq!(put["metadata"]["generation"], 4);
+}
+
+#[tokio::test]
+async fn img_26_28_a_pod_changes_its_image_and_nothing_else() {
+    let door = door().await;
+    let mut object = pod("a");
+    object["spec"]["containers"][0]["image"] = json!("app:1");
+    assert_eq!(door.post(PODS, &object).await.0, 201);
+    let path = format!("{PODS}/a");
+    let set = |container: Value| json!({"spec": {"containers": [container]}});
+    let strategic = "application/strategic-merge-patch+json";
+    let (code, patched) = door.patch(&path, strategic, &set(json!({"name": "c", "image": "app:latest"}))).await;
+    assert_eq!(
+        (code, &patched["spec"]["containers"][0]["imagePullPolicy"]),
+        (200, &json!("IfNotPresent")),
+        "{patched}"
+    );
+    let (code, status) = door.patch(&path, strategic, &set(json!({"name": "c", "imagePullPolicy": "Always"}))).await;
+    assert_eq!(code, 422);
+    assert!(status["message"].as_str().unwrap().contains("pod updates may not change fields other than"), "{status}");
+    let (_, mut put) = door.get(&path).await;
+    put["spec"]["containers"][0].as_object_mut().unwrap().remove("imagePullPolicy");
+    assert_eq!(door.put(&path, &put).await.0, 422, "the default of the new image differs from what is stored");
+    let (code, status) = door.patch(&path, strategic, &set(json!({"name": "d", "image": "app:1"}))).await;
+    assert_eq!(code, 422);
+    assert!(status["message"].as_str().unwrap().contains("may not add or remove containers"), "{status}");
+    let secrets = json!({"spec": {"imagePullSecrets": [{"name": "x"}]}});
+    assert_eq!(door.patch(&path, strategic, &secrets).await.0, 422, "IMG-184");
+}
+
+#[tokio::test]
+async fn img_27_30_31_302_bad_policies_and_images_are_named() {
+    let door = door().await;
+    let check = async |spec: Value, field: &str, words: &str| {
+        let (code, status) = door.post(PODS, &json!({"metadata": {"name": "x"}, "spec": spec})).await;
+        assert_eq!(code, 422, "{status}");
+        let cause = &status["details"]["causes"][0];
+        assert_eq!(cause["field"], field, "{status}");
+        assert!(cause["message"].as_str().unwrap().contains(words), "{status}");
+    };
+    let one = |container: Value| json!({"containers": [container]});
+    let supported = "Unsupported value: \"always\": supported values: \"Always\", \"IfNotPresent\", \"Never\"";
+    check(
+        one(json!({"name": "c", "image": "x", "imagePullPolicy": "always"})),
+        "spec.containers[0].imagePullPolicy",
+        supported,
+    )
+    .await;
+    check(one(json!({"name": "c"})), "spec.containers[0].image", "Required value").await;
+    check(
+        one(json!({"name": "c", "image": " x"})),
+        "spec.containers[0].image",
+        "must not have leading or trailing whitespace",
+    )
+    .await;
+    let volume = |source: Value| json!({"containers": [{"name": "c", "image": "x"}], "volumes": [{"name": "v", "image": source}]});
+    check(volume(json!({})), "spec.volumes[0].image.reference", "Required value").await;
+    check(volume(json!({"reference": "x", "pullPolicy": "always"})), "spec.volumes[0].image.pullPolicy", supported)
+        .await;
+    let mut two = volume(json!({"reference": "x"}));
+    two["volumes"][0]["emptyDir"] = json!({});
+    check(two, "spec.volumes[0].image", "may not specify more than 1 volume type").await;
+    // Templates may leave both open.
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let spec = json!({"containers": [{"name": "c", "image": " x"}], "volumes": [{"name": "v", "image": {}}]});
+    let (code, made) = door.post(path, &holder(path, &["spec", "template"], &spec)).await;
+    assert_eq!(code, 201, "{made}");
+}
+
+#[tokio::test]
+async fn img_300_to_302_the_image_of_a_volume_is_fixed() {
+    let door = door().await;
+    let mut object = pod("a");
+    object["spec"]["volumes"] = json!([{"name": "v", "image": {"reference": "data:1"}}]);
+    assert_eq!(door.post(PODS, &object).await.0, 201);
+    let path = format!("{PODS}/a");
+    for change in [json!({"reference": "data:2"}), json!({"reference": "data:1", "pullPolicy": "Always"})] {
+        let patch = json!({"spec": {"volumes": [{"name": "v", "image": change}]}});
+        assert_eq!(door.merge(&path, &patch).await.0, 422, "{patch}");
+    }
+}
+
+fn ephemeral(list: Value) -> Value {
+    json!({"spec": {"ephemeralContainers": list}})
+}
+
+#[tokio::test]
+async fn img_23_29_ephemeral_containers_come_by_their_own_door_and_stay() {
+    let door = door().await;
+    assert_eq!(door.post(PODS, &pod("a")).await.0, 201);
+    let path = format!("{PODS}/a/ephemeralcontainers");
+    let strategic = "application/strategic-merge-patch+json";
+    let (code, made) = door.patch(&path, strategic, &ephemeral(json!([{"name": "e", "image": "dbg"}]))).await;
+    assert_eq!(code, 200, "{made}");
+    assert_eq!(made["spec"]["ephemeralContainers"][0]["imagePullPolicy"], "Always");
+    let wrong = ephemeral(json!([{"name": "f", "image": "dbg", "imagePullPolicy": "x"}]));
+    assert_eq!(door.patch(&path, strategic, &wrong).await.0, 422);
+    for changed in [json!({"name": "e", "image": "dbg:2"}), json!({"name": "e", "imagePullPolicy": "Never"})] {
+        let (code, status) = door.patch(&path, strategic, &ephemeral(json!([changed]))).await;
+        assert_eq!(code, 422);
+        assert!(
+            status["message"].as_str().unwrap().contains("existing ephemeral containers \"e\" may not be changed"),
+            "{status}"
+        );
+    }
+    assert_eq!(door.merge(&path, &ephemeral(json!([]))).await.0, 422);
+    // The main door does not let them in.
+    let (code, _) = door.patch(&format!("{PODS}/a"), strategic, &ephemeral(json!([{"name": "g", "image": "x"}]))).await;
+    assert_eq!(code, 422);
+    let mut whole = door.get(&format!("{PODS}/a")).await.1;
+    look::set(&mut whole["spec"], "nodeName", "elsewhere");
+    whole["spec"]["ephemeralContainers"].as_array_mut().unwrap().push(json!({"name": "h", "image": "x:1"}));
+    let (code, put) = door.put(&path, &whole).await;
+    assert_eq!((code, put["spec"].get("nodeName")), (200, None), "{put}");
+    assert_eq!(put["spec"]["ephemeralContainers"][1]["imagePullPolicy"], "IfNotPresent");
+}
+
+/// A server with AlwaysPullImages over a store that one without it has filled.
+async fn always() -> (Door, Door) {
+    let store = std::sync::Arc::new(store::memory::MemoryStore::new());
+    let start = async |plugins: Vec<String>| {
+        let mut options = Options::new(store.clone());
+        options.admission = plugins;
+        let server = ApiServer::start(options, CancellationToken::new()).await.unwrap();
+        Door { server, user: UserInfo::admin() }
+    };
+    let default: Vec<String> = DEFAULT_PLUGINS.iter().map(|name| (*name).to_owned()).collect();
+    let mut with = default.clone();
+    with.push("AlwaysPullImages".to_owned());
+    (start(default).await, start(with).await)
+}
+
+#[tokio::test]
+async fn img_220_221_225_every_image_of_a_pod_is_pulled_always() {
+    let (_, door) = always().await;
+    for policy in [json!("Always"), json!("IfNotPresent"), json!("Never"), Value::Null] {
+        let container = |name: &str| json!([{"name": name, "image": "x:1", "imagePullPolicy": policy}]);
+        let object = json!({"metadata": {"generateName": "a-"}, "spec": {
+            "containers": container("c"), "initContainers": container("i"),
+            "volumes": [{"name": "v", "image": {"reference": "x:1", "pullPolicy": policy}}],
+        }});
+        let (code, made) = door.post(PODS, &object).await;
+        assert_eq!(code, 201, "{made}");
+        assert_eq!(made["spec"]["containers"][0]["imagePullPolicy"], "Always");
+        assert_eq!(made["spec"]["initContainers"][0]["imagePullPolicy"], "Always");
+        assert_eq!(made["spec"]["volumes"][0]["image"]["pullPolicy"], "Always");
+    }
+    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let spec = json!({"containers": [{"name": "c", "image": "x:1"}]});
+    let (_, made) = door.post(path, &holder(path, &["spec", "template"], &spec)).await;
+    assert_eq!(made["spec"]["template"]["spec"]["containers"][0]["imagePullPolicy"], "IfNotPresent");
+}
+
+#[tokio::test]
+async fn img_222_only_a_new_image_forces_the_policy_of_an_old_pod() {
+    let (before, door) = always().await;
+    let mut object = pod("old");
+    object["spec"]["containers"][0]["image"] = json!("x:1");
+    assert_eq!(before.post(PODS, &object).await.0, 201);
+    let path = format!("{PODS}/old");
+    let (code, kept) = door.merge(&path, &json!({"metadata": {"annotations": {"a": "b"}}})).await;
+    assert_eq!((code, &kept["spec"]["containers"][0]["imagePullPolicy"]), (200, &json!("IfNotPresent")), "{kept}");
+    let strategic = "application/strategic-merge-patch+json";
+    let image = json!({"spec": {"containers": [{"name": "c", "image": "x:2"}]}});
+    let (code, status) = door.patch(&path, strategic, &image).await;
+    assert_eq!(code, 422);
+    assert!(status["message"].as_str().unwrap().contains("pod updates may not change fields other than"), "{status}");
+    object["metadata"]["name"] = json!("new");
+    assert_eq!(door.post(PODS, &object).await.0, 201);
+    assert_eq!(door.patch(&format!("{PODS}/new"), strategic, &image).await.0, 200);
+}
+
+#[tokio::test]
+async fn img_225_a_nodes_own_mirror_pod_stays_and_nobody_elses_does() {
+    let (_, door) = always().await;
+    let mut mirror = pod("static");
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    mirror["spec"]["containers"][0]["image"] = json!("x:1");
+    mirror["spec"]["nodeName"] = json!("n1");
+    let (code, made) = door.of(UserInfo::node("n1")).post(PODS, &mirror).await;
+    assert_eq!((code, &made["spec"]["containers"][0]["imagePullPolicy"]), (201, &json!("IfNotPresent")), "{made}");
+    mirror["metadata"]["name"] = json!("trick");
+    let (_, made) = door.post(PODS, &mirror).await;
+    assert_eq!(made["spec"]["containers"][0]["imagePullPolicy"], "Always");
+}
+
+#[tokio::test]
+async fn img_226_ephemeral_containers_do_not_pass_by() {
+    let (before, door) = always().await;
+    let mut object = pod("a");
+    object["spec"]["containers"][0]["image"] = json!("x:1");
+    assert_eq!(before.post(PODS, &object).await.0, 201);
+    let path = format!("{PODS}/a/ephemeralcontainers");
+    let strategic = "application/strategic-merge-patch+json";
+    let first = ephemeral(json!([{"name": "e", "image": "x:1", "imagePullPolicy": "Never"}]));
+    assert_eq!(before.patch(&path, strategic, &first).await.0, 200);
+    let second = ephemeral(json!([{"name": "f", "image": "x:1", "imagePullPolicy": "Never"}]));
+    let (code, made) = door.patch(&path, strategic, &second).await;
+    assert_eq!(code, 200, "{made}");
+    let of = |name: &str| {
+        let all = made["spec"]["ephemeralContainers"].as_array().unwrap();
+        all.iter().find(|c| c["name"] == name).unwrap()["imagePullPolicy"].clone()
+    };
+    assert_eq!((of("f"), of("e")), (json!("Always"), json!("Never")), "the old one stays as it is");
+    assert_eq!(made["spec"]["containers"][0]["imagePullPolicy"], "IfNotPresent");
+}
+
+const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
+
+#[tokio::test]
+async fn img_188_a_pod_takes_all_of_its_accounts_secrets_or_none() {
+    let door = door().await;
+    let account = json!({"metadata": {"name": "robot"}, "imagePullSecrets": [{"name": "b"}, {"name": "a"}]});
+    assert_eq!(door.post(ACCOUNTS, &account).await.0, 201);
+    let made = async |name: &str, secrets: Value| {
+        let mut object = pod(name);
+        object["spec"]["serviceAccountName"] = json!("robot");
+        object["spec"]["imagePullSecrets"] = secrets;
+        door.post(PODS, &object).await.1["spec"]["imagePullSecrets"].clone()
+    };
+    assert_eq!(made("none", Value::Null).await, json!([{"name": "b"}, {"name": "a"}]));
+    assert_eq!(made("empty", json!([])).await, json!([{"name": "b"}, {"name": "a"}]));
+    assert_eq!(made("own", json!([{"name": "mine"}])).await, json!([{"name": "mine"}]));
+    // Existing pods stay, the next one follows.
+    let path = format!("{ACCOUNTS}/robot");
+    assert_eq!(door.merge(&path, &json!({"imagePullSecrets": [{"name": "c"}]})).await.0, 200);
+    let (_, old) = door.get(&format!("{PODS}/none")).await;
+    assert_eq!(old["spec"]["imagePullSecrets"], json!([{"name": "b"}, {"name": "a"}]));
+    assert_eq!(made("next", Value::Null).await, json!([{"name": "c"}]));
+    let mut lost = pod("lost");
+    lost["spec"]["serviceAccountName"] = json!("nobody");
+    let (code, status) = door.post(PODS, &lost).await;
+    assert_eq!(code, 403);
+    assert!(
+        status["message"].as_str().unwrap().contains("error looking up service account default/nobody"),
+        "{status}"
+    );
+}
+
+#[tokio::test]
+async fn img_189_an_account_may_demand_that_it_knows_every_secret() {
+    let door = door().await;
+    let account = json!({
+        "metadata": {"name": "strict", "annotations": {"kubernetes.io/enforce-mountable-secrets": "true"}},
+        "imagePullSecrets": [{"name": "known"}], "secrets": [{"name": "mine"}],
+    });
+    assert_eq!(door.post(ACCOUNTS, &account).await.0, 201);
+    let post = async |spec: Value| {
+        let mut object = pod("a");
+        object["spec"]["serviceAccountName"] = json!("strict");
+        object["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let (code, status) = door.post(&format!("{PODS}?dryRun=All"), &object).await;
+        (code, status["message"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(post(json!({})).await.0, 201);
+    assert_eq!(post(json!({"imagePullSecrets": [{"name": "known"}]})).await.0, 201);
+    assert_eq!(
+        post(json!({"imagePullSecrets": [{"name": "known"}, {"name": "other"}]})).await,
+        (403, "pods \"a\" is forbidden: imagePullSecrets[1].name=\"other\" is not allowed because service account strict does not reference that imagePullSecret".to_owned())
+    );
+    let volume = json!({"volumes": [{"name": "v", "secret": {"secretName": "other"}}]});
+    assert!(post(volume).await.1.contains("volume with secret.secretName=\"other\" is not allowed"));
+    let env = json!({"containers": [{"name": "c", "image": "x", "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "other", "key": "k"}}}]}]});
+    assert!(post(env).await.1.contains("container c with envVar A referencing secret.secretName=\"other\""));
+    let good = json!({"volumes": [{"name": "v", "secret": {"secretName": "mine"}}]});
+    assert_eq!(post(good).await.0, 201);
+}
+
+#[tokio::test]
+async fn img_190_mirror_pods_refer_to_nothing() {
+    let node = door().await.of(UserInfo::node("n1"));
+    let post = async |spec: Value| {
+        let mut object = pod("m");
+        object["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+        object["spec"]["nodeName"] = json!("n1");
+        object["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+        let (code, status) = node.post(&format!("{PODS}?dryRun=All"), &object).await;
+        (code, status["message"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(post(json!({})).await.0, 201);
+    for (spec, what) in [
+        (json!({"serviceAccountName": "x"}), "reference service accounts"),
+        (json!({"imagePullSecrets": [{"name": "x"}]}), "reference secrets"),
+        (json!({"volumes": [{"name": "v", "secret": {"secretName": "x"}}]}), "reference secrets"),
+        (json!({"volumes": [{"name": "v", "configMap": {"name": "x"}}]}), "reference configmaps"),
+    ] {
+        let (code, message) = post(spec).await;
+        assert_eq!(code, 403);
+        assert!(message.contains(&format!("a mirror pod may not {what}")), "{message}");
+    }
+}
+
+#[tokio::test]
+async fn img_185_secrets_for_registries_are_json_and_keep_their_type() {
+    let door = door().await;
+    let path = "/api/v1/namespaces/default/secrets";
+    let encode = |text: &str| STANDARD.encode(text);
+    let post = async |name: &str, kind: &str, data: Value| {
+        door.post(path, &json!({"metadata": {"name": name}, "type": kind, "data": data})).await
+    };
+    let (json_kind, cfg) = ("kubernetes.io/dockerconfigjson", "kubernetes.io/dockercfg");
+    assert_eq!(post("a", json_kind, json!({".dockerconfigjson": encode("{\"auths\":{}}")})).await.0, 201);
+    assert_eq!(post("b", json_kind, json!({".dockerconfigjson": encode("{\"nonsense\":1}")})).await.0, 201);
+    assert_eq!(post("c", cfg, json!({".dockercfg": encode("{}")})).await.0, 201);
+    let (code, status) = post("d", json_kind, json!({})).await;
+    assert_eq!((code, &status["details"]["causes"][0]["field"]), (422, &json!("data[.dockerconfigjson]")));
+    let (code, status) = post("d", cfg, json!({".dockercfg": encode("sesame")})).await;
+    let message = status["message"].as_str().unwrap();
+    assert!(code == 422 && message.contains("<secret contents redacted>") && !message.contains("sesame"), "{message}");
+    let (code, status) = post("d", "Opaque", json!({"x": STANDARD.encode(vec![0u8; 1024 * 1024 + 1])})).await;
+    assert!(code == 422 && status["message"].as_str().unwrap().contains("Too long"), "{code}");
+    let kept = json!({"metadata": {"name": "a"}, "data": {".dockerconfigjson": encode("{}")}});
+    let (code, kept) = door.put(&format!("{path}/a"), &kept).await;
+    assert_eq!((code, &kept["type"]), (200, &json!(json_kind)));
+    assert_eq!(door.merge(&format!("{path}/a"), &json!({"type": "Opaque"})).await.0, 422);
+}
+
+#[tokio::test]
+async fn img_184_empty_and_repeated_secret_names_are_told() {
+    let door = door().await;
+    let mut object = pod("a");
+    object["spec"]["imagePullSecrets"] = json!([{"name": ""}, {"name": "x"}, {"name": "x"}]);
+    let (code, _, warnings) = door.post_warned(PODS, &object).await;
+    assert_eq!(code, 201, "existence is not checked");
+    assert_eq!(
+        warnings,
+        [
+            "299 - \"spec.imagePullSecrets[0].name: invalid empty name \\\"\\\"\"",
+            "299 - \"spec.imagePullSecrets[2].name: duplicate name \\\"x\\\"\"",
+        ]
+    );
+    object["metadata"]["name"] = json!("b");
+    object["spec"]["imagePullSecrets"] = json!([{"name": "x", "namespace": "other"}]);
+    let (code, status) = door.post(&format!("{PODS}?fieldValidation=Strict"), &object).await;
+    assert_eq!(code, 400, "{status}");
+}
+
+#[tokio::test]
+async fn whoever_makes_what_nothing_acts_on_is_told() {
+    let server = server_with(|_| {}).await;
+    let door = Door { server, user: UserInfo::admin() };
+    for (path, place) in HOLDERS {
+        let spec = json!({"containers": [{"name": "c", "image": "x:1"}]});
+        let (code, _, warnings) = door.post_warned(path, &holder(path, place, &spec)).await;
+        assert_eq!(code, 201, "{path}");
+        let told = warnings.iter().any(|warning| warning.contains("no controller acts on"));
+        assert_eq!(told, !path.ends_with("podtemplates"), "{path} {warnings:?}");
+    }
+}
