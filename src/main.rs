@@ -16,6 +16,7 @@ mod images;
 mod instance;
 mod kubeconfig;
 mod output;
+mod pins;
 mod progress;
 mod roles;
 mod settings;

@@ -100,6 +100,12 @@ pub struct Settings {
     /// Admission plugins to switch on, by their upstream names
     #[arg(long, env = "SAMPAN_ENABLE_ADMISSION_PLUGINS", value_name = "A,B", value_delimiter = ',')]
     pub enable_admission_plugins: Option<Vec<String>>,
+    /// What PinImageDigests does with a tag that cannot be looked up: Refuse or LetPass [default: Refuse]
+    #[arg(long, env = "SAMPAN_PIN_IMAGE_DIGESTS_FAILURE_POLICY", value_name = "POLICY")]
+    pub pin_image_digests_failure_policy: Option<String>,
+    /// Let PinImageDigests ask registries at loopback and link-local addresses
+    #[arg(long, env = "SAMPAN_PIN_IMAGE_DIGESTS_ALLOW_LOCAL", num_args = 0..=1, default_missing_value = "true")]
+    pub pin_image_digests_allow_local: Option<bool>,
     /// How long events are kept, e.g. 1h, 30m [default: 1h]
     #[arg(long, env = "SAMPAN_EVENT_TTL", value_name = "DURATION")]
     pub event_ttl: Option<String>,
@@ -178,6 +184,8 @@ pub struct Resolved {
     pub default_handler: Option<String>,
     pub handlers: BTreeMap<String, HandlerSettings>,
     pub admission: Vec<String>,
+    pub unresolved_tags: apiserver::UnresolvedTags,
+    pub local_registries_pinned: bool,
     pub event_ttl: Duration,
     pub token_auth_file: Option<PathBuf>,
     pub merge_kubeconfig: bool,
@@ -234,6 +242,10 @@ impl Settings {
             runtime: self.runtime.or(below.runtime),
             default_handler: self.default_handler.or(below.default_handler),
             enable_admission_plugins: self.enable_admission_plugins.or(below.enable_admission_plugins),
+            pin_image_digests_failure_policy: self
+                .pin_image_digests_failure_policy
+                .or(below.pin_image_digests_failure_policy),
+            pin_image_digests_allow_local: self.pin_image_digests_allow_local.or(below.pin_image_digests_allow_local),
             event_ttl: self.event_ttl.or(below.event_ttl),
             token_auth_file: self.token_auth_file.or(below.token_auth_file),
             feature_gates: self.feature_gates.or(below.feature_gates),
@@ -318,6 +330,8 @@ impl Settings {
             default_handler: self.default_handler,
             handlers: self.handlers,
             admission: self.enable_admission_plugins.unwrap_or_default(),
+            unresolved_tags: unresolved_tags(self.pin_image_digests_failure_policy.as_deref())?,
+            local_registries_pinned: self.pin_image_digests_allow_local.unwrap_or(false),
             event_ttl: duration(self.event_ttl.as_deref().unwrap_or("1h")).context("--event-ttl")?,
             token_auth_file: self.token_auth_file,
             merge_kubeconfig: !self.no_merge_kubeconfig.unwrap_or(false),
@@ -379,6 +393,14 @@ fn one_of(flag: &str, given: Option<&str>, words: [&str; 2]) -> anyhow::Result<u
     let Some(given) = given else { return Ok(0) };
     let found = words.iter().position(|word| *word == given);
     found.with_context(|| format!("{flag} {given}: write {} or {}", words[0], words[1]))
+}
+
+fn unresolved_tags(policy: Option<&str>) -> anyhow::Result<apiserver::UnresolvedTags> {
+    match policy {
+        None | Some("Refuse") => Ok(apiserver::UnresolvedTags::Refuse),
+        Some("LetPass") => Ok(apiserver::UnresolvedTags::LetPass),
+        Some(other) => bail!("--pin-image-digests-failure-policy {other}: write Refuse or LetPass"),
+    }
 }
 
 fn only(flag: &str, given: Option<&str>, served: &str) -> anyhow::Result<()> {

@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::certificates::Certificates;
 use crate::settings::Resolved;
-use crate::{handlers, supervise, tokens};
+use crate::{handlers, pins, supervise, tokens};
 
 /// How long components may take to end after cancellation.
 const END_WITHIN: Duration = Duration::from_secs(5);
@@ -44,6 +44,7 @@ pub fn certificates(resolved: &Resolved) -> anyhow::Result<Certificates> {
 /// API server over its store, and the doors into it.
 pub struct ControlPlane {
     server: ApiServer,
+    pins: pins::Slot,
 }
 
 impl ControlPlane {
@@ -58,6 +59,9 @@ impl ControlPlane {
             store::disk::DiskStore::open(&dir).with_context(|| format!("open the store in {}", dir.display()))?;
         let mut options = apiserver::Options::new(Arc::new(store));
         options.event_ttl = resolved.event_ttl;
+        let pins = pins::Slot::default();
+        options.digests = Some(pins::service(&pins));
+        options.unresolved_tags = resolved.unresolved_tags;
         for plugin in &resolved.admission {
             if !options.admission.contains(plugin) {
                 options.admission.push(plugin.clone());
@@ -71,7 +75,21 @@ impl ControlPlane {
         });
         options.tokens = tokens::read(resolved.token_auth_file.as_deref())?;
         let server = ApiServer::start(options, cancel).await.context("start the API server")?;
-        Ok(ControlPlane { server })
+        Ok(ControlPlane { server, pins })
+    }
+
+    /// Lets `PinImageDigests` look up tags with this process's image store.
+    pub fn look_up_tags_with(&self, runtime: &ContainerRuntime, resolved: &Resolved) {
+        // It reads the pull secrets of every namespace, as the server that asks it could.
+        let client = self.client_as(UserInfo::new("system:apiserver", &["system:masters"]));
+        let pins = pins::Pins {
+            images: runtime.images.clone(),
+            credentials: pins::credentials(client, &resolved.instance.data_dir),
+            local_allowed: resolved.local_registries_pinned,
+        };
+        if self.pins.set(pins).is_err() {
+            tracing::debug!("tags are looked up already");
+        }
     }
 
     /// A client without a socket that acts as a user and passes the same authorization as over TLS.
@@ -84,6 +102,8 @@ impl ControlPlane {
 pub struct ContainerRuntime {
     /// The runtime.
     pub runtime: runtime::Runtime,
+    /// Its images.
+    pub images: images::Images,
     /// Name of the handler for pods without a RuntimeClass.
     pub default_handler: String,
 }
@@ -107,12 +127,12 @@ pub async fn container_runtime(resolved: &Resolved, cancel: CancellationToken) -
             state_dir: instance.data_dir.join("network"),
             table: instance.nft_table(),
         },
-        images,
+        images: images.clone(),
         // The running program itself, also after its file was replaced by an upgrade.
         monitor_command: vec!["/proc/self/exe".into(), "monitor".into()],
     };
     let runtime = runtime::Runtime::start(options, cancel).await.context("start the container runtime")?;
-    Ok(ContainerRuntime { runtime, default_handler })
+    Ok(ContainerRuntime { runtime, images, default_handler })
 }
 
 /// The running components of this process.

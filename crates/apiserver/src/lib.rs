@@ -38,6 +38,7 @@ mod warnings;
 mod watch;
 mod world;
 
+pub use admission::pin_image_digests::{DigestQuery, DigestResolver, UnresolvedTags};
 pub use admission::webhook::client::{WebhookCall, WebhookClient};
 pub use admission::{DEFAULT_PLUGINS, names as admission_plugins};
 pub use server::{ApiServer, Error, Options};

@@ -14,6 +14,7 @@ use http::{Method, header};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::pin_image_digests::{DigestResolver, PinImageDigests, UnresolvedTags};
 use crate::admission::webhook::client::{self, WebhookClient};
 use crate::admission::{self, DEFAULT_PLUGINS};
 use crate::authz::{self, Attributes, Authorizer};
@@ -37,6 +38,10 @@ pub struct Options {
     pub admission: Vec<String>,
     /// The way to admission webhooks.
     pub webhooks: WebhookClient,
+    /// Who looks up tags for `PinImageDigests`.
+    pub digests: Option<DigestResolver>,
+    /// What that plugin does with tags that cannot be looked up.
+    pub unresolved_tags: UnresolvedTags,
     /// Identity for the node port; without it logs and streams are refused.
     pub node_tls: Option<NodeTls>,
     /// Bearer tokens that are known from the start.
@@ -55,6 +60,8 @@ impl Options {
             event_ttl: Duration::from_secs(3600),
             admission: DEFAULT_PLUGINS.iter().map(|name| (*name).to_owned()).collect(),
             webhooks: client::https(),
+            digests: None,
+            unresolved_tags: UnresolvedTags::default(),
             node_tls: None,
             tokens: Vec::new(),
             client_ca_pem: None,
@@ -107,7 +114,9 @@ impl ApiServer {
     /// Builds the server and makes the objects that every cluster has.
     pub async fn start(options: Options, cancel: CancellationToken) -> Result<ApiServer, Error> {
         let world = World { store: options.store };
-        let admission = admission::Chain::new(&options.admission, options.webhooks).map_err(Error::UnknownPlugin)?;
+        let pins = PinImageDigests { resolver: options.digests, unresolved: options.unresolved_tags };
+        let admission = admission::Chain::new(&options.admission, options.webhooks, pins);
+        let admission = admission.map_err(Error::UnknownPlugin)?;
         let core = Core {
             registry: Registry { world, admission, event_ttl: options.event_ttl },
             frames: Arc::default(),

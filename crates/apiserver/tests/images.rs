@@ -1,8 +1,10 @@
 //! What the server does for the page "Images": pull policies, image volumes, AlwaysPullImages, accounts and secrets.
 #![allow(missing_docs)]
 
+use std::sync::{Arc, Mutex};
+
 use api::look;
-use apiserver::{ApiServer, DEFAULT_PLUGINS, Options, UserInfo};
+use apiserver::{ApiServer, DEFAULT_PLUGINS, DigestQuery, Options, UnresolvedTags, UserInfo};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use door::{Door, PODS, door, pod, server_with};
@@ -242,7 +244,7 @@ async fn img_23_29_ephemeral_containers_come_by_their_own_door_and_stay() {
 
 /// A server with AlwaysPullImages over a store that one without it has filled.
 async fn always() -> (Door, Door) {
-    let store = std::sync::Arc::new(store::memory::MemoryStore::new());
+    let store = Arc::new(store::memory::MemoryStore::new());
     let start = async |plugins: Vec<String>| {
         let mut options = Options::new(store.clone());
         options.admission = plugins;
@@ -471,4 +473,114 @@ async fn whoever_makes_what_nothing_acts_on_is_told() {
         let told = warnings.iter().any(|warning| warning.contains("no controller acts on"));
         assert_eq!(told, !path.ends_with("podtemplates"), "{path} {warnings:?}");
     }
+}
+
+const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
+
+/// A server with PinImageDigests whose tags all stand for one digest, but those of `broken.io`; what it asked comes back.
+async fn pinning(unresolved: UnresolvedTags) -> (Door, Arc<Mutex<Vec<DigestQuery>>>) {
+    let asked: Arc<Mutex<Vec<DigestQuery>>> = Arc::default();
+    let log = asked.clone();
+    let resolver = tower::service_fn(move |query: DigestQuery| {
+        let log = log.clone();
+        async move {
+            log.lock().unwrap().push(query.clone());
+            if query.image.starts_with("silent.io") {
+                std::future::pending::<()>().await;
+            }
+            if query.image.starts_with("broken.io") {
+                Err("manifest unknown".to_owned())
+            } else {
+                Ok(DIGEST.to_owned())
+            }
+        }
+    });
+    let server = server_with(|options| {
+        options.admission.push("PinImageDigests".to_owned());
+        options.digests = Some(tower::util::BoxCloneSyncService::new(resolver));
+        options.unresolved_tags = unresolved;
+    });
+    (Door { server: server.await, user: UserInfo::admin() }, asked)
+}
+
+#[tokio::test]
+async fn tags_of_pods_and_templates_are_pinned_once_when_they_are_made() {
+    let (door, asked) = pinning(UnresolvedTags::Refuse).await;
+    for (path, place) in HOLDERS.iter().copied().chain([(PODS, &[][..])]) {
+        let spec = json!({
+            "imagePullSecrets": [{"name": "reg"}],
+            "containers": [{"name": "c", "image": "app"}, {"name": "d", "image": "app:1"}, {"name": "e", "image": "app:1"}],
+            "initContainers": [
+                {"name": "i", "image": format!("app:2@{DIGEST}")}, {"name": "j", "image": "local:1", "imagePullPolicy": "Never"},
+                {"name": "k", "image": "A B"},
+            ],
+            "volumes": [{"name": "v", "image": {"reference": "data:1"}}],
+        });
+        let object =
+            if path == PODS { json!({"metadata": {"name": "w"}, "spec": spec}) } else { holder(path, place, &spec) };
+        asked.lock().unwrap().clear();
+        let (code, made) = door.post(path, &object).await;
+        assert_eq!(code, 201, "{path} {made}");
+        let spec = if place.is_empty() { &made["spec"] } else { spec_of(&made, place) };
+        let images =
+            |list: &str| -> Vec<&str> { look::list(spec, list).iter().map(|c| look::text(c, "image")).collect() };
+        let (latest, first) = (format!("app:latest@{DIGEST}"), format!("app:1@{DIGEST}"));
+        assert_eq!(images("containers"), [&latest, &first, &first], "{path}");
+        assert_eq!(images("initContainers"), [&format!("app:2@{DIGEST}"), "local:1", "A B"], "{path}");
+        assert_eq!(spec["volumes"][0]["image"]["reference"], format!("data:1@{DIGEST}"), "{path}");
+        assert_eq!(spec["containers"][0]["imagePullPolicy"], "Always", "the policy is that of the tag");
+        let mut queries = asked.lock().unwrap().clone();
+        queries.sort_by(|a, b| a.image.cmp(&b.image));
+        let names: Vec<&str> = queries.iter().map(|query| query.image.as_str()).collect();
+        assert_eq!(names, ["app", "app:1", "data:1"], "{path}: each image once");
+        assert_eq!((queries[0].namespace.as_str(), &queries[0].pull_secrets), ("default", &vec!["reg".to_owned()]));
+    }
+    // What exists is not looked up again.
+    let image = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "app:3"}]}}}});
+    let path = "/apis/apps/v1/namespaces/default/deployments/w";
+    let (code, changed) = door.patch(path, "application/strategic-merge-patch+json", &image).await;
+    assert_eq!((code, &changed["spec"]["template"]["spec"]["containers"][0]["image"]), (200, &json!("app:3")));
+}
+
+#[tokio::test]
+async fn a_tag_that_cannot_be_looked_up_is_refused_or_let_pass() {
+    let (door, _) = pinning(UnresolvedTags::Refuse).await;
+    let mut object = pod("a");
+    object["spec"]["containers"][0]["image"] = json!("broken.io/x:1");
+    let (code, status) = door.post(PODS, &object).await;
+    assert_eq!(code, 403);
+    assert_eq!(
+        status["message"],
+        "pods \"a\" is forbidden: image \"broken.io/x:1\" cannot be pinned to a digest: manifest unknown"
+    );
+    let (door, _) = pinning(UnresolvedTags::LetPass).await;
+    let (code, made, warnings) = door.post_warned(PODS, &object).await;
+    assert_eq!((code, &made["spec"]["containers"][0]["image"]), (201, &json!("broken.io/x:1")));
+    assert_eq!(warnings, ["299 - \"image \\\"broken.io/x:1\\\" keeps its tag: manifest unknown\""]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_registry_that_is_silent_costs_two_seconds() {
+    let (door, _) = pinning(UnresolvedTags::Refuse).await;
+    let mut object = pod("a");
+    object["spec"]["containers"] = json!(
+        (0..40).map(|n| json!({"name": format!("c{n}"), "image": format!("silent.io/x:{n}")})).collect::<Vec<_>>()
+    );
+    let began = tokio::time::Instant::now();
+    let (code, status) = door.post(PODS, &object).await;
+    assert_eq!(code, 403, "{status}");
+    assert!(status["message"].as_str().unwrap().contains("no answer within 2 s"), "{status}");
+    assert!(began.elapsed() < std::time::Duration::from_millis(2500), "{:?}", began.elapsed());
+}
+
+#[tokio::test]
+async fn the_tag_of_a_template_is_looked_up_with_its_accounts_secrets() {
+    let (door, asked) = pinning(UnresolvedTags::Refuse).await;
+    let account = json!({"metadata": {"name": "default"}, "imagePullSecrets": [{"name": "theirs"}]});
+    assert_eq!(door.post(ACCOUNTS, &account).await.0, 201);
+    let (path, place) = HOLDERS[3];
+    let spec = json!({"containers": [{"name": "c", "image": "app:1"}]});
+    let (code, made) = door.post(path, &holder(path, place, &spec)).await;
+    assert_eq!((code, spec_of(&made, place).get("imagePullSecrets")), (201, None), "{made}");
+    assert_eq!(asked.lock().unwrap()[0].pull_secrets, ["theirs"]);
 }

@@ -141,6 +141,14 @@ impl Images {
         self.flights.changes()
     }
 
+    /// Asks the registry what a name stands for now. Nothing is fetched or kept.
+    pub async fn resolve_remote(&self, request: &PullRequest) -> Result<Digest, PullError> {
+        let reference = Reference::parse(&request.image)
+            .map_err(|source| PullError::InvalidName { image: request.image.clone(), source })?
+            .stored();
+        Ok(pull::session(&self.core, &reference, request)?.resolve().await?.digest)
+    }
+
     /// The image of a familiar or canonical name, `name@digest`, id, or unambiguous beginning of an id (IMG-231).
     pub fn resolve(&self, name_or_id: &str) -> Option<Arc<Image>> {
         self.core.store.resolve(name_or_id)

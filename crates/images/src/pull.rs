@@ -37,6 +37,26 @@ struct Plan {
     documents: Vec<(Digest, Vec<u8>)>,
 }
 
+/// Opens the conversation of a request with its registry. The reference is in its stored form.
+pub(crate) fn session(core: &Core, reference: &Reference, request: &PullRequest) -> Result<Session, PullError> {
+    let secret = match &request.credential {
+        None => Ok(crate::credential::Secret::Anonymous),
+        Some(credential) => credential.secret_for(reference.domain()),
+    };
+    let secret = secret.map_err(|detail| PullError::InvalidCredential {
+        reference: reference.canonical(),
+        detail: detail.to_owned(),
+    })?;
+    Ok(Session::new(SessionOptions {
+        transport: core.transport.clone(),
+        reference: reference.clone(),
+        secret,
+        headers: request.headers.clone(),
+        stall: core.options.no_progress.min(STALL_MAX),
+        budget: core.options.no_progress,
+    }))
+}
+
 /// Pulls one image. The reference is in its stored form.
 pub(crate) async fn pull(
     core: &Arc<Core>,
@@ -45,20 +65,7 @@ pub(crate) async fn pull(
     board: &Board,
 ) -> Result<Arc<Image>, PullError> {
     let name = reference.canonical();
-    let secret = match &request.credential {
-        None => Ok(crate::credential::Secret::Anonymous),
-        Some(credential) => credential.secret_for(reference.domain()),
-    };
-    let secret =
-        secret.map_err(|detail| PullError::InvalidCredential { reference: name.clone(), detail: detail.to_owned() })?;
-    let session = Arc::new(Session::new(SessionOptions {
-        transport: core.transport.clone(),
-        reference: reference.clone(),
-        secret,
-        headers: request.headers,
-        stall: core.options.no_progress.min(STALL_MAX),
-        budget: core.options.no_progress,
-    }));
+    let session = Arc::new(session(core, &reference, &request)?);
     let resolved = session.resolve().await?;
     let names = |id: &Digest| NewImage {
         id: id.clone(),

@@ -95,6 +95,11 @@ pub trait Rules: Sync + Send {
         true
     }
 
+    /// Where objects of this kind hold a pod spec; empty when they hold none.
+    fn pod_spec_path(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Whether nothing acts on objects of this kind yet, so that whoever makes one is told.
     fn is_unattended(&self) -> bool {
         false

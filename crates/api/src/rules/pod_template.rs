@@ -33,6 +33,10 @@ impl Rules for PodTemplates {
         workload::template_warnings(object, &["template"])
     }
 
+    fn pod_spec_path(&self) -> &'static [&'static str] {
+        &["template", "spec"]
+    }
+
     fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
         let labels = workload::pairs(look::at(object, &["template", "metadata", "labels"]));
         let [names, images] = workload::containers(object, &["template"]);

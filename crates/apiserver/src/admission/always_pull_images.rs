@@ -139,3 +139,43 @@ fn refuse(request: &Request<'_>, errors: &[FieldError]) -> Result<(), Status> {
     }
     Err(first)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::query::Query;
+    use crate::user::UserInfo;
+    use crate::warnings::Warnings;
+    use crate::world::World;
+
+    #[tokio::test]
+    async fn img_224_what_is_no_pod_is_a_bad_request() {
+        let world = World { store: Arc::new(store::memory::MemoryStore::new()) };
+        let (query, warnings, user) = (Query::default(), Warnings::default(), UserInfo::admin());
+        let request = Request {
+            kind: api::find("", "v1", "pods").unwrap(),
+            operation: Operation::Create,
+            subresource: "",
+            namespace: "default",
+            name: "a",
+            user: &user,
+            old: None,
+            world: &world,
+            dry_run: false,
+            query: &query,
+            warnings: &warnings,
+        };
+        let mut object = json!({"kind": "Node"});
+        for status in [
+            AlwaysPullImages.mutate(&request, &mut object).await.unwrap_err(),
+            AlwaysPullImages.validate(&request, Some(&object)).await.unwrap_err(),
+        ] {
+            assert_eq!(status.code, 400);
+            assert_eq!(status.message, "Resource was marked with kind Pod but was unable to be converted");
+        }
+    }
+}

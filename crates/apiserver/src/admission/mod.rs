@@ -9,6 +9,7 @@ mod always_pull_images;
 mod default_toleration_seconds;
 mod namespace_lifecycle;
 mod node_restriction;
+pub mod pin_image_digests;
 mod priority;
 mod runtime_class;
 mod service_account;
@@ -23,6 +24,7 @@ use crate::status::Status;
 use crate::user::UserInfo;
 use crate::warnings::Warnings;
 use crate::world::World;
+use pin_image_digests::PinImageDigests;
 use webhook::Webhooks;
 use webhook::client::WebhookClient;
 
@@ -120,17 +122,19 @@ pub const DEFAULT_PLUGINS: &[&str] = &[
 /// The enabled plugins.
 pub struct Chain {
     plugins: Vec<&'static dyn Plugin>,
+    pins: Option<PinImageDigests>,
     webhooks: Webhooks,
 }
 
 impl Chain {
     /// Plugins by name; an unknown name is returned as the error.
-    pub fn new(enabled: &[String], client: WebhookClient) -> Result<Chain, String> {
+    pub fn new(enabled: &[String], client: WebhookClient, pins: PinImageDigests) -> Result<Chain, String> {
         if let Some(unknown) = enabled.iter().find(|name| !names().any(|known| known == name.as_str())) {
             return Err(unknown.clone());
         }
         let plugins = PLUGINS.iter().copied().filter(|p| enabled.iter().any(|name| name == p.name())).collect();
-        Ok(Chain { plugins, webhooks: Webhooks::new(client, enabled) })
+        let pins = enabled.iter().any(|name| name == pin_image_digests::NAME).then_some(pins);
+        Ok(Chain { plugins, pins, webhooks: Webhooks::new(client, enabled) })
     }
 
     /// Runs the mutating halves.
@@ -148,7 +152,10 @@ impl Chain {
         for plugin in &self.plugins {
             plugin.mutate(request, object).await?;
         }
-        Ok(())
+        match &self.pins {
+            Some(pins) => pins.mutate(request, object).await,
+            None => Ok(()),
+        }
     }
 
     /// Runs the validating halves.
@@ -162,5 +169,6 @@ impl Chain {
 
 /// The names of all plugins, in their order.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    PLUGINS.iter().map(|plugin| plugin.name()).chain([webhook::MUTATING, webhook::VALIDATING])
+    let others = [pin_image_digests::NAME, webhook::MUTATING, webhook::VALIDATING];
+    PLUGINS.iter().map(|plugin| plugin.name()).chain(others)
 }

@@ -112,6 +112,10 @@ impl Rules for Pods {
         })
     }
 
+    fn pod_spec_path(&self) -> &'static [&'static str] {
+        &["spec"]
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_pod(object, now)
     }

@@ -55,6 +55,10 @@ impl Rules for CronJobs {
         super::template_warnings(object, &["spec", "jobTemplate", "spec", "template"])
     }
 
+    fn pod_spec_path(&self) -> &'static [&'static str] {
+        &["spec", "jobTemplate", "spec", "template", "spec"]
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_cron_job(object, now)
     }

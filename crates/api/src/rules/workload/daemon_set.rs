@@ -67,6 +67,10 @@ impl Rules for DaemonSets {
         super::template_warnings(object, &["spec", "template"])
     }
 
+    fn pod_spec_path(&self) -> &'static [&'static str] {
+        &["spec", "template", "spec"]
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_daemon_set(object, now)
     }

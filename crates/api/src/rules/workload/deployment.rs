@@ -76,6 +76,10 @@ impl Rules for Deployments {
         super::template_warnings(object, &["spec", "template"])
     }
 
+    fn pod_spec_path(&self) -> &'static [&'static str] {
+        &["spec", "template", "spec"]
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_deployment(object, now)
     }

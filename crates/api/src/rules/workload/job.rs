@@ -123,6 +123,10 @@ impl Rules for Jobs {
         vec![("status.successful", succeeded.to_string())]
     }
 
+    fn pod_spec_path(&self) -> &'static [&'static str] {
+        &["spec", "template", "spec"]
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_job(object, now)
     }

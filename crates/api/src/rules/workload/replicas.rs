@@ -73,6 +73,10 @@ impl Rules for ReplicationControllers {
         vec![("status.replicas", replicas(object))]
     }
 
+    fn pod_spec_path(&self) -> &'static [&'static str] {
+        &["spec", "template", "spec"]
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         let selector = cells::pairs(look::at(object, &["spec", "selector"]));
         cells::of_replicas(object, selector, now)
@@ -125,6 +129,10 @@ impl Rules for ReplicaSets {
 
     fn fields(&self, object: &Value) -> Vec<(&'static str, String)> {
         vec![("status.replicas", replicas(object))]
+    }
+
+    fn pod_spec_path(&self) -> &'static [&'static str] {
+        &["spec", "template", "spec"]
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {

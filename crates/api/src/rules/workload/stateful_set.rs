@@ -111,6 +111,10 @@ impl Rules for StatefulSets {
         names::label(name)
     }
 
+    fn pod_spec_path(&self) -> &'static [&'static str] {
+        &["spec", "template", "spec"]
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_stateful_set(object, now)
     }
