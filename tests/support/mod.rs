@@ -22,6 +22,8 @@ pub struct Lab {
     dir: PathBuf,
     listen: String,
     pod_cidr: String,
+    /// The default handler of `up`.
+    pub handler: &'static str,
     /// The private registry, with `team/box:1` in it.
     pub registry: Registry,
     /// Words before each command, for an instance in a network of its own.
@@ -41,7 +43,7 @@ impl Lab {
         let registry = Registry::new(&dir.join("registry"), free_port());
         let listen = format!("127.0.0.1:{}", free_port());
         let pod_cidr = format!("10.90.{nth}.0/24");
-        let lab = Lab { listen, pod_cidr, dir, registry, enter: Vec::new(), environment: Vec::new() };
+        let lab = Lab { listen, pod_cidr, handler: "runc", dir, registry, enter: Vec::new(), environment: Vec::new() };
         lab.clean();
         std::fs::create_dir_all(&lab.dir).unwrap();
         lab.registry.ensure().unwrap();
@@ -108,8 +110,8 @@ impl Lab {
 
     /// `sampan up --detach` with more flags.
     pub fn up_with(&self, more: &[&str]) {
-        let words =
-            ["up", "--detach", "--listen", &self.listen, "--pod-cidr", &self.pod_cidr, "--default-handler", "runc"];
+        let (listen, handler) = (&self.listen, self.handler);
+        let words = ["up", "--detach", "--listen", listen, "--pod-cidr", &self.pod_cidr, "--default-handler", handler];
         let output = self.sampan(&[&words, more].concat());
         assert!(output.status.success(), "up failed: {}\n{}", text(&output.stdout), text(&output.stderr));
         assert!(text(&output.stdout).contains("ready in"), "up did not start: {}", text(&output.stdout));

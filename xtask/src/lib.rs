@@ -5,3 +5,4 @@ pub mod image;
 pub mod registry;
 pub mod shell;
 pub mod tools;
+pub mod vm;

@@ -16,7 +16,8 @@ const DEMO: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("cc", "gcc"),
 ];
-const TESTS: &[(&str, &str)] = &[("crun", "crun"), ("ip", "iproute2")];
+const TESTS: &[(&str, &str)] =
+    &[("crun", "crun"), ("ip", "iproute2"), (xtask::vm::QEMU, "qemu-system-x86"), ("mkfs.ext4", "e2fsprogs")];
 
 /// What the demo needs.
 pub fn demo() -> anyhow::Result<()> {
@@ -30,6 +31,7 @@ pub fn everything() -> anyhow::Result<()> {
     packages(TESTS)?;
     kubectl()?;
     old_kubectl()?;
+    xtask::vm::kernel::fetch()?;
     if shell::find("cargo-nextest").is_none() {
         shell::run("cargo", &["install", "--locked", "cargo-nextest"])?;
     }
