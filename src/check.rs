@@ -3,6 +3,8 @@
 //! Each finding says what it is about, what was seen and what to do. [`refuse_if_unable`] is the part that `up` cannot do
 //! without; it only looks.
 
+mod cgroups;
+
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 
@@ -49,7 +51,6 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let mut findings = essentials(&resolved);
     findings.push(api_port(&resolved));
     findings.push(oom_score());
-    findings.push(cgroups());
     findings.push(docker_forwarding());
     findings.extend(handler_tests(&resolved));
     for finding in &findings {
@@ -107,7 +108,7 @@ fn essentials(_resolved: &Resolved) -> Vec<Finding> {
         Some(path) => good("nft", path.display().to_string()),
         None => bad("nft", "not found; the pod network needs it: apt-get install nftables"),
     };
-    vec![root, overlay, nft]
+    vec![root, overlay, nft, cgroups::finding()]
 }
 
 fn api_port(resolved: &Resolved) -> Finding {
@@ -131,29 +132,6 @@ fn oom_score() -> Finding {
             "OOM scores",
             "CAP_SYS_RESOURCE is missing: scores below this process's own and raised hard rlimits are left out",
         ),
-    }
-}
-
-fn cgroups() -> Finding {
-    if Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
-        let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
-        let missing: Vec<&str> = ["cpu", "memory", "pids"]
-            .into_iter()
-            .filter(|name| !controllers.split_whitespace().any(|c| c == *name))
-            .collect();
-        return match missing.as_slice() {
-            [] => good("cgroups", format!("v2 with {}", controllers.trim())),
-            _ => less("cgroups", format!("v2 without {}: such limits have no effect", missing.join(", "))),
-        };
-    }
-    let held: Vec<&str> = ["cpu", "memory", "pids", "cpuset"]
-        .into_iter()
-        .filter(|name| Path::new("/sys/fs/cgroup").join(name).join("cgroup.procs").exists())
-        .collect();
-    match held.len() {
-        0 => bad("cgroups", "no hierarchy is mounted below /sys/fs/cgroup"),
-        4 => good("cgroups", format!("v1 with {}", held.join(", "))),
-        _ => less("cgroups", format!("v1 with {} only: other limits have no effect", held.join(", "))),
     }
 }
 

@@ -3,12 +3,13 @@
 //! Owns the disk's memory and its door to the emulator, a server of the NBD protocol on a Unix socket. Written sectors
 //! stay in the disk's volatile cache until a flush or a forced write ends. [`Disk::cut`] empties that cache: each write
 //! in it is lost, kept, or torn between two sectors, as the seed says. Nothing is answered after the cut, so whatever the
-//! guest calls durable was flushed before. Start at [`Disk::serve`].
+//! guest calls durable was flushed before. [`Disk::arm`] lets a cut fall between two writes. Start at [`Disk::serve`].
 
 use std::io::{self, BufWriter, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The emulator's name of the drive.
 pub(super) const DRIVE: &str = "disk";
@@ -29,6 +30,7 @@ mod magic {
 #[derive(Debug, Clone)]
 pub struct Disk {
     state: Arc<Mutex<State>>,
+    cut: Arc<Condvar>,
 }
 
 #[derive(Debug)]
@@ -39,6 +41,10 @@ struct State {
     cache: Vec<(usize, Vec<u8>)>,
     /// Counts the cuts; a server of an earlier one is dead.
     life: u64,
+    /// Writes until the cut, and its seed.
+    armed: Option<(u64, u64)>,
+    /// What the cut did that nobody was told of yet.
+    loss: Option<Loss>,
 }
 
 /// What a cut did to the writes that were not flushed.
@@ -63,17 +69,34 @@ enum Request {
 impl Disk {
     /// An empty disk.
     pub fn new(megabytes: usize) -> Disk {
-        let state = State { platter: vec![0; megabytes << 20], cache: Vec::new(), life: 0 };
-        Disk { state: Arc::new(Mutex::new(state)) }
+        let state = State { platter: vec![0; megabytes << 20], cache: Vec::new(), life: 0, armed: None, loss: None };
+        Disk { state: Arc::new(Mutex::new(state)), cut: Arc::default() }
     }
 
     fn with<T>(&self, work: impl FnOnce(&mut State) -> T) -> T {
         work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Cuts the power.
+    /// Cuts the power, unless an armed cut was first.
     pub fn cut(&self, seed: u64) -> Loss {
-        self.with(|state| state.cut(seed))
+        self.with(|state| state.loss.take().unwrap_or_else(|| state.cut(seed)))
+    }
+
+    /// Lets the power fail by itself, right after so many writes from now.
+    pub fn arm(&self, writes: u64, seed: u64) {
+        self.with(|state| state.armed = Some((writes.max(1), seed)));
+    }
+
+    /// Waits until the armed cut has come; false if it has not within the limit.
+    pub fn await_cut(&self, limit: Duration) -> bool {
+        let deadline = Instant::now() + limit;
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        while state.loss.is_none() && Instant::now() < deadline {
+            let left = deadline.saturating_duration_since(Instant::now());
+            state = self.cut.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        state.armed = None;
+        state.loss.is_some()
     }
 
     /// Serves the disk at a socket to one emulator, until that ends or the power is cut.
@@ -99,8 +122,11 @@ impl Disk {
         loop {
             let (cookie, request) = read_request(&mut input)?;
             let answer = self.with(|state| (state.life == life).then(|| state.carry_out(request)));
-            // After the cut there is nobody who could answer.
-            let Some(answer) = answer else { return Ok(()) };
+            let Some(answer) = answer.filter(|_| self.with(|state| state.life == life)) else {
+                self.cut.notify_all();
+                // After the cut there is nobody who could answer, and the guest is not told that.
+                return io::copy(&mut input, &mut io::sink()).map(|_| ());
+            };
             output.write_all(&magic::REPLY.to_be_bytes())?;
             output.write_all(&[0; 4])?;
             output.write_all(&cookie.to_be_bytes())?;
@@ -119,7 +145,15 @@ impl State {
                 self.renew(offset, &data);
             }
             Request::Write { offset, data, is_forced: false } => self.cache.push((offset, data)),
-            Request::Flush => self.flush(),
+            Request::Flush => {
+                self.flush();
+                return Vec::new();
+            }
+        }
+        self.armed = self.armed.map(|(writes, seed)| (writes - 1, seed));
+        if let Some((0, seed)) = self.armed {
+            self.armed = None;
+            self.loss = Some(self.cut(seed));
         }
         Vec::new()
     }
@@ -301,6 +335,22 @@ mod tests {
             total = Loss { lost: total.lost + loss.lost, kept: total.kept + loss.kept, torn: total.torn + loss.torn };
         }
         assert!(total.lost > 50 && total.kept > 20 && total.torn > 20, "{total:?}");
+    }
+
+    #[test]
+    fn an_armed_cut_falls_after_its_number_of_writes() {
+        let disk = Disk::new(1);
+        disk.arm(3, 9);
+        assert!(!disk.await_cut(Duration::ZERO), "nothing was written yet");
+        disk.arm(3, 9);
+        write(&disk, 0, 1, 1);
+        disk.with(|state| state.carry_out(Request::Flush));
+        write(&disk, 1, 1, 1);
+        assert!(disk.with(|state| state.loss.is_none()));
+        write(&disk, 2, 1, 1);
+        assert!(disk.await_cut(Duration::ZERO));
+        let loss = disk.cut(0);
+        assert_eq!(loss.lost + loss.kept + loss.torn, 2, "{loss:?}");
     }
 
     #[test]
