@@ -51,7 +51,7 @@ fn look() -> V2 {
         // The machine's own root has no such file.
         is_nested: Path::new(ROOT).join("cgroup.type").exists(),
         processes: read("cgroup.procs").lines().count(),
-        is_read_only: mounts.lines().any(|line| is_read_only_root(line)),
+        is_read_only: mounts.lines().any(is_read_only_root),
     }
 }
 

@@ -30,6 +30,8 @@ pub struct Lab {
     pub enter: Vec<String>,
     /// Environment of the instance beyond the usual.
     pub environment: Vec<(OsString, OsString)>,
+    /// Whether the directory stays, for a lab on a disk of its own.
+    is_kept: bool,
 }
 
 impl Lab {
@@ -43,13 +45,36 @@ impl Lab {
         let registry = Registry::new(&dir.join("registry"), free_port());
         let listen = format!("127.0.0.1:{}", free_port());
         let pod_cidr = format!("10.90.{nth}.0/24");
-        let lab = Lab { listen, pod_cidr, handler: "runc", dir, registry, enter: Vec::new(), environment: Vec::new() };
+        let lab = Lab {
+            listen,
+            pod_cidr,
+            handler: "runc",
+            dir,
+            registry,
+            enter: Vec::new(),
+            environment: Vec::new(),
+            is_kept: false,
+        };
         lab.clean();
         std::fs::create_dir_all(&lab.dir).unwrap();
         lab.registry.ensure().unwrap();
         image::layout(&lab.dir.join("image"), image::architecture()).unwrap();
         lab.registry.push(&lab.dir.join("image"), "team/box:1").unwrap();
         lab
+    }
+
+    /// An instance in a directory that stays as it is, without a registry.
+    pub fn bare(dir: &Path) -> Lab {
+        Lab {
+            listen: format!("127.0.0.1:{}", free_port()),
+            pod_cidr: "10.90.99.0/24".into(),
+            handler: "runc",
+            dir: dir.into(),
+            registry: Registry::new(&dir.join("registry"), 1),
+            enter: Vec::new(),
+            environment: Vec::new(),
+            is_kept: true,
+        }
     }
 
     /// The image's name.
@@ -262,7 +287,9 @@ impl Drop for Lab {
         if std::thread::panicking() {
             eprintln!("--- log of the instance ---\n{}", self.log_tail());
         }
-        self.clean();
+        if !self.is_kept {
+            self.clean();
+        }
     }
 }
 

@@ -14,6 +14,8 @@ use crate::shell;
 const PROGRAMS: &[&str] = &["busybox", "mkfs.ext4"];
 /// Kernel modules that the host's programs need, in no order. Those that they need in turn come along.
 const MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_blk",
     "overlay",
     "veth",
     "bridge",

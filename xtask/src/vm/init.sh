@@ -15,14 +15,17 @@ hostname guest
 ip link set lo up
 for module in $(cat /etc/modules); do modprobe "$module"; done
 tar -xf /dev/nvme0n2 -C /
-if [ -b /dev/nvme0n3 ]; then
-    # A disk without a file system is a new one.
-    mount -t ext4 /dev/nvme0n3 /disk 2>/dev/null ||
-        { [ ! -e /job/must-mount ] && mkfs.ext4 -q /dev/nvme0n3 && mount -t ext4 /dev/nvme0n3 /disk; } ||
-        echo "the second disk does not mount"
+if [ -b /dev/vda ]; then
+    # A disk without a byte is a new one; one that does not mount is a finding and stays as it is.
+    [ -n "$(head -c 4096 /dev/vda | tr -d '\000')" ] || mkfs.ext4 -q /dev/vda
+    mount -t ext4 /dev/vda /disk || no_disk=1
 fi
 exec </dev/null >/dev/ttyS1 2>&1
 stty -F /dev/ttyS1 -opost
+if [ -n "$no_disk" ]; then
+    echo "the second disk does not mount"
+    poweroff -f
+fi
 echo @ready
 setsid sh /job/script
 echo "@exit $?"

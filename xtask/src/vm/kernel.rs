@@ -24,7 +24,7 @@ pub fn target() -> PathBuf {
 }
 
 fn directory() -> PathBuf {
-    target().join("tools/kernel")
+    crate::tools::directory().join("kernel")
 }
 
 /// The kernel that [`fetch`] has laid down.

@@ -280,7 +280,8 @@ impl Store {
         if fresh.is_empty() {
             return Ok(());
         }
-        rustix::fs::syncfs(File::open(&self.root)?)?;
+        let root = File::open(&self.root)?;
+        rustix::fs::syncfs(&root)?;
         for diff_id in fresh {
             let mut state = self.state();
             // Under the lock, so that the layer is not removed in between.
@@ -289,6 +290,8 @@ impl Store {
                 layer.durable = true;
             }
         }
+        // Without this the word itself could be lost, and the layer with it.
+        rustix::fs::syncfs(&root)?;
         Ok(())
     }
 }
