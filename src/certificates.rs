@@ -279,7 +279,10 @@ pub fn write_private(path: &Path, content: &str) -> anyhow::Result<()> {
         let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
         std::io::Write::write_all(&mut file, content.as_bytes())?;
         file.sync_all()?;
-        std::fs::rename(&temporary, path)
+        std::fs::rename(&temporary, path)?;
+        // The name is durable only with its directory.
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::File::open(directory)?.sync_all()
     };
     write().with_context(|| format!("write {}", path.display()))
 }

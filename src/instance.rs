@@ -135,6 +135,8 @@ impl Instance {
         }
         let path = self.data_dir.join("schema");
         match std::fs::read_to_string(&path) {
+            // A loss of power in the first start of an earlier version left it so.
+            Ok(text) if text.trim().is_empty() => crate::certificates::write_private(&path, &format!("{SCHEMA}\n")),
             Ok(text) => match text.trim().parse::<u32>() {
                 Ok(version) if version <= SCHEMA => Ok(()),
                 _ => bail!(
@@ -144,7 +146,7 @@ impl Instance {
                 ),
             },
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-                std::fs::write(&path, format!("{SCHEMA}\n")).with_context(|| format!("write {}", path.display()))
+                crate::certificates::write_private(&path, &format!("{SCHEMA}\n"))
             }
             Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
         }
@@ -255,6 +257,9 @@ mod tests {
         assert_eq!(instance.running(), None);
         std::fs::write(instance.data_dir.join("schema"), "99\n").unwrap();
         assert!(instance.prepare().unwrap_err().to_string().contains("newer"));
+        std::fs::write(instance.data_dir.join("schema"), "").unwrap();
+        instance.prepare().unwrap();
+        assert_eq!(std::fs::read_to_string(instance.data_dir.join("schema")).unwrap(), "1\n");
     }
 
     #[test]

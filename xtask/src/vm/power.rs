@@ -373,6 +373,7 @@ mod tests {
         let _reply: [u8; 52] = word(&mut stream).unwrap();
         let flush = [&magic::REQUEST.to_be_bytes()[..], &[0, 0, 0, 3], &[0; 20]].concat();
         stream.write_all(&flush).unwrap();
+        stream.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
         assert!(word::<1>(&mut stream).is_err(), "a dead disk answered");
         std::fs::remove_file(&dir).unwrap();
     }
