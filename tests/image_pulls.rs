@@ -35,7 +35,7 @@ fn started(pod: &Value) -> jiff::Timestamp {
 
 #[test]
 fn a_repaired_secret_and_a_registry_that_comes_back_end_the_wait_at_once() {
-    let lab = Lab::new("pulls-causes", 41);
+    let lab = Lab::new("pulls-causes", 141);
     lab.up();
     lab.secret("wrong");
     lab.apply(&pod("private", &lab.image()).to_string());
@@ -100,7 +100,7 @@ fn slow_door(to: &str, bytes_per_second: usize) -> String {
 
 #[test]
 fn a_slow_pull_tells_how_far_it_is_in_the_pod_and_at_the_node_port() {
-    let lab = Lab::new("pulls-progress", 42);
+    let lab = Lab::new("pulls-progress", 142);
     lab.up();
     let slow = slow_door(&lab.registry.address, 200_000);
     let (server, user, password) = (
@@ -153,7 +153,7 @@ fn a_slow_pull_tells_how_far_it_is_in_the_pod_and_at_the_node_port() {
     watch.kill().unwrap();
     watch.wait().unwrap();
     let fetched: Vec<u64> = lists.iter().filter_map(|list| list["items"][0]["fetchedBytes"].as_u64()).collect();
-    assert!(fetched.len() >= 4 && fetched.is_sorted() && fetched[0] < *fetched.last().unwrap(), "{fetched:?}");
+    assert!(fetched.len() >= 4 && fetched.is_sorted() && fetched.first() < fetched.last(), "{fetched:?} {lists:?}");
     let metrics = lab.ask(&["get", "--raw", &format!("/api/v1/nodes/{node}/proxy/metrics")]);
     let line =
         "ensure_image_requests_total{present_locally=\"unknown\",pull_policy=\"always\",pull_required=\"true\"} 1";
@@ -162,7 +162,7 @@ fn a_slow_pull_tells_how_far_it_is_in_the_pod_and_at_the_node_port() {
 
 #[test]
 fn image_volumes_are_pulled_mounted_reported_kept_and_collected() {
-    let lab = Lab::new("pulls-volumes", 43);
+    let lab = Lab::new("pulls-volumes", 143);
     let open = Registry::open(&lab.dir().join("open"), free_port());
     open.ensure().unwrap();
     xtask::image::layout_with_page(&lab.dir().join("data"), "one\n").unwrap();

@@ -184,7 +184,14 @@ async fn streaming(core: &Core, onward: Onward, request: Request<Body>) -> Resul
         Onward::Stream { upgrade_only: true, .. } if !stream::is_upgrade(&request) => {
             Err(Status::bad_request("Upgrade request required"))
         }
-        Onward::Stream { node, path, .. } => stream::proxy(&core.node_port, &node, &path, request).await,
+        Onward::Stream { node, path, upgrade_only } => {
+            // The parameters of a proxied request are the node's; those of exec and others were translated.
+            let path = match request.uri().query() {
+                Some(query) if !upgrade_only => format!("{path}?{query}"),
+                _ => path,
+            };
+            stream::proxy(&core.node_port, &node, &path, request).await
+        }
     }
 }
 

@@ -105,13 +105,16 @@ impl Collector {
         Self { shared: Arc::new(Shared { options, inventory: Mutex::default(), since }) }
     }
 
-    /// Collects until cancelled.
+    /// Collects until cancelled. At first it only looks: what pods of the API are about to use, it may not know yet.
     pub async fn run(self, cancel: CancellationToken) {
         if self.shared.options.policy.is_off() {
             return;
         }
         let mut failures = 0_u32;
-        let mut tick = tokio::time::interval(PERIOD);
+        if let Some(Err(error)) = cancel.run_until_cancelled(self.plan()).await {
+            tracing::debug!(%error, "images are not looked at yet");
+        }
+        let mut tick = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {

@@ -217,6 +217,12 @@ impl Fault {
     }
 }
 
+/// True for a reason of `waiting` that is about the image.
+pub fn is_reason(reason: &str) -> bool {
+    let without_pull = ["ErrImagePull", "ErrImageNeverPull", "ImageInspectError", "InvalidImageName"];
+    without_pull.contains(&reason) || TYPED.iter().any(|typed| typed.reason == reason)
+}
+
 /// A failed attempt to have an image, in the words of `waiting`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Refusal {

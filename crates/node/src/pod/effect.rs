@@ -128,7 +128,10 @@ impl Observed {
         self.pulling.remove(&ready.image);
         match action {
             Action::EnsureImage { container, .. } => {
-                self.start_errors.remove(container);
+                // IMG-54: why the container itself could not be started is known until it was.
+                if self.start_errors.get(container).is_some_and(|error| crate::image::fault::is_reason(&error.reason)) {
+                    self.start_errors.remove(container);
+                }
                 self.images.insert(container.clone(), ready);
             }
             Action::EnsureVolumeImage { volume } => {

@@ -48,6 +48,12 @@ pub(super) fn own(draft: &mut Draft<'_>, container: &Container, attempt: u32) ->
     if ready.is_some_and(|ready| ready.attempt == attempt && ready.image == container.image) {
         return Progress::Up;
     }
+    // A container that could not be made is looked at again with its next try, its image first.
+    let create = super::Key(Verb::CreateContainer, container.name.clone());
+    if let Some(at) = observed.retries.get(&create).map(|retry| retry.at).filter(|at| *at > draft.now) {
+        draft.wake(at);
+        return Progress::Stuck;
+    }
     let is_refused = observed.start_errors.contains_key(&container.name);
     let action = Action::EnsureImage { container: container.name.clone(), attempt };
     match ask(draft, action, &container.image, is_refused) {

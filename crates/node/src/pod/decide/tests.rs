@@ -477,3 +477,22 @@ fn a_pull_under_way_says_how_far_it_is() {
     let waiting = plan.status.unwrap().container_statuses[0].state.waiting.clone().unwrap();
     assert_eq!((waiting.reason.as_str(), waiting.message), ("ContainerCreating", words));
 }
+
+#[test]
+fn a_container_that_cannot_be_made_says_so_and_has_its_image_looked_at_with_each_try() {
+    let mut world = one(json!({}));
+    world.unmakeable.insert("c".into());
+    for second in [1, 5, 9, 15, 25] {
+        world.run_until(second);
+        assert_eq!(world.waiting("c"), ("CreateContainerError".into(), "no".into()), "at {second}");
+    }
+    check(&world, &["0 C CreateContainer c 0", "10 C CreateContainer c 0", "20 C CreateContainer c 0"]);
+    // The image went in between: the next try pulls it, or says why it cannot.
+    world.break_image("img", "not found");
+    world.run_until(31);
+    assert_eq!(world.waiting("c"), ("ErrImagePull".into(), "not found".into()));
+    world.mend_image("img");
+    world.unmakeable.clear();
+    world.run_until(41);
+    assert_eq!(world.running(), ["c"]);
+}

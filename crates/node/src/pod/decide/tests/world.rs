@@ -9,7 +9,7 @@ use crate::{
     pod::{
         act::Outcome,
         decide::{Action, InFlight, Plan, Stage, decide},
-        view::{self, Desired, Exit, ImageReady, Observed, Record, RecordState, Sandbox, Stop, View},
+        view::{self, Desired, Exit, ImageReady, Observed, Record, RecordState, Sandbox, StartError, Stop, View},
     },
 };
 use jiff::{SignedDuration, Timestamp};
@@ -63,6 +63,8 @@ pub struct World {
     failed: BTreeMap<String, (usize, Timestamp, Timestamp)>,
     begun: BTreeMap<String, Timestamp>,
     told: Vec<(Cause, Timestamp)>,
+    /// Containers that the runtime refuses to make.
+    pub unmakeable: BTreeSet<String>,
     queue: BTreeMap<(Timestamp, u64), Happening>,
     serial: u64,
     tape: Vec<u8>,
@@ -105,6 +107,7 @@ impl World {
             failed: BTreeMap::new(),
             begun: BTreeMap::new(),
             told: Vec::new(),
+            unmakeable: BTreeSet::new(),
             queue: BTreeMap::new(),
             serial: 0,
             tape: Vec::new(),
@@ -461,6 +464,10 @@ impl World {
             Action::CreateSandbox { attempt } => return self.made_sandbox(*attempt),
             Action::EnsureImage { container, attempt } => return self.ensured(container, *attempt),
             Action::EnsureVolumeImage { volume } => return self.ensured_volume(volume),
+            Action::CreateContainer { container, .. } if self.unmakeable.contains(container) => {
+                let error = StartError { reason: "CreateContainerError".into(), message: "no".into(), at: self.now };
+                return Outcome::StartFailed(error, None);
+            }
             Action::CreateContainer { container, attempt, sandbox, step } => {
                 return self.made_container(container, *attempt, sandbox, *step);
             }
