@@ -20,6 +20,8 @@ pub struct ImageSettings {
     pub collection: Policy,
     /// How many images the Node's status lists; `None` for all.
     pub status_max: Option<usize>,
+    /// Images are asked for with the handler of the pod's RuntimeClass (gate RuntimeClassInImageCriApi, IMG-320).
+    pub with_handler: bool,
 }
 
 /// Pulls at a time, unless they are serialized.
@@ -38,6 +40,7 @@ impl Settings {
             limits: self.limits()?,
             collection: self.collection()?,
             status_max: usize::try_from(status_max).ok(),
+            with_handler: self.gate("RuntimeClassInImageCriApi"),
         })
     }
 

@@ -198,7 +198,18 @@ pub struct Resolved {
 const GRADUATED_GATES: &[&str] =
     &["PodOverhead", "RuntimeClass", "SidecarContainers", "PodLifecycleSleepAction", "ProbeTerminationGracePeriod"];
 
+/// Gates that switch something, with what they are without a word.
+const GATES: &[(&str, bool)] = &[("RuntimeClassInImageCriApi", false)];
+
 impl Settings {
+    /// Whether a gate is on; the last word counts.
+    pub fn gate(&self, wanted: &str) -> bool {
+        let given = self.feature_gates.iter().flatten().rev().filter_map(|gate| gate.split_once('='));
+        let said = given.filter(|(name, _)| *name == wanted).find_map(|(_, value)| value.parse().ok());
+        let default = GATES.iter().find(|(name, _)| *name == wanted).is_some_and(|(_, on)| *on);
+        said.unwrap_or(default)
+    }
+
     /// Reads the configuration file and lays these settings over it. Errors name file, line and key.
     pub fn over_file(self, file: Option<&Path>) -> anyhow::Result<Settings> {
         let Some(path) = file else { return Ok(self) };
@@ -416,8 +427,12 @@ fn known_gates(gates: &[String]) -> anyhow::Result<()> {
             bail!("--feature-gates {gate}: write NAME=true or NAME=false")
         };
         let on: bool = value.parse().with_context(|| format!("--feature-gates {gate}"))?;
+        if GATES.iter().any(|(known, _)| *known == name) {
+            continue;
+        }
         if !GRADUATED_GATES.contains(&name) {
-            bail!("--feature-gates {gate}: unknown gate; known are {}", GRADUATED_GATES.join(", "));
+            let known: Vec<&str> = GATES.iter().map(|(name, _)| *name).chain(GRADUATED_GATES.iter().copied()).collect();
+            bail!("--feature-gates {gate}: unknown gate; known are {}", known.join(", "));
         }
         let effect = if on { "is always on; the gate has no effect" } else { "cannot be switched off any more" };
         crate::output::complain(&format!("feature gate {name}: {effect}"));
@@ -507,6 +522,20 @@ mod tests {
         let read = file("apiVersion: sampan.dev/v1\nkind: Config\npodCidr: 10.1.0.0/24\nhandlers:\n  sandboxed:\n    binary: runsc\n    arguments: [--platform=ptrace]\n").unwrap();
         assert_eq!(read.pod_cidr.unwrap().to_string(), "10.1.0.0/24");
         assert_eq!(read.handlers["sandboxed"].arguments, ["--platform=ptrace"]);
+    }
+
+    #[test]
+    fn a_gate_is_what_was_said_last() {
+        let gates = |gates: &[&str]| {
+            let gates = gates.iter().map(|gate| (*gate).to_owned()).collect();
+            Settings { feature_gates: Some(gates), ..Settings::default() }.gate("RuntimeClassInImageCriApi")
+        };
+        assert!(!gates(&[]) && !gates(&["RuntimeClassInImageCriApi=false"]));
+        assert!(gates(&["RuntimeClassInImageCriApi=false", "PodOverhead=true", "RuntimeClassInImageCriApi=true"]));
+        assert!(known_gates(&["RuntimeClassInImageCriApi=true".to_owned()]).is_ok());
+        assert!(
+            known_gates(&["NoSuchGate=true".to_owned()]).unwrap_err().to_string().contains("RuntimeClassInImageCriApi")
+        );
     }
 
     #[test]

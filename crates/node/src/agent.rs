@@ -136,6 +136,7 @@ async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer, probe::Fai
         checkpoints,
         recorder,
         pulls,
+        images_with_handler: options.images_with_handler,
         clock: Clock::System,
         runtime_class_fails_pod: options.runtime_class_fails_pod,
     };

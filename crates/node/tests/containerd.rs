@@ -37,7 +37,8 @@ impl Containerd {
         let at = |name: &str| directory.path().join(name).display().to_string();
         let config = format!(
             "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\naddress = \"{}\"\n[ttrpc]\naddress = \"{}\"\n\
-             [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"localhost/pause:1\"\nstream_server_address = \"127.0.0.1\"\n\
+             [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"localhost/pause:1\"\n\
+             restrict_oom_score_adj = true\nstream_server_address = \"127.0.0.1\"\n\
              [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{}\"\nconf_dir = \"{}\"\n",
             at("root"),
             at("state"),

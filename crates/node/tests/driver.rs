@@ -119,6 +119,7 @@ async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
         checkpoints: Checkpoints::open(&directory.path().join("node")).unwrap(),
         recorder,
         pulls: Pulls::new(Limits::default(), Clock::System).0,
+        images_with_handler: false,
         clock: Clock::System,
         runtime_class_fails_pod: true,
     });

@@ -356,3 +356,42 @@ async fn a_registry_that_answers_again_has_its_pulls_tried_within_seconds() {
     assert!(up.elapsed() < Duration::from_secs(9), "{:?}", up.elapsed());
     bench.end().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn with_the_gate_images_are_asked_for_with_the_handler_of_the_class_and_without_it_with_none() {
+    for (gate, class, wanted) in [
+        (true, Some("known"), Some("special")),
+        (true, None, Some("")),
+        (false, Some("known"), Some("")),
+        (true, Some("gone"), None),
+    ] {
+        let fake = Fake::new();
+        let clock = Clock::virtual_from(Timestamp::from_second(1_800_000_000).unwrap());
+        let bench = Bench::with_handlers(fake.client(), Limits::default(), clock, gate);
+        let spec = json!({
+            "runtimeClassName": class,
+            "containers": [{"name": "c", "image": IMAGE, "imagePullPolicy": "IfNotPresent"}],
+        });
+        let pod = Arc::new(serde_json::from_value(pod("p", spec)).unwrap());
+        let outcome = bench.ensure(&pod, "c").await;
+        let handlers: Vec<String> = fake
+            .calls()
+            .iter()
+            .filter_map(|recorded| match &recorded.call {
+                Call::ImageStatus(request) => request.image.clone(),
+                Call::PullImage(request) => request.image.clone(),
+                _ => None,
+            })
+            .map(|spec| spec.runtime_handler)
+            .collect();
+        match wanted {
+            Some(handler) => assert!(handlers.len() == 3 && handlers.iter().all(|h| h == handler), "{handlers:?}"),
+            None => {
+                assert!(handlers.is_empty());
+                let Outcome::Refused(refusal) = outcome else { panic!("{outcome:?}") };
+                assert!(refusal.message.contains("\"gone\" not found"), "{refusal:?}");
+            }
+        }
+        bench.end().await;
+    }
+}

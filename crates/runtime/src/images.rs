@@ -48,7 +48,9 @@ pub(crate) fn list(core: &Core, wanted: Option<ImageSpec>) -> Vec<Listed> {
 
 /// Pulls; returns the image's id. Dropping the caller's future gives the pull up, unless another one joined it.
 pub(crate) async fn pull(core: &Core, request: PullImageRequest, metadata: &MetadataMap) -> Result<String, Status> {
-    let image = request.image.unwrap_or_default().image;
+    let ImageSpec { image, runtime_handler, .. } = request.image.unwrap_or_default();
+    // IMG-321: every handler runs the same images; one that nobody knows runs none.
+    core.handler(&runtime_handler)?;
     let pull = PullRequest { image, credential: request.auth.map(credential), headers: headers(metadata) };
     let cancel = core.cancel.child_token();
     let _given_up = cancel.clone().drop_guard();

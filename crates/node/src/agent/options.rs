@@ -39,6 +39,8 @@ pub struct Options {
     pub cluster_dns: Vec<IpAddr>,
     /// The cluster's domain.
     pub cluster_domain: String,
+    /// Images are asked for with the handler of the pod's RuntimeClass (gate RuntimeClassInImageCriApi, IMG-320).
+    pub images_with_handler: bool,
     /// How many image pulls at a time, and how many a second.
     pub pull_limits: crate::image::queue::Limits,
     /// Which images are collected.
@@ -66,6 +68,7 @@ pub struct DrainOptions {
     pub node_ip: IpAddr,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
+    pub images_with_handler: bool,
     pub pull_limits: crate::image::queue::Limits,
     pub runtime_class_fails_pod: bool,
     pub credentials: crate::credentials::Options,
@@ -85,6 +88,7 @@ impl Options {
             node_ip: self.node_ip,
             cluster_dns: self.cluster_dns.clone(),
             cluster_domain: self.cluster_domain.clone(),
+            images_with_handler: self.images_with_handler,
             pull_limits: self.pull_limits,
             runtime_class_fails_pod: self.runtime_class_fails_pod,
             credentials: self.credentials.clone(),

@@ -31,7 +31,8 @@ pub async fn carry_out(cri: &cri::Client, metrics: &Metrics, plan: &Plan) -> Don
         if why == Why::Space && done.freed_bytes >= plan.goal_bytes {
             break;
         }
-        let spec = v1::ImageSpec { image: image.id.clone(), ..v1::ImageSpec::default() };
+        let (id, runtime_handler) = (image.id.clone(), image.handler.clone());
+        let spec = v1::ImageSpec { image: id, runtime_handler, ..v1::ImageSpec::default() };
         let request = limited(v1::RemoveImageRequest { image: Some(spec) }, TIMEOUT);
         match rpc(cri.images.clone().remove_image(request)).await {
             Ok(_) => {

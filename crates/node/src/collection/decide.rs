@@ -155,6 +155,7 @@ mod tests {
     fn image(id: &str, seen: i64, used: Option<i64>, size_bytes: u64) -> Known {
         Known {
             id: id.into(),
+            handler: String::new(),
             names: vec![],
             size_bytes,
             is_pinned: false,

@@ -30,6 +30,8 @@ pub struct Users {
 pub struct Known {
     /// The runtime's id.
     pub id: String,
+    /// The handler that it was pulled for, where the runtime keeps images apart by it (IMG-320).
+    pub handler: String,
     /// Its names, for people.
     pub names: Vec<String>,
     /// What its removal frees, at most.
@@ -48,7 +50,8 @@ pub struct Known {
 /// age counts from there.
 #[derive(Debug, Default)]
 pub struct Inventory {
-    known: BTreeMap<String, Known>,
+    /// By id and handler.
+    known: BTreeMap<(String, String), Known>,
     has_looked: bool,
 }
 
@@ -59,10 +62,13 @@ impl Inventory {
         self.has_looked = true;
         let before = std::mem::take(&mut self.known);
         for image in images {
-            let old = before.get(&image.id);
+            let handler = image.spec.as_ref().map(|spec| spec.runtime_handler.clone()).unwrap_or_default();
+            let key = (image.id.clone(), handler.clone());
+            let old = before.get(&key);
             let is_used = users.need(image);
             let known = Known {
                 id: image.id.clone(),
+                handler,
                 names: image.repo_tags.iter().chain(&image.repo_digests).cloned().collect(),
                 size_bytes: image.size,
                 is_pinned: image.pinned,
@@ -70,7 +76,7 @@ impl Inventory {
                 first_seen: old.map_or(first_seen, |old| old.first_seen),
                 last_used: if is_used { Some(now) } else { old.and_then(|old| old.last_used) },
             };
-            self.known.insert(image.id.clone(), known);
+            self.known.insert(key, known);
         }
     }
 
@@ -137,6 +143,18 @@ mod tests {
         assert!(is_used(&["docker.io/library/app@sha256:2"], &[]));
         assert!(is_used(&[], &["app"]));
         assert!(!is_used(&["sha256:3"], &["app:2", "other"]));
+    }
+
+    #[test]
+    fn one_image_for_two_handlers_is_two() {
+        let with = |handler: &str| {
+            let spec = v1::ImageSpec { runtime_handler: handler.into(), ..Default::default() };
+            v1::Image { spec: Some(spec), ..image("a", "r/a:1") }
+        };
+        let mut inventory = Inventory::default();
+        inventory.see(&[with(""), with("sandboxed")], &Users::default(), at(0));
+        let handlers: Vec<String> = inventory.images().into_iter().map(|known| known.handler).collect();
+        assert_eq!(handlers, ["", "sandboxed"]);
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct Actor {
     pub recorder: Recorder,
     /// What the node's pulls share: queue, progress, numbers.
     pub pulls: Pulls,
+    /// Images are asked for with the handler of the pod's RuntimeClass (IMG-320).
+    pub images_with_handler: bool,
     /// The time.
     pub clock: Clock,
     /// A pod whose RuntimeClass or handler does not exist fails at once, instead of being tried for ever (RTC-38).
@@ -114,8 +116,8 @@ impl Actor {
             Action::EnsureCgroup => self.ensure_cgroup(pod).await,
             Action::PrepareVolumes => self.prepare_volumes(pod).await,
             Action::CreateSandbox { attempt } => self.create_sandbox(scene, *attempt).await,
-            Action::EnsureImage { container, attempt } => self.ensure_image(pod, container, *attempt).await,
-            Action::EnsureVolumeImage { volume } => self.ensure_volume_image(pod, volume).await,
+            Action::EnsureImage { container, attempt } => self.ensure_image(scene, container, *attempt).await,
+            Action::EnsureVolumeImage { volume } => self.ensure_volume_image(scene, volume).await,
             Action::CreateContainer { container, attempt, sandbox, step } => {
                 self.create_container(scene, container, *attempt, (sandbox, *step)).await
             }

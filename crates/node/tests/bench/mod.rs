@@ -60,6 +60,7 @@ fn router(api: Api) -> Router {
         .route("/api/v1/pods", get(pods))
         .route("/api/v1/namespaces/ns/pods/{name}/status", patch(status))
         .route("/api/v1/namespaces/ns/secrets/{name}", get(secret))
+        .route("/apis/node.k8s.io/v1/runtimeclasses/{name}", get(runtime_class))
         .route("/api/v1/namespaces/{namespace}/events", post(event))
         .route("/api/v1/namespaces/{namespace}/events/{name}", patch(|| async { Json(json!({})) }))
         .with_state(api)
@@ -78,8 +79,23 @@ async fn status(State(api): State<Api>, Path(name): Path<String>, Json(change): 
     Json(api.pods.borrow()[&name].clone())
 }
 
-async fn secret(State(api): State<Api>, Path(name): Path<String>) -> Result<Json<Value>, StatusCode> {
-    api.secrets.lock().unwrap().get(&name).cloned().map(Json).ok_or(StatusCode::NOT_FOUND)
+type Found = Result<Json<Value>, (StatusCode, Json<Value>)>;
+
+fn not_found(name: &str) -> (StatusCode, Json<Value>) {
+    let message = format!("{name:?} not found");
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 404,
+        "reason": "NotFound", "message": message});
+    (StatusCode::NOT_FOUND, Json(status))
+}
+
+async fn secret(State(api): State<Api>, Path(name): Path<String>) -> Found {
+    api.secrets.lock().unwrap().get(&name).cloned().map(Json).ok_or_else(|| not_found(&name))
+}
+
+/// One class is known: `known`, with the handler `special`.
+async fn runtime_class(Path(name): Path<String>) -> Found {
+    let class = json!({"kind": "RuntimeClass", "metadata": {"name": name}, "handler": "special"});
+    if name == "known" { Ok(Json(class)) } else { Err(not_found(&name)) }
 }
 
 async fn event(State(api): State<Api>, Json(event): Json<Value>) -> Json<Value> {
@@ -109,6 +125,11 @@ pub struct Bench {
 impl Bench {
     /// An actor for this runtime.
     pub fn new(cri: cri::Client, limits: Limits, clock: Clock) -> Bench {
+        Bench::with_handlers(cri, limits, clock, false)
+    }
+
+    /// Likewise, with images asked for with the handler of the pod's RuntimeClass.
+    pub fn with_handlers(cri: cri::Client, limits: Limits, clock: Clock, images_with_handler: bool) -> Bench {
         assert!(rustix::process::geteuid().is_root(), "this test makes cgroups and needs root");
         let directory = tempfile::tempdir().unwrap();
         let name = directory.path().file_name().unwrap().to_string_lossy().replace('.', "");
@@ -139,6 +160,7 @@ impl Bench {
             checkpoints: Checkpoints::open(&directory.path().join("node")).unwrap(),
             recorder,
             pulls,
+            images_with_handler,
             clock,
             runtime_class_fails_pod: true,
         });

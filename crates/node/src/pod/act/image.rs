@@ -1,6 +1,6 @@
 //! Having an image: look, choose, wait for a turn, pull with each credential, say so (IMG-40 … IMG-64).
 
-use super::{Actor, CRI_TIMEOUT, Outcome, limited, rpc, rpc_text};
+use super::{Actor, CRI_TIMEOUT, Outcome, Scene, limited, rpc, rpc_text, sandbox::ClassError};
 use crate::{
     config,
     credentials::Lookup,
@@ -27,34 +27,54 @@ struct Wanted<'a> {
     /// As the pod names it.
     image: &'a str,
     policy: Policy,
+    /// The handler of the pod's RuntimeClass, if images are asked for with it (IMG-320).
+    handler: String,
     /// The start that it is for.
     attempt: u32,
     asked_at: Timestamp,
 }
 
 impl Actor {
-    pub(super) async fn ensure_image(&self, pod: &Pod, name: &str, attempt: u32) -> Outcome {
+    pub(super) async fn ensure_image(&self, scene: &Scene, name: &str, attempt: u32) -> Outcome {
+        let pod = &*scene.pod;
         let Some((_, container)) = pod.container(name) else {
             return Outcome::Failed(format!("pod has no container {name}"));
         };
         let policy = Policy::parse(&container.image_pull_policy);
         let asked_at = self.clock.now();
-        self.ensure(Wanted { pod, about: name, image: &container.image, policy, attempt, asked_at }).await
+        let (about, image) = (name, container.image.as_str());
+        self.ensure(scene, Wanted { pod, about, image, policy, handler: String::new(), attempt, asked_at }).await
     }
 
-    pub(super) async fn ensure_volume_image(&self, pod: &Pod, volume: &str) -> Outcome {
+    pub(super) async fn ensure_volume_image(&self, scene: &Scene, volume: &str) -> Outcome {
+        let pod = &*scene.pod;
         let Some(volume) = pod.spec.volumes.iter().find(|v| v.name == volume).and_then(|v| v.image.as_ref()) else {
             return Outcome::Failed(format!("pod has no image volume {volume}"));
         };
         let policy = Policy::parse(&volume.pull_policy);
         let asked_at = self.clock.now();
-        self.ensure(Wanted { pod, about: "", image: &volume.reference, policy, attempt: 0, asked_at }).await
+        let (about, image) = ("", volume.reference.as_str());
+        self.ensure(scene, Wanted { pod, about, image, policy, handler: String::new(), attempt: 0, asked_at }).await
     }
 
-    async fn ensure(&self, wanted: Wanted<'_>) -> Outcome {
+    /// With the handler, if images are asked for with one: without it nothing can be started (IMG-320).
+    async fn ensure(&self, scene: &Scene, mut wanted: Wanted<'_>) -> Outcome {
+        if self.images_with_handler {
+            wanted.handler = match self.handler(scene).await {
+                Ok(handler) => handler,
+                Err(ClassError::Absent(text) | ClassError::Unreadable(text)) => {
+                    self.warn(wanted.pod, wanted.about, "InspectFailed", text.clone());
+                    return self.refuse(&wanted, Refusal::without_pull("ImageInspectError", text));
+                }
+            };
+        }
+        self.decide(wanted).await
+    }
+
+    async fn decide(&self, wanted: Wanted<'_>) -> Outcome {
         let Wanted { pod, about, image, policy, .. } = wanted;
         let spec = match reference::apply_default_tag(image) {
-            Ok(tagged) => image_spec(pod, tagged),
+            Ok(tagged) => image_spec(&wanted, tagged),
             Err(error) => {
                 let message = format!(
                     "Failed to apply default image tag {image:?}: couldn't parse image name {image:?}: {error}"
@@ -168,7 +188,8 @@ impl Actor {
 
     /// IMG-47: says how long it took. Whoever joined a pull under way counts from his own question.
     async fn landed(&self, wanted: &Wanted<'_>, spec: &v1::ImageSpec, pulled: Pulled) -> ImageReady {
-        let by_id = v1::ImageSpec { image: pulled.id.clone(), ..v1::ImageSpec::default() };
+        let (image, runtime_handler) = (pulled.id.clone(), wanted.handler.clone());
+        let by_id = v1::ImageSpec { image, runtime_handler, ..v1::ImageSpec::default() };
         let found = match self.look(&by_id).await {
             Ok(Some(found)) => found,
             _ => self.look(spec).await.ok().flatten().unwrap_or_default(),
@@ -239,9 +260,10 @@ impl Flight {
     }
 }
 
-fn image_spec(pod: &Pod, image: String) -> v1::ImageSpec {
-    let annotations = pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect();
-    v1::ImageSpec { image, annotations, ..v1::ImageSpec::default() }
+fn image_spec(wanted: &Wanted<'_>, image: String) -> v1::ImageSpec {
+    let runtime_handler = wanted.handler.clone();
+    let annotations = wanted.pod.metadata.annotations.clone().unwrap_or_default().into_iter().collect();
+    v1::ImageSpec { image, annotations, runtime_handler, ..v1::ImageSpec::default() }
 }
 
 /// What makes two pulls the same: image and credentials. A hash, so that no credential lies about.
@@ -252,6 +274,7 @@ fn key(spec: &v1::ImageSpec, lookup: &Lookup) -> [u8; 32] {
         hash.update(bytes);
     };
     add(spec.image.as_bytes());
+    add(spec.runtime_handler.as_bytes());
     lookup.auths.iter().for_each(|auth| add(&auth.encode_to_vec()));
     for (name, value) in &lookup.headers {
         add(name.as_bytes());

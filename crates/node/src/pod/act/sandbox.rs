@@ -14,7 +14,7 @@ const UNKNOWN_HANDLER: [&str; 4] =
     ["no runtime for", "failed to find runtime handler", "unknown runtime handler", "runtime handler not found"];
 
 /// Why a class gives no handler.
-enum ClassError {
+pub(super) enum ClassError {
     Absent(String),
     Unreadable(String),
 }
@@ -78,7 +78,7 @@ impl Actor {
     }
 
     /// RTC-44: the handler of an earlier sandbox holds; else the class is read live, so that it is never stale (RTC-39).
-    async fn handler(&self, scene: &Scene) -> Result<String, ClassError> {
+    pub(super) async fn handler(&self, scene: &Scene) -> Result<String, ClassError> {
         let class = scene.pod.spec.runtime_class_name.as_deref().unwrap_or_default();
         if class.is_empty() {
             return Ok(String::new());
