@@ -13,6 +13,8 @@ pub struct Attempt {
     pub host: String,
     /// What went wrong there.
     pub failure: String,
+    /// Whether this attempt's kind of failure is the pull's.
+    pub is_decisive: bool,
 }
 
 /// The list of attempts as the tail of an error text.
@@ -39,6 +41,14 @@ pub enum PullError {
         image: String,
         /// What is wrong with it.
         source: ParseError,
+    },
+    /// A file about hosts of registries cannot be understood (IMG-135).
+    #[error("{path}: {detail}")]
+    HostsFile {
+        /// The file, with the line after a colon if the mistake is in one.
+        path: String,
+        /// What is wrong.
+        detail: String,
     },
     /// The credential is unusable.
     #[error("{reference}: {detail}")]
@@ -253,6 +263,7 @@ impl PullError {
     pub fn reason(&self) -> &'static str {
         match self {
             PullError::InvalidName { .. } => "InvalidName",
+            PullError::HostsFile { .. } => "HostsFile",
             PullError::InvalidCredential { .. } => "InvalidCredential",
             PullError::NotFound { .. } => "NotFound",
             PullError::AccessDenied { .. } => "AccessDenied",
@@ -319,7 +330,7 @@ impl PullError {
             | PullError::Schema1 { .. }
             | PullError::InvalidContent { .. } => "invalid",
             PullError::Cancelled { .. } => "canceled",
-            PullError::Storage { .. } | PullError::Broken { .. } => "other",
+            PullError::HostsFile { .. } | PullError::Storage { .. } | PullError::Broken { .. } => "other",
         }
     }
 
@@ -335,7 +346,10 @@ impl PullError {
             | PullError::Tls { tried, .. }
             | PullError::TimedOut { tried, .. }
             | PullError::RegistryUnavailable { tried, .. }
-            | PullError::Protocol { tried, .. } => tried.last().map(|attempt| attempt.host.as_str()),
+            | PullError::Protocol { tried, .. } => {
+                let decisive = tried.iter().rfind(|attempt| attempt.is_decisive);
+                decisive.or(tried.last()).map(|attempt| attempt.host.as_str())
+            }
             _ => None,
         }
     }
@@ -393,6 +407,12 @@ pub enum RemoveError {
     /// There is no such image.
     #[error("{image}: not found")]
     NotFound {
+        /// The name as given.
+        image: String,
+    },
+    /// A pull of it is under way (IMG-267).
+    #[error("{image} is being pulled")]
+    BeingPulled {
         /// The name as given.
         image: String,
     },

@@ -1,15 +1,19 @@
 //! The door of this room: [`Images`].
 
+use crate::archive::{self, ArchiveError, ImportOptions, ImportSource};
 use crate::credential::Credential;
 use crate::error::{OpenError, PullError, RemoveError};
 use crate::flight::{Flights, NamedLocks};
+use crate::machine;
 use crate::progress::{ProgressSink, PullProgress};
 use crate::pull;
-use crate::registry::Transport;
+use crate::queue::Queue;
+use crate::registry::{ProxyOptions, Transport};
 use crate::store::{Image, Store};
 use reference::{Digest, Platform, Reference};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -17,31 +21,46 @@ use tokio_util::task::TaskTracker;
 
 const NO_PROGRESS: Duration = Duration::from_secs(300);
 const LAYERS_AT_ONCE: usize = 3;
+const LAYERS_IN_ALL: usize = 6;
 
 /// How to open a store.
 #[derive(Clone, Debug)]
 pub struct Options {
     /// `<data-dir>/images`.
     pub root: PathBuf,
-    /// Directories of host files; not read yet.
-    pub hosts_dir: Vec<PathBuf>,
+    /// Directories with a directory for each registry, read at each pull; the first that knows it counts (IMG-134).
+    pub hosts_directories: Vec<PathBuf>,
+    /// `registries.yaml` files in k3s' form, read at each pull; the first that exists counts.
+    pub registries_files: Vec<PathBuf>,
+    /// Proxies on the way to registries (IMG-145).
+    pub proxy: ProxyOptions,
     /// What this node runs.
     pub platform: Platform,
-    /// How long a pull may go without a byte (IMG-151).
+    /// How long a pull may go without a byte; zero for as long as its connections live (IMG-151).
     pub no_progress: Duration,
     /// How many layers of one pull are fetched at once (IMG-142).
     pub layers_at_once: usize,
+    /// How many layers of all pulls are fetched at once.
+    pub layers_in_all: usize,
 }
 
 impl Options {
-    /// The defaults for a directory, on the machine this program was built for.
+    /// The defaults for `<data-dir>/images`, on the machine this program was built for, with this process's environment.
     pub fn new(root: impl Into<PathBuf>) -> Options {
+        let root = root.into();
+        let beside = |name: &str| root.parent().map(|data| data.join(name));
+        let system = |path: &str| Some(PathBuf::from(path));
+        let directories = [beside("certs.d"), system("/etc/containerd/certs.d"), system("/etc/docker/certs.d")];
+        let files = [beside("registries.yaml"), system("/etc/rancher/k3s/registries.yaml")];
         Options {
-            root: root.into(),
-            hosts_dir: Vec::new(),
-            platform: Platform::compiled_for(),
+            hosts_directories: directories.into_iter().flatten().collect(),
+            registries_files: files.into_iter().flatten().collect(),
+            proxy: ProxyOptions::from_environment(),
+            root,
+            platform: machine::platform(),
             no_progress: NO_PROGRESS,
             layers_at_once: LAYERS_AT_ONCE,
+            layers_in_all: LAYERS_IN_ALL,
         }
     }
 }
@@ -73,6 +92,9 @@ pub(crate) struct Core {
     pub(crate) options: Options,
     /// One fetch per layer, by diff id and by blob digest (IMG-109).
     pub(crate) layer_locks: NamedLocks,
+    pub(crate) queue: Arc<Queue>,
+    /// Tells one pull from another in the queue.
+    pub(crate) numbers: AtomicU64,
     pub(crate) tasks: TaskTracker,
 }
 
@@ -92,9 +114,11 @@ impl Images {
             .map_err(|error| OpenError::Io { path: options.root.clone(), source: std::io::Error::other(error) })??;
         let core = Core {
             store,
-            transport: Arc::new(Transport::default()),
-            options,
+            transport: Arc::new(Transport::new(&options.proxy)),
             layer_locks: NamedLocks::default(),
+            queue: Queue::new(options.layers_at_once, options.layers_in_all),
+            numbers: AtomicU64::new(0),
+            options,
             tasks: TaskTracker::new(),
         };
         Ok(Images { core: Arc::new(core), flights: Flights::new() })
@@ -146,7 +170,7 @@ impl Images {
         let reference = Reference::parse(&request.image)
             .map_err(|source| PullError::InvalidName { image: request.image.clone(), source })?
             .stored();
-        Ok(pull::session(&self.core, &reference, request)?.resolve().await?.digest)
+        Ok(pull::session(&self.core, &reference, request.clone()).await?.resolve().await?.digest)
     }
 
     /// The image of a familiar or canonical name, `name@digest`, id, or unambiguous beginning of an id (IMG-231).
@@ -159,16 +183,62 @@ impl Images {
         self.core.store.list()
     }
 
-    /// Removes an image with all its names, and the layers that neither another image nor a [`Hold`] needs.
+    /// Removes an image with all its names, and the layers that neither another image nor a [`Hold`] needs. An image
+    /// that is being pulled is left alone (IMG-267).
     pub async fn remove(&self, name_or_id: &str) -> Result<(), RemoveError> {
+        let image = self.resolve(name_or_id);
+        if image.is_some_and(|image| self.is_being_pulled(&image)) {
+            return Err(RemoveError::BeingPulled { image: name_or_id.to_owned() });
+        }
         let (core, image) = (self.core.clone(), name_or_id.to_owned());
         let removed = tokio::task::spawn_blocking(move || core.store.remove(&image)).await;
         let removed = removed.unwrap_or_else(|error| Err(std::io::Error::other(error)));
         match removed {
             Ok(Some(_)) => Ok(()),
             Ok(None) => Err(RemoveError::NotFound { image: name_or_id.to_owned() }),
+            Err(source) if source.kind() == std::io::ErrorKind::ResourceBusy => {
+                Err(RemoveError::BeingPulled { image: name_or_id.to_owned() })
+            }
             Err(source) => Err(RemoveError::Io { image: name_or_id.to_owned(), source }),
         }
+    }
+
+    /// Whether a pull of one of an image's names is under way.
+    pub fn is_being_pulled(&self, image: &Image) -> bool {
+        let pulled = self.flights.under_way();
+        pulled.iter().any(|(request, _)| image.tags.contains(&request.image) || image.digests.contains(&request.image))
+    }
+
+    /// Says whether an image is to be kept although nothing uses it.
+    pub async fn set_pinned(&self, name_or_id: &str, pinned: bool) -> Result<Arc<Image>, RemoveError> {
+        let (core, image) = (self.core.clone(), name_or_id.to_owned());
+        let set = tokio::task::spawn_blocking(move || core.store.set_pinned(&image, pinned)).await;
+        match set.unwrap_or_else(|error| Err(std::io::Error::other(error))) {
+            Ok(Some(image)) => Ok(image),
+            Ok(None) => Err(RemoveError::NotFound { image: name_or_id.to_owned() }),
+            Err(source) => Err(RemoveError::Io { image: name_or_id.to_owned(), source }),
+        }
+    }
+
+    /// Imports every image of an archive (IMG-230).
+    pub async fn import(&self, source: ImportSource, options: ImportOptions) -> Result<Vec<Arc<Image>>, ArchiveError> {
+        let core = self.core.clone();
+        let imported = self.core.tasks.spawn_blocking(move || archive::import::import(&core, source, &options)).await;
+        imported.unwrap_or_else(|error| Err(ArchiveError::Invalid(format!("the import broke off: {error}"))))
+    }
+
+    /// Writes images into an archive; returns when it is whole.
+    pub async fn export(&self, names: &[String], to: impl std::io::Write + Send + 'static) -> Result<(), ArchiveError> {
+        let find = |name: &String| {
+            let image = self.resolve(name).ok_or_else(|| ArchiveError::NotFound { image: name.clone() })?;
+            Ok((name.clone(), image))
+        };
+        let images = names.iter().map(find).collect::<Result<Vec<_>, ArchiveError>>()?;
+        let holds: Vec<Hold> = images.iter().map(|(_, image)| self.hold(image)).collect();
+        let core = self.core.clone();
+        let written = self.core.tasks.spawn_blocking(move || archive::export::export(&core, &images, to)).await;
+        drop(holds);
+        written.unwrap_or_else(|error| Err(ArchiveError::Invalid(format!("the export broke off: {error}"))))
     }
 
     /// The directories to stack for an image, topmost first, each once; an empty one for an image without layers.
@@ -190,8 +260,18 @@ impl Images {
     /// them mounted.
     #[must_use]
     pub fn hold(&self, image: &Image) -> Hold {
-        self.core.store.pin(&image.layers);
-        Hold { core: self.core.clone(), layers: image.layers.clone() }
+        self.core.store.hold(image);
+        Hold { core: self.core.clone(), image: image.id.clone(), layers: image.layers.clone() }
+    }
+
+    /// Whether somebody has an image mounted.
+    pub fn is_held(&self, image: &Image) -> bool {
+        self.core.store.is_held(&image.id)
+    }
+
+    /// How many bytes would be free if these images were gone.
+    pub fn reclaimable_bytes(&self, images: &[Arc<Image>]) -> u64 {
+        self.core.store.bytes_of_only(&images.iter().map(|image| image.id.as_str()).collect::<Vec<_>>())
     }
 
     /// The manifests, indexes and config of an image, as they came from the registry: digest and bytes.
@@ -217,12 +297,13 @@ impl Images {
 /// A claim on the layers of an image.
 pub struct Hold {
     core: Arc<Core>,
+    image: String,
     layers: Vec<Digest>,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.core.store.unpin(&self.layers);
+        self.core.store.end_hold(&self.image, &self.layers);
         let (core, layers) = (self.core.clone(), std::mem::take(&mut self.layers));
         let collect = move || {
             if let Err(error) = core.store.collect(&layers) {

@@ -8,9 +8,13 @@
 
 #![forbid(unsafe_code)]
 
+mod archive;
 mod credential;
 mod error;
 mod flight;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 mod hash;
 mod images;
 mod layer;
@@ -18,12 +22,15 @@ mod machine;
 mod manifest;
 mod progress;
 mod pull;
+mod queue;
 mod registry;
 mod store;
 
+pub use archive::{ArchiveError, ImportOptions, ImportSource};
 pub use credential::Credential;
 pub use error::{Attempt, OpenError, PullError, RemoveError};
 pub use images::{Hold, Images, Options, PullRequest, Usage};
 pub use manifest::ImageConfig;
 pub use progress::{LayerProgress, LayerState, ProgressSink, PullProgress};
+pub use registry::ProxyOptions;
 pub use store::Image;

@@ -2,6 +2,9 @@
 //!
 //! Pure: bytes in, owned types or a reason out. What is fetched next is decided in `pull.rs`. Start at [`parse`].
 
+use crate::hash::digest_of;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reference::{Digest, Platform};
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
@@ -33,13 +36,23 @@ pub(crate) struct Descriptor {
     pub(crate) size: u64,
     pub(crate) urls: Vec<String>,
     pub(crate) platform: Option<Platform>,
+    /// The content itself, if the descriptor embeds it; not verified yet (IMG-111).
+    pub(crate) data: Vec<u8>,
+}
+
+impl Descriptor {
+    /// The embedded content, if it is what the descriptor promises.
+    pub(crate) fn embedded(&self) -> Option<&[u8]> {
+        let fits = !self.data.is_empty() && self.data.len() as u64 == self.size;
+        (fits && digest_of(self.digest.algorithm(), &self.data) == self.digest).then_some(&self.data)
+    }
 }
 
 /// A manifest's or an index's content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Document {
     Index(Vec<Descriptor>),
-    Manifest { config: Descriptor, layers: Vec<Descriptor> },
+    Manifest { config: Box<Descriptor>, layers: Vec<Descriptor> },
 }
 
 /// Why a document is refused.
@@ -82,6 +95,8 @@ struct RawDescriptor {
     urls: Vec<String>,
     #[serde(default)]
     platform: Option<RawPlatform>,
+    #[serde(default, deserialize_with = "null_is_default")]
+    data: String,
 }
 
 #[derive(Deserialize)]
@@ -115,7 +130,8 @@ impl RawDescriptor {
             os_features: raw.os_features,
         });
         let media_type = base_type(&self.media_type).to_owned();
-        Ok(Descriptor { media_type, digest, size: self.size, urls: self.urls, platform })
+        let data = STANDARD.decode(&self.data).unwrap_or_default();
+        Ok(Descriptor { media_type, digest, size: self.size, urls: self.urls, platform, data })
     }
 }
 
@@ -169,7 +185,7 @@ pub(crate) fn parse(delivered: &str, body: &[u8]) -> Result<Document, Refusal> {
     if layers.len() > LAYERS_MAX {
         return Err(Refusal::Invalid(format!("manifest with {} layers, at most {LAYERS_MAX}", layers.len())));
     }
-    Ok(Document::Manifest { config, layers })
+    Ok(Document::Manifest { config: Box::new(config), layers })
 }
 
 /// Which type counts: the delivered one if it is a known one, else the body's own, else the body's shape.
@@ -390,11 +406,38 @@ mod tests {
             ("application/vnd.oci.image.layer.nondistributable.v1.tar+zstd", Some(Packing::Zstd)),
             ("application/vnd.docker.image.rootfs.diff.tar", Some(Packing::Sniff)),
             ("application/vnd.docker.image.rootfs.diff.tar.gzip", Some(Packing::Gzip)),
+            ("application/vnd.docker.image.rootfs.diff.tar.zstd", Some(Packing::Zstd)),
+            ("application/vnd.docker.image.rootfs.foreign.diff.tar", Some(Packing::Sniff)),
             ("application/vnd.docker.image.rootfs.foreign.diff.tar.gzip", Some(Packing::Gzip)),
+            ("application/vnd.oci.image.layer.v1.tar+zstd", Some(Packing::Zstd)),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar", Some(Packing::Plain)),
+            ("application/vnd.oci.image.layer.nondistributable.v1.tar+gzip", Some(Packing::Gzip)),
+            ("application/vnd.oci.image.layer.v1.tar+bzip2", None),
+            ("", None),
             ("application/vnd.in-toto+json", None),
         ] {
             assert_eq!(packing(media_type), expected, "{media_type}");
         }
+    }
+
+    #[test]
+    fn embedded_content_counts_only_if_it_is_what_is_promised() {
+        let content = b"content";
+        let digest = crate::hash::digest_of(reference::Algorithm::Sha256, content);
+        let of = |data: &str, size: u64| {
+            let layer = json!({ "mediaType": "t", "size": size, "digest": digest.as_str(), "data": data });
+            let body = json!({ "config": descriptor(OCI_CONFIG), "layers": [layer] }).to_string();
+            match parse("", body.as_bytes()).unwrap() {
+                Document::Manifest { layers, .. } => layers[0].embedded().map(<[u8]>::to_vec),
+                Document::Index(_) => None,
+            }
+        };
+        assert_eq!(of("Y29udGVudA==", 7).as_deref(), Some(content.as_slice()));
+        assert_eq!(of("Y29udGVudA==", 8), None);
+        assert_eq!(of("Y29udGVudB==", 7), None);
+        assert_eq!(of("b3RoZXIgYg==", 7), None);
+        assert_eq!(of("!", 7), None);
+        assert_eq!(of("", 7), None);
     }
 
     #[test]

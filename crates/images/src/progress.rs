@@ -171,8 +171,8 @@ impl Board {
         if apply(layer) {
             let layer = layer.clone();
             inner.followers.values().for_each(|sink| sink.send(&layer));
-            self.changed.send_replace(());
         }
+        self.changed.send_replace(());
     }
 
     fn publish(&self, layer: LayerProgress) {

@@ -4,21 +4,24 @@
 
 mod layer;
 
+use crate::credential::Secret;
 use crate::error::PullError;
 use crate::images::{Core, PullRequest};
 use crate::machine;
 use crate::manifest::{self, ConfigBlob, Descriptor, Document, Packing, Refusal};
 use crate::progress::Board;
-use crate::registry::{Session, SessionOptions};
+use crate::registry::{Fault, HostsError, Places, RequestError, Session, SessionOptions, endpoints, load_hosts};
 use crate::store::{Image, NewImage};
 use reference::{Digest, Platform, Reference};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 /// A silent connection is given up after this, and asked again while the pull's own patience lasts.
 const STALL_MAX: Duration = Duration::from_secs(60);
+/// The time that may be spent waiting for a registry that limits rates, where nothing else is said.
+const BUDGET_DEFAULT: Duration = Duration::from_secs(300);
 
 /// One layer to be had.
 #[derive(Clone)]
@@ -37,24 +40,21 @@ struct Plan {
     documents: Vec<(Digest, Vec<u8>)>,
 }
 
-/// Opens the conversation of a request with its registry. The reference is in its stored form.
-pub(crate) fn session(core: &Core, reference: &Reference, request: &PullRequest) -> Result<Session, PullError> {
+/// Opens the conversation of a request with its registry, as the machine's files say. The reference is in its stored form.
+pub(crate) async fn session(
+    core: &Arc<Core>,
+    reference: &Reference,
+    request: PullRequest,
+) -> Result<Arc<Session>, PullError> {
     let secret = match &request.credential {
-        None => Ok(crate::credential::Secret::Anonymous),
+        None => Ok(Secret::Anonymous),
         Some(credential) => credential.secret_for(reference.domain()),
     };
     let secret = secret.map_err(|detail| PullError::InvalidCredential {
         reference: reference.canonical(),
         detail: detail.to_owned(),
     })?;
-    Ok(Session::new(SessionOptions {
-        transport: core.transport.clone(),
-        reference: reference.clone(),
-        secret,
-        headers: request.headers.clone(),
-        stall: core.options.no_progress.min(STALL_MAX),
-        budget: core.options.no_progress,
-    }))
+    open_session(core, reference, (secret, request.headers)).await
 }
 
 /// Pulls one image. The reference is in its stored form.
@@ -65,24 +65,75 @@ pub(crate) async fn pull(
     board: &Board,
 ) -> Result<Arc<Image>, PullError> {
     let name = reference.canonical();
-    let session = Arc::new(session(core, &reference, &request)?);
+    let session = session(core, &reference, request).await?;
+    let limit = core.options.no_progress;
+    let transfer = transfer(core, reference, session.clone(), board);
+    if limit.is_zero() {
+        return transfer.await;
+    }
+    tokio::select! {
+        pulled = transfer => pulled,
+        host = session.pulse.silence(limit) => {
+            let failure = format!("no byte came for {limit:?}");
+            let error = RequestError::new(Fault::TimedOut, &host, failure);
+            Err(session.fail(error))
+        }
+    }
+}
+
+/// Reads what the machine's files say of the registry, and opens the conversation.
+async fn open_session(
+    core: &Arc<Core>,
+    reference: &Reference,
+    (secret, headers): (Secret, Vec<(String, String)>),
+) -> Result<Arc<Session>, PullError> {
+    let name = reference.canonical();
+    let limit = core.options.no_progress;
+    let (stall, budget) =
+        if limit.is_zero() { (STALL_MAX, BUDGET_DEFAULT) } else { ((limit / 3).min(STALL_MAX), limit) };
+    let reference = reference.clone();
+    blocking(core, "reading hosts of registries", move |core| {
+        let options = &core.options;
+        let places = Places { directories: &options.hosts_directories, registries: &options.registries_files };
+        let rules = load_hosts(&places, reference.domain()).map_err(misread)?;
+        let bad = |detail: &str| PullError::InvalidCredential { reference: name.clone(), detail: detail.to_owned() };
+        let endpoints = endpoints(&reference, &secret, &rules).map_err(bad)?;
+        let transport = core.transport.clone();
+        let session = SessionOptions { transport, reference, endpoints, headers, stall, budget };
+        Session::new(session).map(Arc::new).map_err(misread)
+    })
+    .await
+}
+
+fn misread(error: HostsError) -> PullError {
+    let line = if error.line == 0 { String::new() } else { format!(":{}", error.line) };
+    PullError::HostsFile { path: format!("{}{line}", error.path.display()), detail: error.detail }
+}
+
+/// Resolves, fetches, records.
+async fn transfer(
+    core: &Arc<Core>,
+    reference: Reference,
+    session: Arc<Session>,
+    board: &Board,
+) -> Result<Arc<Image>, PullError> {
+    let name = reference.canonical();
     let resolved = session.resolve().await?;
     let names = |id: &Digest| NewImage {
         id: id.clone(),
         config: Vec::new(),
         tag: reference.digest().is_none().then(|| name.clone()),
-        digest: reference.with_digest(resolved.digest.clone()).canonical(),
+        digest: Some(reference.with_digest(resolved.digest.clone()).canonical()),
         layers: Vec::new(),
         blobs: Vec::new(),
         pulled_at: machine::now(),
+        pinned: false,
     };
-    if let Some(image) = core.store.by_root(&resolved.digest) {
-        let id = Digest::parse(&image.id).expect("the store loads images with digests as ids only");
-        let known = NewImage { layers: image.layers.clone(), ..names(&id) };
-        let _pins = Pins::new(core, known.layers.clone());
-        if core.store.resolve(&image.id).is_some() {
-            return blocking(core, "recording an image", move |core| core.store.commit_image(&known)).await;
-        }
+    // Leased: a collection that comes now leaves the image alone (IMG-267).
+    if let Some(lease) = Lease::of_root(core, &resolved.digest) {
+        let id = Digest::parse(&lease.image.id).expect("the store loads images with digests as ids only");
+        let known = NewImage { layers: lease.image.layers.clone(), ..names(&id) };
+        return blocking(core, "recording an image", move |core| core.store.commit_image(&known)).await;
     }
     let body = match resolved.body {
         Some(body) => (resolved.media_type, body),
@@ -105,17 +156,22 @@ pub(crate) async fn pull(
         Ok(image)
     })
     .await?;
+    flush(core);
+    Ok(image)
+}
+
+/// Makes new layers durable in the background.
+pub(crate) fn flush(core: &Arc<Core>) {
     let flushing = core.clone();
     core.tasks.spawn_blocking(move || {
         if let Err(error) = flushing.store.make_durable() {
             tracing::warn!(%error, "layers could not be flushed; they will be fetched again after a power loss");
         }
     });
-    Ok(image)
 }
 
 /// Runs a blocking step on the store.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     core: &Arc<Core>,
     doing: &str,
     step: impl FnOnce(&Core) -> Result<T, PullError> + Send + 'static,
@@ -125,14 +181,32 @@ async fn blocking<T: Send + 'static>(
     joined.unwrap_or_else(|error| Err(PullError::Storage { doing: doing.to_owned(), detail: error.to_string() }))
 }
 
+/// An image that must stay while this pull looks at it.
+struct Lease {
+    core: Arc<Core>,
+    image: Arc<Image>,
+}
+
+impl Lease {
+    fn of_root(core: &Arc<Core>, digest: &Digest) -> Option<Lease> {
+        core.store.lease_by_root(digest).map(|image| Lease { core: core.clone(), image })
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.core.store.end_lease(&self.image.id);
+    }
+}
+
 /// Layers that must stay while this pull needs them.
-struct Pins {
+pub(crate) struct Pins {
     core: Arc<Core>,
     layers: Vec<Digest>,
 }
 
 impl Pins {
-    fn new(core: &Arc<Core>, layers: Vec<Digest>) -> Pins {
+    pub(crate) fn new(core: &Arc<Core>, layers: Vec<Digest>) -> Pins {
         core.store.pin(&layers);
         Pins { core: core.clone(), layers }
     }
@@ -160,7 +234,7 @@ async fn plan(
         match document {
             Document::Manifest { config, layers } => {
                 let platform = (!platform_known, &core.options.platform);
-                return finish_plan(session, digest, (config, layers), documents, platform).await;
+                return finish_plan(session, digest, (*config, layers), documents, platform).await;
             }
             Document::Index(entries) => {
                 entries_met += entries.len();
@@ -168,8 +242,12 @@ async fn plan(
                     return Err(invalid(&digest, "indexes are nested too deeply or have too many entries"));
                 }
                 let chosen = choose(&core.options.platform, &digest, entries)?;
-                platform_known |= chosen.platform.is_some();
-                (media_type, body) = session.manifest(&chosen.digest, Some(chosen.size)).await?;
+                // An entry that says nothing leaves it to the image's config (IMG-101).
+                platform_known = chosen.platform.is_some();
+                (media_type, body) = match chosen.embedded() {
+                    Some(content) => (String::new(), content.to_vec()),
+                    None => session.manifest(&chosen.digest, Some(chosen.size)).await?,
+                };
                 // The descriptor's type is the promise; the header only stands in where there is none.
                 if !chosen.media_type.is_empty() {
                     media_type = chosen.media_type;
@@ -181,7 +259,7 @@ async fn plan(
     Err(invalid(&digest, "indexes are nested too deeply"))
 }
 
-fn choose(node: &Platform, index: &Digest, entries: Vec<Descriptor>) -> Result<Descriptor, PullError> {
+pub(crate) fn choose(node: &Platform, index: &Digest, entries: Vec<Descriptor>) -> Result<Descriptor, PullError> {
     let usable: Vec<Descriptor> = entries
         .into_iter()
         .filter(|entry| entry.media_type.is_empty() || manifest::is_document(&entry.media_type))
@@ -206,7 +284,10 @@ async fn finish_plan(
     if !manifest::is_image_config(&config.media_type) {
         return Err(invalid(&digest, &format!("unrecognised mediatype {:?} of the config", config.media_type)));
     }
-    let config_bytes = session.small_blob(&config.digest, config.size).await?;
+    let config_bytes = match config.embedded() {
+        Some(content) => content.to_vec(),
+        None => session.small_blob(&config.digest, config.size).await?,
+    };
     let parsed = manifest::parse_config(&config_bytes).map_err(|text| invalid(&config.digest, &text))?;
     if check_platform {
         check_runs_here(node, &parsed)?;
@@ -226,7 +307,7 @@ async fn finish_plan(
 }
 
 /// A single manifest was not chosen by platform, so its config must fit (IMG-104).
-fn check_runs_here(node: &Platform, config: &ConfigBlob) -> Result<(), PullError> {
+pub(crate) fn check_runs_here(node: &Platform, config: &ConfigBlob) -> Result<(), PullError> {
     let offered = config.platform.normalised();
     let says_nothing = offered.architecture.is_empty();
     if says_nothing || node.rank(&offered).is_some() || machine::runs_foreign(&offered.architecture) {
@@ -254,7 +335,7 @@ async fn fetch_layers(
     board: &Board,
 ) -> Result<(), PullError> {
     layers.iter().for_each(|layer| board.add(layer.descriptor.digest.as_str(), layer.descriptor.size));
-    let permits = Arc::new(Semaphore::new(core.options.layers_at_once.max(1)));
+    let number = core.numbers.fetch_add(1, Ordering::Relaxed);
     let (reports, mut heard) = tokio::sync::mpsc::channel(64);
     let mut tasks = JoinSet::new();
     for layer in layers {
@@ -262,7 +343,7 @@ async fn fetch_layers(
             core: core.clone(),
             session: session.clone(),
             plan: layer.clone(),
-            permits: permits.clone(),
+            number,
             reports: reports.clone(),
         };
         tasks.spawn(fetch.run());

@@ -521,3 +521,507 @@ async fn all_pulls_under_way_are_told_and_gone_at_their_end() {
     assert_eq!((best.total, best.present, best.layers), (sizes[0] + sizes[1], sizes[0], 2));
     assert!(seen.iter().all(|pull| pull.present + pull.fetched <= pull.total), "{seen:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn encodings_that_were_not_asked_for_are_undone_before_hashing() {
+    let bench = bench().await;
+    for (coding, seed) in [("gzip", 21), ("zstd", 22), ("deflate", 23)] {
+        let image = big(seed);
+        let repository = format!("app{seed}");
+        bench.double.serve(&repository, "v1", &image);
+        let blob = &image.layers[0].blob;
+        let coded = match coding {
+            "gzip" => support::gzip(blob),
+            "zstd" => zstd::encode_all(blob.as_slice(), 1).unwrap(),
+            _ => support::zlib(blob),
+        };
+        // First a piece in the clear, so that the encoded answer comes to a request for a range.
+        bench.double.next(&image.layers[0].digest().to_string(), Turn::Cut(50_000));
+        bench.double.next(&image.layers[0].digest().to_string(), Turn::Encoded(coding, coded));
+        bench.pull(&format!("{repository}:v1")).await.unwrap();
+    }
+    let image = big(24);
+    bench.double.serve("odd", "v1", &image);
+    bench.double.next(&image.layers[0].digest().to_string(), Turn::Encoded("br", Vec::new()));
+    let error = bench.pull("odd:v1").await.unwrap_err().to_string();
+    assert!(error.contains("unknown content encoding \"br\""), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn warnings_change_nothing() {
+    let bench = bench().await;
+    bench.double.always("warning", "299 - \"this registry is going away\"");
+    bench.double.always("warning", "299 - broken");
+    bench.double.serve("app", "v1", &small());
+    bench.pull("app:v1").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_never_serves_ends_after_two_tries_in_the_servers_words() {
+    let bench = bench().await;
+    bench.double.serve("app", "v1", &small());
+    let realm = format!("http://{}/token\",error=\"insufficient_scope", bench.double.address);
+    bench.double.login(Login::Bearer { realm, token: "never".into() });
+    bench.double.put("/token", "application/json", br#"{"token":"bad-token-value"}"#);
+    let error = bench.pull_as("app:v1", password("u", "p")).await.unwrap_err();
+    assert!(matches!(error, PullError::AccessDenied { .. }), "{error:?}");
+    assert!(error.to_string().contains("server message: insufficient_scope"), "{error}");
+    assert_eq!((bench.double.count("GET", "/token"), bench.double.count("HEAD", "v1")), (2, 2));
+    assert!(!error.to_string().contains("bad-token-value"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_silent_registry_is_given_up_within_the_no_progress_time() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = Options::new(directory.path().join("images"));
+    options.no_progress = Duration::from_millis(700);
+    let images = Images::open(options).await.unwrap();
+    let double = Double::start().await;
+    let image = big(25);
+    double.serve("app", "v1", &image);
+    let blob = image.layers[0].digest().to_string();
+    (0..20).for_each(|_| double.next(&blob, Turn::Stall(0)));
+    let request = PullRequest { image: double.name("app:v1"), ..PullRequest::default() };
+    let started = tokio::time::Instant::now();
+    let pull = images.pull(request.clone(), ProgressSink::none(), CancellationToken::new());
+    let error = tokio::time::timeout(Duration::from_secs(10), pull).await.unwrap().unwrap_err();
+    assert!(matches!(error, PullError::TimedOut { .. }) && error.class() == "timeout", "{error:?}");
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert_eq!(error.host(), Some(format!("http://{}", double.address).as_str()));
+    // A pause that is shorter does no harm.
+    let double = Double::start().await;
+    double.serve("app", "v1", &image);
+    double.next(&blob, Turn::Stall(100_000));
+    let request = PullRequest { image: double.name("app:v1"), ..PullRequest::default() };
+    images.pull(request, ProgressSink::none(), CancellationToken::new()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_most_three_layers_of_a_pull_come_at_once() {
+    let bench = bench().await;
+    let layers = (30..38).map(|seed| Layer::gzip(&tar_of(&[("f", &noise(400_000, seed))])));
+    bench.double.serve("app", "v1", &Made::new(layers.collect()));
+    bench.double.cut_always(Some(150_000));
+    bench.pull("app:v1").await.unwrap();
+    let most = bench.double.most_under_way();
+    assert!((2..=3).contains(&most), "{most}");
+}
+
+const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+
+/// Serves a document under a tag and its digest.
+fn document(bench: &Bench, repository: &str, tag: &str, media_type: &str, body: &[u8]) {
+    for name in [tag, &digest(body)] {
+        bench.double.put(&format!("/v2/{repository}/manifests/{name}"), media_type, body);
+    }
+}
+
+fn entry(media_type: &str, body: &[u8], platform: &serde_json::Value) -> serde_json::Value {
+    let mut entry = json!({ "mediaType": media_type, "digest": digest(body), "size": body.len() });
+    if !platform.is_null() {
+        entry["platform"] = platform.clone();
+    }
+    entry
+}
+
+fn index_of(entries: &[serde_json::Value]) -> Vec<u8> {
+    json!({ "schemaVersion": 2, "mediaType": INDEX, "manifests": entries }).to_string().into_bytes()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn indexes_are_bounded_in_depth_and_entries() {
+    let bench = bench().await;
+    let here = json!({ "os": "linux", "architecture": reference::Platform::compiled_for().architecture });
+    bench.double.serve("app", "own", &small());
+    let mut body = small().manifest;
+    let mut media_type = MANIFEST;
+    for depth in 1..=9 {
+        body = index_of(&[entry(media_type, &body, &here)]);
+        media_type = INDEX;
+        document(&bench, "app", &format!("deep{depth}"), INDEX, &body);
+    }
+    bench.pull("app:deep2").await.unwrap();
+    bench.pull("app:deep8").await.unwrap();
+    let error = bench.pull("app:deep9").await.unwrap_err();
+    assert!(error.to_string().contains("nested too deeply") && error.class() == "invalid", "{error}");
+    let many = vec![entry(MANIFEST, &small().manifest, &here); 1025];
+    document(&bench, "app", "many", INDEX, &index_of(&many));
+    let error = bench.pull("app:many").await.unwrap_err().to_string();
+    assert!(error.contains("too many entries"), "{error}");
+    document(&bench, "app", "most", INDEX, &index_of(&many[..1024]));
+    bench.pull("app:most").await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_without_a_platform_is_taken_last_and_its_config_must_fit() {
+    let bench = bench().await;
+    let (own, foreign) = (small(), Made::for_platform(big(40).layers, "s390x"));
+    bench.double.serve("app", "own", &own);
+    bench.double.serve("app", "foreign", &foreign);
+    let null = serde_json::Value::Null;
+    let elsewhere = json!({ "os": "linux", "architecture": "s390x" });
+    let good = index_of(&[entry(MANIFEST, &foreign.manifest, &elsewhere), entry(MANIFEST, &own.manifest, &null)]);
+    document(&bench, "app", "good", INDEX, &good);
+    assert_eq!(bench.pull("app:good").await.unwrap().id, digest(&own.config));
+    let bad = index_of(&[entry(MANIFEST, &foreign.manifest, &null)]);
+    document(&bench, "app", "bad", INDEX, &bad);
+    let error = bench.pull("app:bad").await.unwrap_err();
+    assert!(error.to_string().starts_with("image offers linux/s390x only; node is linux/"), "{error}");
+    assert_eq!(error.class(), "platform");
+    // The same below an entry that fits: the inner one still says nothing.
+    let here = json!({ "os": "linux", "architecture": reference::Platform::compiled_for().architecture });
+    document(&bench, "app", "outer", INDEX, &index_of(&[entry(INDEX, &bad, &here)]));
+    assert!(matches!(bench.pull("app:outer").await.unwrap_err(), PullError::PlatformMismatch { .. }));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_docker_format_is_refused_however_it_comes() {
+    let bench = bench().await;
+    let old = br#"{"schemaVersion":1,"fsLayers":[{"blobSum":"sha256:x"}]}"#;
+    let signed = "application/vnd.docker.distribution.manifest.v1+prettyjws";
+    for (tag, media_type, words) in [
+        ("signed", signed, signed),
+        ("text", "text/plain; charset=utf-8", "text/plain"),
+        ("body", "application/json", "application/json"),
+    ] {
+        document(&bench, "old", tag, media_type, old);
+        let error = bench.pull(&format!("old:{tag}")).await.unwrap_err();
+        assert!(matches!(error, PullError::Schema1 { .. }) && error.to_string().contains(words), "{error}");
+        assert!(error.to_string().contains("no longer supported"), "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn documents_are_not_believed() {
+    let bench = bench().await;
+    let made = small();
+    bench.double.serve("app", "v1", &made);
+    let path = format!("/v2/app/manifests/{}", digest(&made.manifest));
+    // Other bytes of the same length, under the digest that HEAD has told.
+    bench.double.next(&path, Turn::Corrupt);
+    let error = bench.pull("app:v1").await.unwrap_err();
+    assert!(matches!(error, PullError::DigestMismatch { .. }), "{error:?}");
+    // A GET that computes the digest, beside a header that says something else.
+    bench.double.next("HEAD /v2/app/manifests/v1", Turn::Status(405, Vec::new(), String::new()));
+    let lie = vec![("docker-content-digest", digest(b"other")), ("content-type", MANIFEST.to_owned())];
+    let body = String::from_utf8(made.manifest.clone()).unwrap();
+    bench.double.next("/v2/app/manifests/v1", Turn::Status(200, lie, body.clone()));
+    let error = bench.pull("app:v1").await.unwrap_err().to_string();
+    assert!(error.starts_with("unexpected commit digest"), "{error}");
+    // No digest, or none that is one: computed.
+    for header in [Vec::new(), vec![("docker-content-digest", "not a valid digest".to_owned())]] {
+        bench.double.next("HEAD /v2/app/manifests/v1", Turn::Status(200, header, String::new()));
+        bench.pull("app:v1").await.unwrap();
+    }
+    // Too large.
+    document(&bench, "large", "v1", MANIFEST, &vec![b' '; 5 << 20]);
+    let error = bench.pull("large:v1").await.unwrap_err().to_string();
+    assert_eq!(error, format!("rejecting {} byte manifest for {}", 5 << 20, bench.double.name("large:v1")));
+    assert!(bench.leftovers().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sizes_and_counts_must_be_those_of_the_manifest() {
+    let bench = bench().await;
+    let made = big(41);
+    let change = |tag: &str, change: &dyn Fn(&mut serde_json::Value)| {
+        bench.double.serve("app", tag, &made);
+        let mut manifest = serde_json::from_slice(&made.manifest).unwrap();
+        change(&mut manifest);
+        document(&bench, "app", tag, MANIFEST, manifest.to_string().as_bytes());
+    };
+    let length = made.layers[0].blob.len();
+    change("long", &|m| m["layers"][0]["size"] = json!(length - 1));
+    change("short", &|m| m["layers"][0]["size"] = json!(length + 1));
+    change("config", &|m| m["config"]["size"] = json!(3));
+    change("count", &|m| m["layers"] = json!([]));
+    change("type", &|m| m["layers"][0]["mediaType"] = json!("application/vnd.example.layer"));
+    change("kind", &|m| m["config"]["mediaType"] = json!("application/vnd.example.config"));
+    for (tag, words) in [
+        ("long", "unexpected commit size"),
+        ("short", "unexpected commit size"),
+        ("config", "unexpected commit size"),
+        ("count", "number of layers and diffIDs don't match: 0 != 1"),
+        ("type", "unrecognised mediatype \"application/vnd.example.layer\""),
+        ("kind", "unrecognised mediatype \"application/vnd.example.config\""),
+    ] {
+        let error = bench.pull(&format!("app:{tag}")).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{tag}: {error}");
+    }
+    assert!(bench.images.list().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_config_is_one_image_with_several_names() {
+    let bench = bench().await;
+    bench.double.serve("a", "v1", &small());
+    bench.double.serve("b", "v2", &small());
+    let first = bench.pull("a:v1").await.unwrap();
+    bench.double.forget();
+    let second = bench.pull("b:v2").await.unwrap();
+    assert_eq!((first.id.as_str(), bench.images.list().len()), (second.id.as_str(), 1));
+    assert_eq!(second.tags, [bench.double.name("a:v1"), bench.double.name("b:v2")]);
+    assert_eq!(second.digests.len(), 2);
+    assert_eq!(bench.double.count("GET", "/blobs/"), 0, "what is here is not fetched from another repository");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn foreign_layers_come_from_their_own_addresses_without_any_login() {
+    let bench = bench().await;
+    let (lacking, other) = (Double::start().await, Double::start().await);
+    let mut made = small();
+    made.layers[0].media_type = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip".into();
+    let made = Made::new(made.layers);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&made.manifest).unwrap();
+    manifest["layers"][0]["urls"] = json!([
+        "ftp://nowhere.test/layer",
+        format!("http://{}/layer", lacking.address),
+        format!("http://{}/layer", other.address)
+    ]);
+    bench.double.serve("app", "v1", &made);
+    document(&bench, "app", "v1", MANIFEST, manifest.to_string().as_bytes());
+    bench.double.login(Login::Basic("dTpw".into()));
+    other.put("/layer", "application/octet-stream", &made.layers[0].blob);
+    bench.pull_as("app:v1", password("u", "p")).await.unwrap();
+    assert_eq!((lacking.seen().len(), other.seen().len()), (1, 1));
+    for seen in lacking.seen().iter().chain(&other.seen()) {
+        assert!(seen.authorization.is_empty() && seen.custom.is_empty(), "{seen:?}");
+    }
+    assert_eq!(bench.double.count("GET", &made.layers[0].digest().to_string()), 0);
+    // Any other answer than 404 ends it; where none of them has it, the registry is asked.
+    bench.images.remove(&bench.double.name("app:v1")).await.unwrap();
+    other.next("/layer", Turn::Status(403, Vec::new(), String::new()));
+    assert!(matches!(bench.pull_as("app:v1", password("u", "p")).await.unwrap_err(), PullError::AccessDenied { .. }));
+    other.next("/layer", Turn::Status(404, Vec::new(), String::new()));
+    bench.pull_as("app:v1", password("u", "p")).await.unwrap();
+    assert_eq!(bench.double.count("GET", &made.layers[0].digest().to_string()), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn embedded_content_is_used_if_it_is_right_and_fetched_if_not() {
+    use base64::Engine as _;
+    let bench = bench().await;
+    let made = small();
+    bench.double.serve("app", "v1", &made);
+    let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+    let mut manifest: serde_json::Value = serde_json::from_slice(&made.manifest).unwrap();
+    manifest["config"]["data"] = json!(encode(&made.config));
+    document(&bench, "app", "right", MANIFEST, manifest.to_string().as_bytes());
+    bench.pull("app:right").await.unwrap();
+    assert_eq!(bench.double.count("GET", &digest(&made.config)), 0);
+    bench.images.remove(&bench.double.name("app:right")).await.unwrap();
+    manifest["config"]["data"] = json!(encode(&vec![b'x'; made.config.len()]));
+    document(&bench, "app", "wrong", MANIFEST, manifest.to_string().as_bytes());
+    let image = bench.pull("app:wrong").await.unwrap();
+    assert_eq!(
+        (image.id.as_str(), bench.double.count("GET", &digest(&made.config))),
+        (digest(&made.config).as_str(), 1)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_digest_is_looked_for_among_blobs_after_a_404_only() {
+    let bench = bench().await;
+    let made = small();
+    bench.double.serve("app", "v1", &made);
+    let digest = digest(&made.manifest);
+    let pinned = format!("app@{digest}");
+    for status in [500, 500] {
+        bench.double.next(&format!("HEAD /v2/app/manifests/{digest}"), Turn::Status(status, Vec::new(), String::new()));
+    }
+    assert!(matches!(bench.pull(&pinned).await.unwrap_err(), PullError::ServerError { .. }));
+    assert_eq!(bench.double.count("GET", "/blobs/"), 0);
+    bench.double.next(&format!("HEAD /v2/app/manifests/{digest}"), Turn::Status(404, Vec::new(), String::new()));
+    bench.double.put(&format!("/v2/app/blobs/{digest}"), MANIFEST, &made.manifest);
+    bench.pull(&pinned).await.unwrap();
+    assert_eq!(bench.double.count("GET", &format!("/blobs/{digest}")), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirects_keep_ranges_are_bounded_and_never_lose_tls() {
+    let bench = bench().await;
+    let made = big(42);
+    bench.double.serve("app", "v1", &made);
+    let store = Double::start().await;
+    let path = format!("/v2/app/blobs/{}", made.layers[0].digest());
+    store.put("/signed", "application/octet-stream", &made.layers[0].blob);
+    for status in [301, 302, 303, 307, 308] {
+        let target = vec![("location", format!("http://{}/signed?X-Signature=sssecret", store.address))];
+        bench.double.next(&path, Turn::Status(status, target, String::new()));
+        store.next("/signed", Turn::Cut(80_000));
+    }
+    // A new address each time: after a break the registry is asked again, with what is at hand as the range's start.
+    bench.pull("app:v1").await.unwrap();
+    let ranges: Vec<String> = store.seen().into_iter().map(|seen| seen.range).collect();
+    assert_eq!(ranges.len(), 5, "{ranges:?}");
+    assert!(ranges[0].is_empty() && ranges[1..].iter().all(|range| range.starts_with("bytes=")), "{ranges:?}");
+    bench.images.remove(&bench.double.name("app:v1")).await.unwrap();
+    for _ in 0..11 {
+        bench.double.next(&path, Turn::Status(302, vec![("location", path.clone())], String::new()));
+    }
+    let error = bench.pull("app:v1").await.unwrap_err().to_string();
+    assert!(error.contains("more than 10 redirects"), "{error}");
+    let target = vec![("location", format!("http://{}/signed?X-Signature=sssecret", store.address))];
+    bench.double.next(&path, Turn::Status(302, target, String::new()));
+    store.next("/signed", Turn::Status(403, Vec::new(), "{}".into()));
+    let error = bench.pull("app:v1").await.unwrap_err();
+    assert!(!format!("{error} {error:?}").contains("sssecret"), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_pull_leaves_bytes_that_the_next_one_takes_up() {
+    let bench = bench().await;
+    let image = big(50);
+    bench.double.serve("app", "v1", &image);
+    let blob = image.layers[0].digest().to_string();
+    bench.double.next(&blob, Turn::Stall(200_000));
+    let cancel = CancellationToken::new();
+    let request = PullRequest { image: bench.double.name("app:v1"), ..PullRequest::default() };
+    let (mut changes, partial) = (bench.images.pull_changes(), bench.root().join("partial"));
+    let watching = async {
+        while bench.images.pulls().first().is_none_or(|pull| pull.fetched == 0) {
+            changes.changed().await.unwrap();
+        }
+        cancel.cancel();
+    };
+    let (pulled, ()) = tokio::join!(bench.images.pull(request, ProgressSink::none(), cancel.clone()), watching);
+    assert!(matches!(pulled, Err(PullError::Cancelled { .. })), "{pulled:?}");
+    bench.images.settle().await;
+    let kept = std::fs::metadata(partial.join(image.layers[0].digest().hex())).unwrap().len();
+    assert!(kept > 0 && bench.images.pulls().is_empty());
+    bench.double.forget();
+    bench.pull("app:v1").await.unwrap();
+    let asked = bench.double.seen().into_iter().find(|seen| seen.path.contains(&blob)).unwrap();
+    assert_eq!(asked.range, format!("bytes={kept}-"));
+    assert_eq!(bench.leftovers(), Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_image_is_not_kept_waiting_by_a_huge_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut options = Options::new(directory.path().join("images"));
+    (options.layers_at_once, options.layers_in_all) = (2, 3);
+    let images = Images::open(options).await.unwrap();
+    let double = Double::start().await;
+    let huge: Vec<Layer> = (60..64).map(|seed| Layer::gzip(&tar_of(&[("f", &noise(500_000, seed))]))).collect();
+    for layer in &huge {
+        double.next(&layer.digest().to_string(), Turn::Stall(1000));
+    }
+    double.serve("huge", "v1", &Made::new(huge));
+    double.serve("small", "v1", &small());
+    let pull = |name: &str| {
+        let request = PullRequest { image: double.name(name), ..PullRequest::default() };
+        images.pull(request, ProgressSink::none(), CancellationToken::new())
+    };
+    let mut waiting = Box::pin(pull("huge:v1"));
+    let (mut changes, mut both) = (images.pull_changes(), 0);
+    while both < 2 {
+        tokio::select! {
+            pulled = &mut waiting => panic!("{pulled:?}"),
+            changed = changes.changed() => changed.unwrap(),
+        }
+        both = double.most_under_way();
+    }
+    tokio::select! {
+        pulled = &mut waiting => panic!("{pulled:?}"),
+        pulled = pull("small:v1") => drop(pulled.unwrap()),
+    }
+    assert!(double.most_under_way() <= 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_image_is_not_removed_while_it_is_pulled() {
+    let bench = bench().await;
+    bench.double.serve("app", "v1", &small());
+    let image = bench.pull("app:v1").await.unwrap();
+    bench.double.next("HEAD /v2/app/manifests/v1", Turn::Hang);
+    let again = bench.pull("app:v1");
+    tokio::pin!(again);
+    let mut changes = bench.images.pull_changes();
+    tokio::select! {
+        pulled = &mut again => panic!("{pulled:?}"),
+        changed = changes.changed() => changed.unwrap(),
+    }
+    let error = bench.images.remove(&image.id).await.unwrap_err();
+    assert!(matches!(error, images::RemoveError::BeingPulled { .. }), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pulls_and_removals_at_once_never_break_an_image() {
+    let bench = bench().await;
+    bench.double.serve("app", "v1", &small());
+    let name = bench.double.name("app:v1");
+    let pulls = async {
+        for _ in 0..1000 {
+            let image = bench.pull("app:v1").await.unwrap();
+            let hold = bench.images.hold(&image);
+            if bench.images.resolve(&name).is_some() {
+                assert!(bench.images.layers(&image)[0].join("etc/one").exists());
+            }
+            drop(hold);
+        }
+    };
+    let removals = async {
+        for _ in 0..1000 {
+            match bench.images.remove(&name).await {
+                Ok(()) | Err(images::RemoveError::NotFound { .. } | images::RemoveError::BeingPulled { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::join!(pulls, removals);
+}
+
+/// A small file system of its own, gone with this value.
+struct Tmpfs(std::path::PathBuf);
+
+impl Tmpfs {
+    fn new(directory: &Path, size: &str) -> Tmpfs {
+        let options = std::ffi::CString::new(format!("size={size}")).unwrap();
+        rustix::mount::mount("tmpfs", directory, "tmpfs", rustix::mount::MountFlags::empty(), options.as_c_str())
+            .unwrap();
+        Tmpfs(directory.to_owned())
+    }
+
+    fn grow(&self, size: &str) {
+        let options = std::ffi::CString::new(format!("size={size}")).unwrap();
+        rustix::mount::mount_remount(&self.0, rustix::mount::MountFlags::empty(), options.as_c_str()).unwrap();
+    }
+}
+
+impl Drop for Tmpfs {
+    fn drop(&mut self) {
+        let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_ends_the_pull_clearly_leaves_nothing_and_is_no_matter_later() {
+    let directory = tempfile::tempdir().unwrap();
+    let disk = Tmpfs::new(directory.path(), "3m");
+    let images = Images::open(Options::new(directory.path().join("images"))).await.unwrap();
+    let double = Double::start().await;
+    double.serve("small", "v1", &small());
+    let layers = (70..73).map(|seed| Layer::gzip(&tar_of(&[("f", &noise(2_000_000, seed))])));
+    double.serve("app", "v1", &Made::new(layers.collect()));
+    let pull = |name: &str| {
+        let request = PullRequest { image: double.name(name), ..PullRequest::default() };
+        images.pull(request, ProgressSink::none(), CancellationToken::new())
+    };
+    pull("small:v1").await.unwrap();
+    let error = pull("app:v1").await.unwrap_err();
+    assert!(matches!(error, PullError::DiskFull { .. }) && error.class() == "disk", "{error:?}");
+    assert!(error.to_string().starts_with("no space left on the file system of the image store while"), "{error}");
+    images.settle().await;
+    assert_eq!(images.list().len(), 1);
+    let left = |part: &str| std::fs::read_dir(directory.path().join("images").join(part)).unwrap().count();
+    assert!(left("layers") <= 2, "the small image's layer, and one that was whole");
+    assert!(images.resolve(&double.name("small:v1")).is_some(), "what was there is whole");
+    disk.grow("64m");
+    let image = pull("app:v1").await.unwrap();
+    assert!(images.layers(&image).iter().all(|layer| layer.join("f").metadata().unwrap().len() == 2_000_000));
+    assert_eq!(left("partial"), 0);
+    images.settle().await;
+}

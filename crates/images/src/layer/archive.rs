@@ -3,8 +3,8 @@
 //! Owns the format: ustar, GNU long names, pax records. Numbers in headers are only believed as far as bytes follow
 //! them; nothing is allocated by an announced size.
 
-use super::UnpackError;
-use super::tree::{Content, Kind, Node, Tree};
+use super::tree::{Content, Kind, Node};
+use super::{Place, UnpackError};
 use rustix::fs::Timespec;
 use std::io::{BufRead, Read};
 use tar::{EntryType, Header};
@@ -26,14 +26,18 @@ struct Extended {
 }
 
 /// Unpacks a whole archive and reads the stream to its end.
-pub(super) fn unpack(stream: &mut impl BufRead, tree: &mut Tree) -> Result<(), UnpackError> {
+pub(crate) fn unpack(stream: &mut impl BufRead, tree: &mut impl Place) -> Result<(), UnpackError> {
     let mut extended = Extended::default();
     while let Some(header) = next_header(stream)? {
         let kind = header.entry_type();
         let announced = number(&header.as_old().size, header.entry_size(), "size")?;
         match kind {
             EntryType::XGlobalHeader => skip(stream, padded(announced)?)?,
-            EntryType::XHeader => read_pax(&read_small(stream, announced, PAX_BYTES_MAX)?, &mut extended)?,
+            EntryType::XHeader => {
+                // A header replaces the one before, so that many in a row take no more memory than one.
+                extended.xattrs.clear();
+                read_pax(&read_small(stream, announced, PAX_BYTES_MAX)?, &mut extended)?;
+            }
             EntryType::GNULongName => extended.path = Some(read_name(stream, announced)?),
             EntryType::GNULongLink => extended.link = Some(read_name(stream, announced)?),
             EntryType::GNUSparse => return Err(invalid("sparse files are not supported")),
@@ -46,7 +50,7 @@ pub(super) fn unpack(stream: &mut impl BufRead, tree: &mut Tree) -> Result<(), U
 
 fn unpack_entry(
     stream: &mut impl BufRead,
-    tree: &mut Tree,
+    tree: &mut impl Place,
     header: &Header,
     extended: Extended,
 ) -> Result<(), UnpackError> {

@@ -9,7 +9,20 @@ mod pipeline;
 mod tests;
 mod tree;
 
-pub(crate) use pipeline::{LayerFailure, LayerJob, Unpacked, run};
+pub(crate) use archive::unpack as read_archive;
+pub(crate) use pipeline::{Feed, LayerFailure, LayerJob, Unpacked, run};
+pub(crate) use tree::{Content, Kind, Node};
+
+use std::io::BufRead;
+
+/// Who takes the entries of an archive, one by one.
+pub(crate) trait Place {
+    /// Takes an entry. Content that is left over is skipped.
+    fn place<R: BufRead>(&mut self, node: &Node, content: &mut Content<'_, R>) -> Result<(), UnpackError>;
+
+    /// Hears that there are no more entries.
+    fn finish(&mut self) -> Result<(), UnpackError>;
+}
 
 /// What unpacking can fail with.
 #[derive(Debug)]
@@ -22,7 +35,7 @@ pub(crate) enum UnpackError {
 
 impl UnpackError {
     /// Sorts a failed system call: what only the archive can have caused is the archive's fault.
-    fn system(doing: &str, path: &[u8], source: std::io::Error) -> UnpackError {
+    pub(crate) fn system(doing: &str, path: &[u8], source: std::io::Error) -> UnpackError {
         use rustix::io::Errno;
         let path = String::from_utf8_lossy(path).into_owned();
         let archives_fault = [

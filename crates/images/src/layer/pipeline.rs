@@ -5,10 +5,11 @@
 
 use super::tree::Tree;
 use super::{UnpackError, archive};
+use crate::error::PullError;
 use crate::hash::Hasher;
 use crate::manifest::Packing;
 use bytes::Bytes;
-use reference::Digest;
+use reference::{Algorithm, Digest};
 use std::fs::File;
 use std::io::{self, BufRead, Read, Write};
 use std::path::PathBuf;
@@ -20,17 +21,22 @@ const BUFFERS: usize = 8;
 
 /// What to unpack, and where.
 pub(crate) struct LayerJob {
-    pub(crate) digest: Digest,
+    /// What the compressed bytes must be; an archive of images may not say.
+    pub(crate) digest: Option<Digest>,
     /// Compressed size by the descriptor.
     pub(crate) size: u64,
     pub(crate) packing: Packing,
     pub(crate) diff_id: Digest,
-    /// The compressed bytes at hand; what arrives is appended.
-    pub(crate) partial: PathBuf,
-    /// How many of them count.
-    pub(crate) resume: u64,
     /// An empty directory to unpack into.
     pub(crate) target: PathBuf,
+}
+
+/// Where the compressed bytes come from.
+pub(crate) enum Feed {
+    /// The first `resume` bytes of a file, then what arrives, which is appended to it.
+    Network { partial: PathBuf, resume: u64, chunks: mpsc::Receiver<Bytes> },
+    /// A file that has them all.
+    File(File),
 }
 
 /// What a layer takes on disk.
@@ -61,20 +67,37 @@ pub(crate) enum LayerFailure {
 }
 
 impl LayerFailure {
+    /// The error of the pull whose layer this is.
+    pub(crate) fn into_pull(self, digest: &Digest, size: u64, diff_id: &Digest) -> PullError {
+        let digest = digest.clone();
+        match self {
+            LayerFailure::Incomplete { received } => PullError::Truncated { digest, received, expected: size },
+            LayerFailure::WrongDigest { actual } => PullError::DigestMismatch { expected: digest, actual },
+            LayerFailure::WrongDiffId { actual } => {
+                PullError::WrongDiffId { layer: digest, expected: diff_id.clone(), actual }
+            }
+            LayerFailure::Invalid(detail) => PullError::InvalidContent { digest, detail },
+            LayerFailure::Io { doing, source } => PullError::storage(doing, &source),
+        }
+    }
+
     /// Whether the compressed bytes on disk are worth keeping.
     pub(crate) fn keeps_partial(&self) -> bool {
-        matches!(self, LayerFailure::Incomplete { .. } | LayerFailure::Io { .. })
+        match self {
+            LayerFailure::Incomplete { .. } => true,
+            // On a full disk they are a part of the trouble.
+            LayerFailure::Io { source, .. } => {
+                !matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
     }
 }
 
 /// Runs one layer to its end. `report` hears how many plain bytes are unpacked.
-pub(crate) fn run(
-    job: &LayerJob,
-    chunks: mpsc::Receiver<Bytes>,
-    report: &(dyn Fn(u64) + Sync),
-) -> Result<Unpacked, LayerFailure> {
+pub(crate) fn run(job: &LayerJob, feed: Feed, report: &(dyn Fn(u64) + Sync)) -> Result<Unpacked, LayerFailure> {
     let storage = |doing: &str, source: io::Error| LayerFailure::Io { doing: doing.to_owned(), source };
-    let mut source = Compressed::open(job, chunks).map_err(|error| storage("keeping a partial layer", error))?;
+    let mut source = Compressed::open(job, feed).map_err(|error| storage("keeping a partial layer", error))?;
     let tree = Tree::open(&job.target).map_err(|error| storage("opening a layer's directory", error))?;
     let (buffers, filled) = sync_channel::<Vec<u8>>(BUFFERS);
     let (empty, returned) = sync_channel::<Vec<u8>>(BUFFERS * 2);
@@ -105,7 +128,7 @@ fn judge(
     let received = source.received;
     if received >= job.size {
         let actual = source.hasher.finish();
-        if actual != job.digest {
+        if job.digest.as_ref().is_some_and(|expected| *expected != actual) {
             return Err(LayerFailure::WrongDigest { actual });
         }
     }
@@ -191,9 +214,10 @@ fn unpack(mut stream: Plain<'_>, mut tree: Tree) -> Result<(Unpacked, Digest), U
 
 /// The compressed bytes: first those on disk, then those that arrive. Hashes all, keeps the new ones.
 struct Compressed {
-    chunks: mpsc::Receiver<Bytes>,
-    partial: File,
-    /// Bytes of the partial file still to be read again.
+    /// None if the file has everything.
+    chunks: Option<mpsc::Receiver<Bytes>>,
+    file: File,
+    /// Bytes of the file still to be read.
     again: u64,
     current: Bytes,
     hasher: Hasher,
@@ -202,19 +226,24 @@ struct Compressed {
 }
 
 impl Compressed {
-    fn open(job: &LayerJob, chunks: mpsc::Receiver<Bytes>) -> io::Result<Compressed> {
-        let partial = File::options().read(true).write(true).create(true).truncate(false).open(&job.partial)?;
-        partial.set_len(job.resume)?;
-        let hasher = Hasher::new(job.digest.algorithm());
-        let current = Bytes::new();
-        Ok(Compressed { chunks, partial, again: job.resume, current, hasher, received: 0, storage_error: None })
+    fn open(job: &LayerJob, feed: Feed) -> io::Result<Compressed> {
+        let (chunks, file, again) = match feed {
+            Feed::Network { partial, resume, chunks } => {
+                let file = File::options().read(true).write(true).create(true).truncate(false).open(partial)?;
+                file.set_len(resume)?;
+                (Some(chunks), file, resume)
+            }
+            Feed::File(file) => (None, file, job.size),
+        };
+        let hasher = Hasher::new(job.digest.as_ref().map_or(Algorithm::Sha256, Digest::algorithm));
+        Ok(Compressed { chunks, file, again, current: Bytes::new(), hasher, received: 0, storage_error: None })
     }
 
     /// The next bytes; empty at the end.
     fn next(&mut self) -> io::Result<Bytes> {
         if self.again > 0 {
             let mut buffer = vec![0; BUFFER_BYTES.min(usize::try_from(self.again).unwrap_or(BUFFER_BYTES))];
-            let count = self.partial.read(&mut buffer)?;
+            let count = self.file.read(&mut buffer)?;
             if count == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
@@ -222,8 +251,9 @@ impl Compressed {
             self.again -= count as u64;
             return Ok(buffer.into());
         }
-        let chunk = self.chunks.blocking_recv().unwrap_or_default();
-        self.partial.write_all(&chunk)?;
+        let Some(chunks) = &mut self.chunks else { return Ok(Bytes::new()) };
+        let chunk = chunks.blocking_recv().unwrap_or_default();
+        self.file.write_all(&chunk)?;
         Ok(chunk)
     }
 

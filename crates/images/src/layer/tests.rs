@@ -39,10 +39,8 @@ fn unpack(bytes: &[u8]) -> Bed {
     let digest = digest_of(Algorithm::Sha256, bytes);
     let size = bytes.len() as u64;
     let (diff_id, packing) = (digest.clone(), Packing::Plain);
-    let job = LayerJob { digest, size, packing, diff_id, partial, resume: size, target };
-    let (sender, chunks) = tokio::sync::mpsc::channel(1);
-    drop(sender);
-    let result = run(&job, chunks, &|_| ());
+    let job = LayerJob { digest: Some(digest), size, packing, diff_id, target };
+    let result = run(&job, Feed::File(std::fs::File::open(partial).unwrap()), &|_| ());
     let outside: Vec<_> = std::fs::read_dir(directory.path().join("outside")).unwrap().collect();
     assert_eq!(outside.len(), 1, "something was made outside");
     let neighbour = std::fs::metadata(directory.path().join("outside/file")).unwrap();
@@ -195,6 +193,87 @@ fn broken_archives_are_refused_without_believing_their_numbers() {
     assert!(unpack(b"this is no archive").result.is_err());
     assert!(unpack(&[7; 2048]).refusal().contains("checksum"));
     unpack(b"").result.unwrap();
+}
+
+/// A pax header with records.
+fn pax(records: &[(&str, &[u8])]) -> Vec<u8> {
+    let record = |(key, value): &(&str, &[u8])| {
+        let body = [b" ", key.as_bytes(), b"=", value, b"\n"].concat();
+        let mut length = body.len() + 1;
+        while length != body.len() + length.to_string().len() {
+            length = body.len() + length.to_string().len();
+        }
+        [length.to_string().as_bytes(), &body].concat()
+    };
+    entry(EntryType::XHeader, "pax", "", &records.iter().flat_map(record).collect::<Vec<u8>>())
+}
+
+#[test]
+fn names_that_no_file_system_takes_are_refused() {
+    let long = "n".repeat(4096);
+    assert!(unpack(&[pax(&[("path", long.as_bytes())]), file("f", "x")].concat()).refusal().contains("name too long"));
+    let deep = "d/".repeat(2048);
+    assert!(unpack(&[pax(&[("path", deep.as_bytes())]), file("f", "x")].concat()).result.is_err());
+    let link = [pax(&[("linkpath", long.as_bytes())]), entry(EntryType::Symlink, "l", "x", b"")].concat();
+    assert!(unpack(&link).result.is_err());
+    // A name of 255 bytes below a path of 3 KiB is fine.
+    let most = format!("{}{}", "directory/".repeat(300), "n".repeat(255));
+    let bed = unpack(&[pax(&[("path", most.as_bytes())]), file("f", "x")].concat());
+    bed.result.as_ref().unwrap();
+    assert_eq!(std::fs::read_to_string(bed.path(&most)).unwrap(), "x");
+}
+
+#[test]
+fn sparse_members_are_refused_whatever_they_announce() {
+    let bomb = entry(EntryType::GNUSparse, "bomb", "", b"");
+    assert!(unpack(&bomb).refusal().contains("sparse"));
+    for key in ["GNU.sparse.realsize", "GNU.sparse.major"] {
+        let bytes = [pax(&[(key, b"1099511627776")]), file("bomb", "")].concat();
+        assert!(unpack(&bytes).refusal().contains("sparse"), "{key}");
+    }
+    let announced = [pax(&[("size", b"18446744073709551615")]), file("f", "x")].concat();
+    assert!(unpack(&announced).result.is_err());
+    let announced = [pax(&[("size", b"1099511627776")]), file("f", "x")].concat();
+    assert!(unpack(&announced).refusal().contains("ends inside"));
+}
+
+#[test]
+fn many_extended_headers_in_a_row_take_the_memory_of_one() {
+    let value = vec![b'v'; 60_000];
+    let mut bytes = Vec::new();
+    for n in 0..200 {
+        bytes.extend(pax(&[(format!("SCHILY.xattr.user.n{n}").as_str(), &value)]));
+    }
+    bytes.extend(pax(&[("SCHILY.xattr.user.last", b"1")]));
+    bytes.extend(file("f", "x"));
+    let bed = unpack(&bytes);
+    bed.result.as_ref().unwrap();
+    assert_eq!(xattr(&bed.path("f"), "user.last").as_deref(), Some(b"1".as_slice()));
+    assert_eq!(xattr(&bed.path("f"), "user.n199"), None);
+}
+
+#[test]
+fn whiteouts_reach_nothing_but_their_own_directory() {
+    let bed = unpack(
+        &[
+            entry(EntryType::Directory, "d", "", b""),
+            entry(EntryType::Symlink, "l", "../outside", b""),
+            file(".wh.l", ""),
+            file("d/.wh..wh..opq", ""),
+            file(".wh..wh..opq", ""),
+        ]
+        .concat(),
+    );
+    bed.result.as_ref().unwrap();
+    assert!(std::fs::symlink_metadata(bed.path("l")).unwrap().file_type().is_symlink(), "its own link stays");
+    for name in [".wh.", ".wh..", "d/.wh..", "l/.wh.file", ".wh.a/b"] {
+        // Refused or without effect; `unpack` checks the outside.
+        let _ = unpack(&[entry(EntryType::Symlink, "l", "../outside", b""), file(name, "")].concat());
+    }
+    let device = unpack(&[entry(EntryType::Char, "null", "", b""), file("null/x", "")].concat());
+    assert!(device.result.is_err(), "a device is no directory");
+    let over = unpack(&[entry(EntryType::Block, "f", "", b""), file("f", "plain")].concat());
+    assert!(std::fs::symlink_metadata(over.path("f")).unwrap().is_file());
 }
 
 proptest! {

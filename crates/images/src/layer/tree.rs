@@ -4,7 +4,7 @@
 //! split by hand, a parent is opened by `openat2` with `RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS`, and the last
 //! component is only ever used relative to that parent without following links. Whiteouts become overlayfs's own.
 
-use super::UnpackError;
+use super::{Place, UnpackError};
 use rustix::fs::{
     AtFlags, CWD, Dev, FileType, Gid, Mode, OFlags, RawDir, ResolveFlags, Stat, Timespec, Timestamps, Uid, XattrFlags,
 };
@@ -22,9 +22,11 @@ const OPAQUE_MARK: &[u8] = b".wh..wh..opq";
 const AUFS_PREFIX: &[u8] = b".wh..wh.";
 const DISK_BLOCK: u64 = 4096;
 const DEPTH_MAX: usize = 512;
+/// Their times are kept in memory up to the end of the archive.
+const DIRECTORIES_MAX: usize = 500_000;
 
 /// What an entry is.
-pub(super) enum Kind {
+pub(crate) enum Kind {
     File,
     Directory,
     Symlink(Vec<u8>),
@@ -35,20 +37,20 @@ pub(super) enum Kind {
 }
 
 /// An entry of an archive.
-pub(super) struct Node {
-    pub(super) path: Vec<u8>,
-    pub(super) kind: Kind,
-    pub(super) mode: u32,
-    pub(super) uid: u32,
-    pub(super) gid: u32,
-    pub(super) mtime: Timespec,
-    pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+pub(crate) struct Node {
+    pub(crate) path: Vec<u8>,
+    pub(crate) kind: Kind,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    pub(crate) mtime: Timespec,
+    pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// The content of a file: the next `remaining` bytes of the stream.
-pub(super) struct Content<'a, R> {
-    pub(super) stream: &'a mut R,
-    pub(super) remaining: u64,
+pub(crate) struct Content<'a, R> {
+    pub(crate) stream: &'a mut R,
+    pub(crate) remaining: u64,
 }
 
 /// The tree under construction.
@@ -69,55 +71,6 @@ impl Tree {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let root = Arc::new(rustix::fs::openat(CWD, root, flags, Mode::empty())?);
         Ok(Tree { root, parent: None, times: BTreeMap::new(), bytes: 0, inodes: 1 })
-    }
-
-    /// Places one entry.
-    pub(super) fn place(&mut self, node: &Node, content: &mut Content<'_, impl BufRead>) -> Result<(), UnpackError> {
-        let components = split(&node.path)?;
-        let Some((name, above)) = components.split_last() else {
-            return match node.kind {
-                Kind::Directory => self.dress_root(node),
-                _ => Err(UnpackError::Invalid(format!("{:?} names the root", lossy(&node.path)))),
-            };
-        };
-        let parent = self.parent(above)?;
-        if name.starts_with(WHITEOUT_PREFIX) {
-            return self.whiteout(&parent, name).map_err(|error| failed("removing", &node.path, error));
-        }
-        let fail = |error: Errno| failed("unpacking", &node.path, error);
-        self.inodes += 1;
-        match &node.kind {
-            Kind::File => return self.file(&parent, name, node, content),
-            Kind::Directory => {
-                self.directory(&parent, name, node).map_err(fail)?;
-                self.times.insert(components.join(&b'/'), node.mtime);
-                return Ok(());
-            }
-            Kind::HardLink(target) => return self.hard_link(&parent, name, node, target),
-            Kind::Symlink(target) => {
-                self.replacing(&parent, name, || rustix::fs::symlinkat(target.as_slice(), &parent, *name))
-            }
-            Kind::Fifo => self.make_node(&parent, name, node, (FileType::Fifo, 0)),
-            Kind::CharDevice(device) => self.make_node(&parent, name, node, (FileType::CharacterDevice, *device)),
-            Kind::BlockDevice(device) => self.make_node(&parent, name, node, (FileType::BlockDevice, *device)),
-        }
-        .map_err(fail)?;
-        dress_by_name(&parent, name, node).map_err(fail)
-    }
-
-    /// Sets the times of directories. To be called once, after the last entry.
-    pub(super) fn finish(&mut self) -> Result<(), UnpackError> {
-        self.parent = None;
-        for (path, mtime) in std::mem::take(&mut self.times).into_iter().rev() {
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-            let target = if path.is_empty() { b".".as_slice() } else { &path };
-            // A directory that another entry replaced needs no times.
-            if let Ok(directory) = rustix::fs::openat2(&self.root, target, flags, Mode::empty(), resolve) {
-                rustix::fs::futimens(&directory, &times(mtime)).map_err(|error| failed("dating", &path, error))?;
-            }
-        }
-        Ok(())
     }
 
     fn dress_root(&mut self, node: &Node) -> Result<(), UnpackError> {
@@ -322,6 +275,59 @@ impl Tree {
             }
         }
         Err(Errno::AGAIN)
+    }
+}
+
+impl Place for Tree {
+    fn place<R: BufRead>(&mut self, node: &Node, content: &mut Content<'_, R>) -> Result<(), UnpackError> {
+        let components = split(&node.path)?;
+        let Some((name, above)) = components.split_last() else {
+            return match node.kind {
+                Kind::Directory => self.dress_root(node),
+                _ => Err(UnpackError::Invalid(format!("{:?} names the root", lossy(&node.path)))),
+            };
+        };
+        let parent = self.parent(above)?;
+        if name.starts_with(WHITEOUT_PREFIX) {
+            return self.whiteout(&parent, name).map_err(|error| failed("removing", &node.path, error));
+        }
+        let fail = |error: Errno| failed("unpacking", &node.path, error);
+        self.inodes += 1;
+        match &node.kind {
+            Kind::File => return self.file(&parent, name, node, content),
+            Kind::Directory => {
+                self.directory(&parent, name, node).map_err(fail)?;
+                self.times.insert(components.join(&b'/'), node.mtime);
+                if self.times.len() > DIRECTORIES_MAX {
+                    return Err(UnpackError::Invalid(format!("a layer with more than {DIRECTORIES_MAX} directories")));
+                }
+                return Ok(());
+            }
+            Kind::HardLink(target) => return self.hard_link(&parent, name, node, target),
+            Kind::Symlink(target) => {
+                self.replacing(&parent, name, || rustix::fs::symlinkat(target.as_slice(), &parent, *name))
+            }
+            Kind::Fifo => self.make_node(&parent, name, node, (FileType::Fifo, 0)),
+            Kind::CharDevice(device) => self.make_node(&parent, name, node, (FileType::CharacterDevice, *device)),
+            Kind::BlockDevice(device) => self.make_node(&parent, name, node, (FileType::BlockDevice, *device)),
+        }
+        .map_err(fail)?;
+        dress_by_name(&parent, name, node).map_err(fail)
+    }
+
+    /// Sets the times of directories.
+    fn finish(&mut self) -> Result<(), UnpackError> {
+        self.parent = None;
+        for (path, mtime) in std::mem::take(&mut self.times).into_iter().rev() {
+            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
+            let target = if path.is_empty() { b".".as_slice() } else { &path };
+            // A directory that another entry replaced needs no times.
+            if let Ok(directory) = rustix::fs::openat2(&self.root, target, flags, Mode::empty(), resolve) {
+                rustix::fs::futimens(&directory, &times(mtime)).map_err(|error| failed("dating", &path, error))?;
+            }
+        }
+        Ok(())
     }
 }
 

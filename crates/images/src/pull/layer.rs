@@ -5,19 +5,19 @@
 use super::LayerPlan;
 use crate::error::PullError;
 use crate::images::Core;
-use crate::layer::{self, LayerFailure, LayerJob, Unpacked};
+use crate::layer::{self, Feed, LayerFailure, LayerJob, Unpacked};
 use crate::progress::{Board, LayerState};
-use crate::registry::{Blob, Fault, Next, RequestError, Session, next_frame};
+use crate::registry::{Active, Blob, Fault, Next, RequestError, Session};
 use crate::store::LayerRecord;
 use bytes::Bytes;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedMutexGuard, Semaphore, mpsc};
+use tokio::sync::{OwnedMutexGuard, mpsc};
 
 /// Reconnections in a row that bring no byte (IMG-140).
 const RECONNECTS_MAX: u32 = 3;
 const RECONNECT_PAUSE: Duration = Duration::from_millis(50);
-const CHUNKS: usize = 16;
+const CHUNKS: usize = 8;
 
 /// News of one layer.
 pub(super) struct Report {
@@ -46,7 +46,8 @@ pub(super) struct Fetch {
     pub(super) core: Arc<Core>,
     pub(super) session: Arc<Session>,
     pub(super) plan: LayerPlan,
-    pub(super) permits: Arc<Semaphore>,
+    /// Of the pull, in the queue of all.
+    pub(super) number: u64,
     pub(super) reports: mpsc::Sender<Report>,
 }
 
@@ -64,9 +65,10 @@ impl Fetch {
             self.report(News::State(LayerState::Present)).await;
             return Ok(());
         }
-        let _permit = self.permits.acquire().await;
-        self.report(News::State(LayerState::Fetching)).await;
         let resume = self.core.store.partial_bytes(&descriptor.digest, descriptor.size);
+        // Whoever has a turn waits for no lock, so whoever has a lock may wait for a turn.
+        let _turn = self.core.queue.turn(self.number, descriptor.size - resume).await;
+        self.report(News::State(LayerState::Fetching)).await;
         let mut result = self.attempt(resume, locks.clone()).await;
         if resume > 0 && matches!(result, Err(PullError::DigestMismatch { .. })) {
             // What was on disk was bad, perhaps after a power loss; the registry deserves a fresh judgement.
@@ -82,7 +84,7 @@ impl Fetch {
         let core = self.core.clone();
         let plan = self.plan.clone();
         let reports = self.reports.clone();
-        let unpacking = tokio::task::spawn_blocking(move || {
+        let unpacking = self.core.tasks.spawn_blocking(move || {
             let result = unpack(&core, &plan, resume, incoming, &reports);
             drop(locks);
             result
@@ -99,29 +101,21 @@ impl Fetch {
     }
 
     fn explain(&self, failure: LayerFailure) -> PullError {
-        let digest = self.plan.descriptor.digest.clone();
-        match failure {
-            LayerFailure::Incomplete { received } => {
-                PullError::Truncated { digest, received, expected: self.plan.descriptor.size }
-            }
-            LayerFailure::WrongDigest { actual } => PullError::DigestMismatch { expected: digest, actual },
-            LayerFailure::WrongDiffId { actual } => {
-                PullError::WrongDiffId { layer: digest, expected: self.plan.diff_id.clone(), actual }
-            }
-            LayerFailure::Invalid(detail) => PullError::InvalidContent { digest, detail },
-            LayerFailure::Io { doing, source } => PullError::storage(doing, &source),
-        }
+        failure.into_pull(&self.plan.descriptor.digest, self.plan.descriptor.size, &self.plan.diff_id)
     }
 
     /// Streams the blob from an offset to its end into the channel. Ends early without error if nobody listens, for
     /// then the listener has the error.
     async fn fetch(&self, from: u64, chunks: mpsc::Sender<Bytes>) -> Result<(), PullError> {
         let (digest, size) = (&self.plan.descriptor.digest, self.plan.descriptor.size);
-        let (mut got, mut idle) = (from, 0);
+        let (mut got, mut idle, mut host) = (from, 0, 0);
+        // The network is waited for all the time but while the pipeline takes what came.
+        let mut waiting = Some(self.session.pulse.active());
         while got < size {
             let before = got;
-            let ended = self.fetch_once(&mut got, &chunks).await?;
-            idle = if got > before { 0 } else { idle + 1 };
+            let ended = self.fetch_once((&mut got, &mut host), &mut waiting, &chunks).await?;
+            // A host that sends nothing gives way to the next one.
+            (idle, host) = if got > before { (0, host) } else { (idle + 1, host + 1) };
             match ended {
                 Ended::NobodyListens => return Ok(()),
                 Ended::Whole => {}
@@ -138,21 +132,28 @@ impl Fetch {
         Ok(())
     }
 
-    async fn fetch_once(&self, got: &mut u64, chunks: &mpsc::Sender<Bytes>) -> Result<Ended, PullError> {
+    async fn fetch_once<'a>(
+        &'a self,
+        (got, host): (&mut u64, &mut usize),
+        waiting: &mut Option<Active<'a>>,
+        chunks: &mpsc::Sender<Bytes>,
+    ) -> Result<Ended, PullError> {
         let size = self.plan.descriptor.size;
-        let blob = self.open(*got).await?;
+        let blob = self.open(*got, *host).await?;
+        *host = blob.host.unwrap_or(*host);
         if blob.beyond_end {
             return Ok(Ended::Cut(None));
         }
         let mut skip = *got - blob.starts_at;
-        let (host, mut body) = (blob.reply.host, blob.reply.response.into_body());
+        let mut body = blob.body;
         loop {
-            let mut data = match next_frame(&mut body, self.session.stall(), &host).await {
+            let mut data = match body.next(self.session.stall()).await {
                 Ok(Next::Data(data)) => data,
                 Ok(Next::End) if *got == size => return Ok(Ended::Whole),
                 Ok(Next::End) => return Ok(Ended::Cut(None)),
                 Err(error) => return Ok(Ended::Cut(Some(error))),
             };
+            self.session.pulse.beat();
             // A server that does not know ranges sends everything again.
             let skipped = skip.min(data.len() as u64);
             let _ = data.split_to(skipped as usize);
@@ -162,25 +163,28 @@ impl Fetch {
                 return Err(PullError::SizeMismatch { digest, received, expected: size });
             }
             *got += data.len() as u64;
+            *waiting = None;
             if !data.is_empty() && chunks.send(data).await.is_err() {
                 return Ok(Ended::NobodyListens);
             }
+            *waiting = Some(self.session.pulse.active());
             self.mention(News::Fetched(*got));
         }
     }
 
     /// Foreign layers are asked at their own addresses first (IMG-110).
-    async fn open(&self, offset: u64) -> Result<Blob, PullError> {
+    async fn open(&self, offset: u64, first: usize) -> Result<Blob, PullError> {
         let descriptor = &self.plan.descriptor;
         let foreign = descriptor.media_type.contains("foreign") || descriptor.media_type.contains("nondistributable");
-        for url in descriptor.urls.iter().filter(|url| foreign && url.starts_with("http")) {
+        let is_http = |url: &&String| url.starts_with("http://") || url.starts_with("https://");
+        for url in descriptor.urls.iter().filter(is_http).filter(|_| foreign) {
             match self.session.foreign_blob(url, offset).await {
                 Err(RequestError { fault: Fault::NotFound, .. }) => {}
                 Err(error) => return Err(self.session.fail(error)),
                 Ok(blob) => return Ok(blob),
             }
         }
-        self.session.blob(&descriptor.digest, offset).await.map_err(|error| self.session.fail(error))
+        self.session.blob(&descriptor.digest, offset, first).await.map_err(|error| self.session.fail(error))
     }
 
     async fn report(&self, news: News) {
@@ -213,18 +217,17 @@ fn unpack(
     let storage = |doing: &str, source: std::io::Error| LayerFailure::Io { doing: doing.to_owned(), source };
     let fresh = store.begin_layer().map_err(|error| storage("making a layer's directory", error))?;
     let job = LayerJob {
-        digest: digest.clone(),
+        digest: Some(digest.clone()),
         size: plan.descriptor.size,
         packing: plan.packing,
         diff_id: plan.diff_id.clone(),
-        partial: store.partial(&digest),
-        resume,
         target: fresh.files(),
     };
+    let feed = Feed::Network { partial: store.partial(&digest), resume, chunks: incoming };
     let report = |bytes: u64| {
         let _ = reports.try_send(Report { digest: digest.to_string(), news: News::Unpacked(bytes) });
     };
-    let Unpacked { bytes, inodes } = layer::run(&job, incoming, &report).inspect_err(|failure| {
+    let Unpacked { bytes, inodes } = layer::run(&job, feed, &report).inspect_err(|failure| {
         if !failure.keeps_partial() {
             store.drop_partial(&digest);
         }

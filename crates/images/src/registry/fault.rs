@@ -23,6 +23,18 @@ pub(crate) enum Fault {
     TooLarge(u64),
 }
 
+impl Fault {
+    /// How much it tells: a host that could not be reached says nothing, one that lacks the content a little.
+    fn rank(self) -> u8 {
+        match self {
+            Fault::Dns | Fault::Refused | Fault::Tls | Fault::TimedOut | Fault::Interrupted => 0,
+            Fault::NotFound => 1,
+            Fault::Denied | Fault::RateLimited | Fault::Server | Fault::Protocol => 2,
+            Fault::TooLarge(_) => 3,
+        }
+    }
+}
+
 /// A failed request, with every host that was asked for it.
 #[derive(Clone, Debug)]
 pub(crate) struct RequestError {
@@ -32,15 +44,30 @@ pub(crate) struct RequestError {
 
 impl RequestError {
     pub(crate) fn new(fault: Fault, host: &str, failure: impl Into<String>) -> RequestError {
-        let attempt = Attempt { host: host.to_owned(), failure: failure.into() };
+        let attempt = Attempt { host: host.to_owned(), failure: failure.into(), is_decisive: true };
         RequestError { fault, tried: vec![attempt] }
     }
 
-    /// Puts earlier attempts before this error's own.
+    /// Puts earlier attempts before this error's own; they decide nothing.
     pub(crate) fn after(mut self, earlier: Vec<Attempt>) -> RequestError {
         let own = std::mem::replace(&mut self.tried, earlier);
+        self.tried.iter_mut().for_each(|attempt| attempt.is_decisive = false);
         self.tried.extend(own);
         self
+    }
+
+    /// One error of what all hosts said: the most informative decides, the later of equal ones, and every host is
+    /// listed (IMG-137). `None` if nobody was asked.
+    pub(crate) fn of_all(errors: Vec<RequestError>) -> Option<RequestError> {
+        let best = errors.iter().enumerate().max_by_key(|(index, error)| (error.fault.rank(), *index))?.0;
+        let fault = errors[best].fault;
+        let tried = errors.into_iter().enumerate().flat_map(|(index, error)| {
+            error
+                .tried
+                .into_iter()
+                .map(move |attempt| Attempt { is_decisive: attempt.is_decisive && index == best, ..attempt })
+        });
+        Some(RequestError { fault, tried: tried.collect() })
     }
 
     /// The error of the pull that needed this request.
@@ -99,5 +126,29 @@ fn fault_of(error: &(dyn StdError + 'static), text: &str) -> Option<Fault> {
             Some(Fault::Interrupted)
         }
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_most_informative_host_decides_and_every_host_is_listed() {
+        use Fault::{Denied, NotFound, Refused, Server, TooLarge};
+        #[track_caller]
+        fn check(faults: &[Fault], decisive: usize) {
+            let errors = faults.iter().enumerate().map(|(n, fault)| RequestError::new(*fault, &format!("h{n}"), "no"));
+            let all = RequestError::of_all(errors.collect()).unwrap();
+            assert_eq!((all.fault, all.tried.len()), (faults[decisive], faults.len()));
+            let found: Vec<bool> = all.tried.iter().map(|attempt| attempt.is_decisive).collect();
+            assert!(found.iter().enumerate().all(|(n, is)| *is == (n == decisive)), "{found:?}");
+        }
+        check(&[Server, NotFound], 0);
+        check(&[NotFound, Refused], 0);
+        check(&[Refused, NotFound], 1);
+        check(&[Denied, Server], 1);
+        check(&[TooLarge(9), Server], 0);
+        assert!(RequestError::of_all(Vec::new()).is_none());
     }
 }

@@ -7,6 +7,7 @@ use super::body::{error_text, read_document};
 use super::challenge::Challenge;
 use super::fault::{Fault, RequestError};
 use super::transport::{Ask, Transport, origin_of};
+use super::trust::Trust;
 use crate::credential::Secret;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -14,6 +15,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method, Uri};
 use serde::Deserialize;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -55,6 +57,8 @@ impl Login {
 /// Who asks for what.
 pub(super) struct Applicant<'a> {
     pub(super) transport: &'a Transport,
+    /// Of the registry; its realm is believed by the same authorities.
+    pub(super) trust: &'a Arc<Trust>,
     pub(super) secret: &'a Secret,
     /// The repository's path.
     pub(super) path: &'a str,
@@ -140,6 +144,7 @@ impl Applicant<'_> {
         let mut ask = Ask {
             method: Method::GET,
             uri: realm.clone(),
+            trust: self.trust.clone(),
             private: HeaderMap::new(),
             public: HeaderMap::new(),
             form: None,

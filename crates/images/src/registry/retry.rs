@@ -7,6 +7,7 @@ const PAUSE_SHORT: Duration = Duration::from_millis(50);
 const PAUSE_SERVER: Duration = Duration::from_millis(250);
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(20);
+const WAIT_BEFORE_OTHERS_MAX: Duration = Duration::from_secs(10);
 
 /// What came of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +27,8 @@ pub(crate) enum Outcome {
 /// The memory of one request's attempts.
 #[derive(Debug)]
 pub(crate) struct Retry {
+    /// Whether no other host can be asked instead.
+    is_last: bool,
     attempts: u32,
     last: Option<Outcome>,
     waited: Duration,
@@ -33,9 +36,10 @@ pub(crate) struct Retry {
 }
 
 impl Retry {
-    /// `budget` bounds the time that is spent waiting.
-    pub(crate) fn new(budget: Duration) -> Retry {
-        Retry { attempts: 0, last: None, waited: Duration::ZERO, budget }
+    /// `budget` bounds the time that is spent waiting; while another host can be asked, that is better than a long wait.
+    pub(crate) fn new(budget: Duration, is_last: bool) -> Retry {
+        let budget = if is_last { budget } else { budget.min(WAIT_BEFORE_OTHERS_MAX) };
+        Retry { is_last, attempts: 0, last: None, waited: Duration::ZERO, budget }
     }
 
     /// How long to wait before the next attempt; `None` to give up. `jitter` is in 0..1.
@@ -46,6 +50,7 @@ impl Retry {
         let wait = match outcome {
             Outcome::RateLimited { retry_after: Some(wait) } => wait,
             Outcome::RateLimited { retry_after: None } => exponential.mul_f64(0.75 + jitter / 2.0).min(BACKOFF_MAX),
+            Outcome::Interrupted | Outcome::ServerError | Outcome::TimedOut if !self.is_last => return None,
             Outcome::RequestTimeout | Outcome::Interrupted => PAUSE_SHORT,
             // Not twice in a row: a registry that is down is reported, not hammered.
             Outcome::ServerError if before == Some(Outcome::ServerError) => return None,
@@ -75,19 +80,19 @@ mod tests {
 
     #[test]
     fn too_many_requests_wait_as_long_as_the_registry_asks() {
-        let mut retry = Retry::new(MINUTES);
+        let mut retry = Retry::new(MINUTES, true);
         let limited = Outcome::RateLimited { retry_after: Some(Duration::from_secs(2)) };
         for _ in 0..4 {
             assert_eq!(retry.next(limited, 0.5), Some(Duration::from_secs(2)));
         }
         assert_eq!(retry.next(limited, 0.5), None, "five attempts are enough");
         let endless = Outcome::RateLimited { retry_after: Some(Duration::from_secs(3600)) };
-        assert_eq!(Retry::new(MINUTES).next(endless, 0.5), None, "an hour is beyond the budget");
+        assert_eq!(Retry::new(MINUTES, true).next(endless, 0.5), None, "an hour is beyond the budget");
     }
 
     #[test]
     fn without_a_hint_the_wait_doubles_with_jitter() {
-        let mut retry = Retry::new(MINUTES);
+        let mut retry = Retry::new(MINUTES, true);
         let limited = Outcome::RateLimited { retry_after: None };
         let waits: Vec<u128> = (0..4).filter_map(|_| retry.next(limited, 0.5)).map(|d| d.as_millis()).collect();
         assert_eq!(waits, [500, 1000, 2000, 4000]);
@@ -95,11 +100,22 @@ mod tests {
 
     #[test]
     fn a_server_error_is_tried_again_once_but_not_twice_in_a_row() {
-        let mut retry = Retry::new(MINUTES);
+        let mut retry = Retry::new(MINUTES, true);
         assert!(retry.next(Outcome::ServerError, 0.0).is_some());
         assert!(retry.next(Outcome::Interrupted, 0.0).is_some());
         assert!(retry.next(Outcome::ServerError, 0.0).is_some());
         assert!(retry.next(Outcome::ServerError, 0.0).is_none());
+    }
+
+    #[test]
+    fn a_host_before_others_is_tried_again_only_if_it_asks_for_that() {
+        let next = |outcome| Retry::new(MINUTES, false).next(outcome, 0.5);
+        for outcome in [Outcome::Interrupted, Outcome::ServerError, Outcome::TimedOut] {
+            assert_eq!(next(outcome), None, "{outcome:?}");
+        }
+        assert!(next(Outcome::RequestTimeout).is_some());
+        assert!(next(Outcome::RateLimited { retry_after: Some(Duration::from_secs(9)) }).is_some());
+        assert_eq!(next(Outcome::RateLimited { retry_after: Some(Duration::from_secs(60)) }), None);
     }
 
     #[test]

@@ -1,9 +1,11 @@
 //! Sends one request to one host and follows its redirects (IMG-132, IMG-147).
 //!
-//! Owns connections and TLS. Credentials come as finished headers and never leave the origin they were given for.
+//! Owns the HTTP clients. Credentials come as finished headers and never leave the origin they were given for.
 
+use super::connect::{Connector, InTime, Proxies, ProxyOptions};
 use super::endpoint::{is_loopback, split_port};
 use super::fault::{Fault, RequestError, classify};
+use super::trust::{Trust, system_roots};
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE, COOKIE, LOCATION, PROXY_AUTHORIZATION, RANGE};
 use http::{HeaderMap, Method, Request, Response, Uri};
@@ -13,31 +15,34 @@ use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::crypto::CryptoProvider;
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use std::sync::{Arc, OnceLock};
+use rustls::RootCertStore;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 const REDIRECTS_MAX: usize = 10;
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
+/// What TLS may take beyond the time for connecting.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// Clients that are kept; a machine has a few trusts, and each change of a certificate makes a new one.
+const CLIENTS_MAX: usize = 32;
 const USER_AGENT: &str = concat!("sampan/", env!("CARGO_PKG_VERSION"));
 
-type HttpClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
+type HttpClient = Client<InTime<HttpsConnector<Connector>>, Full<Bytes>>;
 
 /// The HTTP clients, built when first needed and shared by all pulls.
-#[derive(Default)]
 pub(crate) struct Transport {
-    verified: OnceLock<HttpClient>,
-    loopback: OnceLock<HttpClient>,
+    proxies: Arc<Proxies>,
+    system: OnceLock<RootCertStore>,
+    clients: Mutex<BTreeMap<(String, bool, bool), HttpClient>>,
 }
 
 /// One request.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub(crate) struct Ask {
     pub(crate) method: Method,
     pub(crate) uri: Uri,
+    pub(crate) trust: Arc<Trust>,
     /// Sent to the first origin only.
     pub(crate) private: HeaderMap,
     /// Sent to redirect targets too.
@@ -56,6 +61,10 @@ pub(crate) struct Reply {
 }
 
 impl Transport {
+    pub(crate) fn new(proxy: &ProxyOptions) -> Transport {
+        Transport { proxies: Arc::new(Proxies::new(proxy)), system: OnceLock::new(), clients: Mutex::default() }
+    }
+
     /// Sends a request and follows redirects. A status of 400 and above is a reply, not an error.
     pub(crate) async fn send(&self, ask: &Ask) -> Result<Reply, RequestError> {
         let origin = origin_of(&ask.uri);
@@ -100,7 +109,9 @@ impl Transport {
         debug_assert!(
             !elsewhere || [AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION].iter().all(|h| !headers.contains_key(h))
         );
-        match tokio::time::timeout(ask.timeout, self.client_for(uri)?.request(request)).await {
+        headers.extend(self.proxies.authorization(uri).map(|value| (PROXY_AUTHORIZATION, value)));
+        let client = self.client_for(uri, &ask.trust, elsewhere)?;
+        match tokio::time::timeout(ask.timeout, client.request(request)).await {
             Err(_) => Err(RequestError::new(Fault::TimedOut, &host, "no answer in time")),
             Ok(Ok(response)) => Ok(response),
             Ok(Err(error)) => {
@@ -110,88 +121,55 @@ impl Transport {
         }
     }
 
-    /// Loopback certificates are not checked: nobody stands between (IMG-133).
-    fn client_for(&self, uri: &Uri) -> Result<&HttpClient, RequestError> {
+    /// The client for an address under a trust. Only the origin that was asked for sees this node's certificate.
+    fn client_for(&self, uri: &Uri, trust: &Trust, elsewhere: bool) -> Result<HttpClient, RequestError> {
         let host = split_port(uri.authority().map(|a| a.as_str()).unwrap_or_default()).0;
         let loopback = is_loopback(host);
-        let slot = if loopback { &self.loopback } else { &self.verified };
-        if let Some(client) = slot.get() {
-            return Ok(client);
+        let key = (trust.fingerprint.clone(), loopback, elsewhere);
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(client) = clients.get(&key) {
+            return Ok(client.clone());
         }
-        let config =
-            tls(loopback).map_err(|error| RequestError::new(Fault::Tls, &origin_of(uri), error.to_string()))?;
-        Ok(slot.get_or_init(|| client(config)))
+        let failed = |error: rustls::Error| RequestError::new(Fault::Tls, &origin_of(uri), error.to_string());
+        let system = self.system.get_or_init(system_roots);
+        let to_registry = trust.config(system, (loopback, !elsewhere)).map_err(failed)?;
+        let plain = Trust::load(&Default::default(), trust.dial_timeout).expect("no file is read");
+        let to_proxy = plain.config(system, (false, false)).map_err(failed)?;
+        let client = self.client(to_registry, to_proxy, trust.dial_timeout);
+        if clients.len() >= CLIENTS_MAX {
+            // Those in use live on in the requests that use them.
+            clients.clear();
+        }
+        clients.insert(key, client.clone());
+        Ok(client)
     }
-}
 
-fn client(config: rustls::ClientConfig) -> HttpClient {
-    let mut connector = HttpConnector::new();
-    connector.enforce_http(false);
-    connector.set_nodelay(true);
-    connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-    let connector =
-        HttpsConnectorBuilder::new().with_tls_config(config).https_or_http().enable_http1().wrap_connector(connector);
-    Client::builder(TokioExecutor::new())
-        .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_timer(TokioTimer::new())
-        .pool_max_idle_per_host(8)
-        .http1_max_buf_size(1 << 20)
-        .build(connector)
-}
-
-fn tls(loopback: bool) -> Result<rustls::ClientConfig, rustls::Error> {
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder =
-        rustls::ClientConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions()?;
-    if loopback {
-        let verifier = Arc::new(AnyCertificate(provider));
-        return Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth());
-    }
-    let mut roots = rustls::RootCertStore::empty();
-    let found = rustls_native_certs::load_native_certs();
-    roots.add_parsable_certificates(found.certs);
-    if roots.is_empty() {
-        tracing::warn!("no certificate authorities found on this machine: TLS to registries will fail");
-    }
-    Ok(builder.with_root_certificates(roots).with_no_client_auth())
-}
-
-/// Accepts any certificate; used for loopback addresses alone.
-#[derive(Debug)]
-struct AnyCertificate(Arc<CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
+    fn client(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.0.signature_verification_algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        to_registry: rustls::ClientConfig,
+        to_proxy: rustls::ClientConfig,
+        dial_timeout: Duration,
+    ) -> HttpClient {
+        let mut direct = HttpConnector::new();
+        direct.enforce_http(false);
+        direct.set_nodelay(true);
+        direct.set_connect_timeout(Some(dial_timeout));
+        let connector = Connector { direct, proxies: self.proxies.clone(), proxy_tls: Arc::new(to_proxy) };
+        let inner = HttpsConnectorBuilder::new()
+            .with_tls_config(to_registry)
+            .https_or_http()
+            .enable_http1()
+            .enable_http2()
+            .wrap_connector(connector);
+        let limit = dial_timeout.saturating_add(HANDSHAKE_TIMEOUT);
+        Client::builder(TokioExecutor::new())
+            .pool_idle_timeout(IDLE_TIMEOUT)
+            .pool_timer(TokioTimer::new())
+            .timer(TokioTimer::new())
+            .pool_max_idle_per_host(8)
+            .http1_max_buf_size(512 << 10)
+            .http2_adaptive_window(true)
+            .build(InTime { inner, limit })
     }
 }
 

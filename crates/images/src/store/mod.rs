@@ -14,7 +14,7 @@ pub(crate) use record::{LayerRecord, NewImage};
 use crate::error::PullError;
 use files::write_durably;
 use reference::{Digest, Reference};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -41,6 +41,10 @@ struct State {
     layers: BTreeMap<Digest, LayerRecord>,
     /// Layers that a pull or a container needs now, with the number of those who do.
     pins: BTreeMap<Digest, usize>,
+    /// Images that a pull looks at now.
+    leases: BTreeMap<String, usize>,
+    /// Images that somebody has mounted.
+    holds: BTreeMap<String, usize>,
 }
 
 impl Store {
@@ -78,10 +82,43 @@ impl Store {
         }
     }
 
-    /// The image that a manifest or index digest stands for, if it is here.
-    pub(crate) fn by_root(&self, digest: &Digest) -> Option<Arc<Image>> {
+    /// The image that a manifest or index digest stands for, if it is here. It is not removed before its lease ends.
+    pub(crate) fn lease_by_root(&self, digest: &Digest) -> Option<Arc<Image>> {
         let suffix = format!("@{digest}");
-        self.state().images.values().find(|image| image.digests.iter().any(|name| name.ends_with(&suffix))).cloned()
+        let mut state = self.state();
+        let named = |image: &&Arc<Image>| image.digests.iter().any(|name| name.ends_with(&suffix));
+        let image = state.images.values().find(named).cloned()?;
+        *state.leases.entry(image.id.clone()).or_default() += 1;
+        Some(image)
+    }
+
+    pub(crate) fn end_lease(&self, id: &str) {
+        count_down(&mut self.state().leases, id);
+    }
+
+    /// Notes that somebody has an image mounted, and keeps its layers.
+    pub(crate) fn hold(&self, image: &Image) {
+        *self.state().holds.entry(image.id.clone()).or_default() += 1;
+        self.pin(&image.layers);
+    }
+
+    pub(crate) fn end_hold(&self, id: &str, layers: &[Digest]) {
+        count_down(&mut self.state().holds, id);
+        self.unpin(layers);
+    }
+
+    pub(crate) fn is_held(&self, id: &str) -> bool {
+        self.state().holds.contains_key(id)
+    }
+
+    /// The space that would be free without some images: that of layers which no other image has.
+    pub(crate) fn bytes_of_only(&self, ids: &[&str]) -> u64 {
+        let state = self.state();
+        let kept = state.images.values().filter(|image| !ids.contains(&image.id.as_str()));
+        let kept: BTreeSet<&Digest> = kept.flat_map(|image| &image.layers).collect();
+        let gone = state.images.values().filter(|image| ids.contains(&image.id.as_str()));
+        let gone: BTreeSet<&Digest> = gone.flat_map(|image| &image.layers).collect();
+        gone.difference(&kept).filter_map(|diff_id| state.layers.get(*diff_id)).map(|layer| layer.bytes).sum()
     }
 
     /// Where a layer's files are.
@@ -123,6 +160,14 @@ impl Store {
     pub(crate) fn drop_partial(&self, digest: &Digest) {
         // If it cannot be removed now, the sweep will.
         let _ = std::fs::remove_file(self.partial(digest));
+    }
+
+    /// An empty directory for files that live as long as one import or export.
+    pub(crate) fn begin_spool(&self) -> io::Result<NewLayer> {
+        let number = self.counter.fetch_add(1, Ordering::Relaxed);
+        let directory = self.root.join("layers").join(format!("tmp-{number}"));
+        std::fs::create_dir(&directory)?;
+        Ok(NewLayer { directory: Some(directory) })
     }
 
     /// A new directory under construction; dropped, it is removed.
@@ -208,14 +253,36 @@ impl Store {
         write_durably(&self.root.join("images.json"), &serde_json::to_vec_pretty(&list)?)
     }
 
-    /// Forgets an image with all its names, then removes what no other image uses and nobody holds.
+    /// Says whether an image is to be kept although nothing uses it.
+    pub(crate) fn set_pinned(&self, name_or_id: &str, pinned: bool) -> io::Result<Option<Arc<Image>>> {
+        let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(image) = self.resolve(name_or_id) else { return Ok(None) };
+        let image = Arc::new(Image { pinned, ..Image::clone(&image) });
+        let mut images = self.state().images.clone();
+        images.insert(image.id.clone(), image.clone());
+        self.write_list(&images)?;
+        self.state().images = images;
+        Ok(Some(image))
+    }
+
+    /// Forgets an image with all its names, then removes what no other image uses and nobody holds. An image that a
+    /// pull looks at is busy.
     pub(crate) fn remove(&self, name_or_id: &str) -> io::Result<Option<Arc<Image>>> {
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(image) = self.resolve(name_or_id) else { return Ok(None) };
-        let mut images = self.state().images.clone();
-        images.remove(&image.id);
-        self.write_list(&images)?;
-        self.state().images = images;
+        // Out of sight in the same moment in which nobody looks at it: a pull that comes now finds nothing.
+        let images = {
+            let mut state = self.state();
+            if state.leases.contains_key(&image.id) {
+                return Err(io::ErrorKind::ResourceBusy.into());
+            }
+            state.images.remove(&image.id);
+            state.images.clone()
+        };
+        if let Err(error) = self.write_list(&images) {
+            self.state().images.insert(image.id.clone(), image);
+            return Err(error);
+        }
         drop(writer);
         self.collect(&image.layers)?;
         self.collect_blobs(&image);
@@ -296,13 +363,22 @@ impl Store {
     }
 }
 
+fn count_down(counts: &mut BTreeMap<String, usize>, key: &str) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
+    }
+}
+
 /// A layer under construction.
 pub(crate) struct NewLayer {
     directory: Option<PathBuf>,
 }
 
 impl NewLayer {
-    fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.directory.as_deref().expect("the directory is only taken by the commit, which consumes the layer")
     }
 

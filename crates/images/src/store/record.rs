@@ -27,6 +27,8 @@ pub struct Image {
     pub pulled_at: jiff::Timestamp,
     /// The documents that belong to it: indexes, manifest, config.
     pub blobs: Vec<Digest>,
+    /// Whether it is to be kept although nothing uses it (IMG-261).
+    pub pinned: bool,
 }
 
 /// What a pull has found.
@@ -34,10 +36,11 @@ pub(crate) struct NewImage {
     pub(crate) id: Digest,
     pub(crate) config: Vec<u8>,
     pub(crate) tag: Option<String>,
-    pub(crate) digest: String,
+    pub(crate) digest: Option<String>,
     pub(crate) layers: Vec<Digest>,
     pub(crate) blobs: Vec<Digest>,
     pub(crate) pulled_at: jiff::Timestamp,
+    pub(crate) pinned: bool,
 }
 
 impl NewImage {
@@ -51,13 +54,14 @@ impl NewImage {
                 layers: self.layers.iter().map(Digest::to_string).collect(),
                 blobs: Vec::new(),
                 pulled_at: self.pulled_at,
+                pinned: false,
             };
             saved.with_config(&self.config, size_bytes).expect("the pull has read this config and these digests before")
         });
         image.tags.extend(self.tag.iter().filter(|tag| !image.tags.contains(tag)).cloned().collect::<Vec<_>>());
-        if !image.digests.contains(&self.digest) {
-            image.digests.push(self.digest.clone());
-        }
+        let digest = self.digest.iter().filter(|digest| !image.digests.contains(digest)).cloned().collect::<Vec<_>>();
+        image.digests.extend(digest);
+        image.pinned |= self.pinned;
         let blobs: Vec<Digest> = self.blobs.iter().filter(|blob| !image.blobs.contains(blob)).cloned().collect();
         image.blobs.extend(blobs);
         image
@@ -73,6 +77,8 @@ pub(super) struct SavedImage {
     pub(super) layers: Vec<String>,
     pub(super) blobs: Vec<String>,
     pub(super) pulled_at: jiff::Timestamp,
+    #[serde(default)]
+    pub(super) pinned: bool,
 }
 
 impl SavedImage {
@@ -84,6 +90,7 @@ impl SavedImage {
             layers: image.layers.iter().map(Digest::to_string).collect(),
             blobs: image.blobs.iter().map(Digest::to_string).collect(),
             pulled_at: image.pulled_at,
+            pinned: image.pinned,
         }
     }
 
@@ -104,6 +111,7 @@ impl SavedImage {
             platform: parsed.platform.normalised(),
             created: parsed.created,
             pulled_at: self.pulled_at,
+            pinned: self.pinned,
         })
     }
 }

@@ -1,5 +1,6 @@
 //! A registry that does as it is told, on a loopback port of its own, and writes down what it was asked.
 
+use super::tls::Identity;
 use super::{Made, digest};
 use axum::Router;
 use axum::body::Body;
@@ -20,6 +21,12 @@ pub struct Seen {
     pub authorization: String,
     pub range: String,
     pub custom: String,
+    /// Host and port that were asked for, and the protocol's version.
+    pub authority: String,
+    pub version: String,
+    pub proxy_authorization: String,
+    /// Whether this node showed a certificate of its own.
+    pub certified: bool,
 }
 
 /// What to do with the next request whose path contains a text.
@@ -32,6 +39,12 @@ pub enum Turn {
     Corrupt,
     /// Answer the whole although a range was asked for.
     IgnoreRange,
+    /// Say nothing for ever.
+    Hang,
+    /// Send the head and so many bytes, then nothing for ever.
+    Stall(usize),
+    /// Send these bytes with this content encoding.
+    Encoded(&'static str, Vec<u8>),
 }
 
 #[derive(Clone, Debug, Default)]
@@ -54,6 +67,11 @@ struct Inner {
     cut_always: Option<usize>,
     login: Login,
     seen: Vec<Seen>,
+    /// Headers of every answer.
+    extra: Vec<(&'static str, String)>,
+    /// Blob answers under way, and the most there were at once.
+    under_way: usize,
+    most_under_way: usize,
 }
 
 #[derive(Clone)]
@@ -72,6 +90,47 @@ impl Double {
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
         Double { inner, address, _tasks: Arc::new(tasks) }
+    }
+
+    /// The same behind TLS, with both versions of HTTP; `client_ca` is who must have signed a client's certificate.
+    pub async fn start_tls(identity: &Identity, client_ca: Option<&Identity>) -> Double {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let inner = Arc::new(Mutex::new(Inner::default()));
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(identity.server(client_ca)));
+        let mut tasks = JoinSet::new();
+        let shared = inner.clone();
+        tasks.spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let (acceptor, shared) = (acceptor.clone(), shared.clone());
+                connections.spawn(async move {
+                    let Ok(stream) = acceptor.accept(stream).await else { return };
+                    let certified = stream.get_ref().1.peer_certificates().is_some_and(|chain| !chain.is_empty());
+                    let router = Router::new()
+                        .fallback(answer)
+                        .layer(axum::middleware::map_request(move |mut request: Request| async move {
+                            request.extensions_mut().insert(Certified(certified));
+                            request
+                        }))
+                        .with_state(shared);
+                    let service = hyper_util::service::TowerToHyperService::new(router);
+                    let builder = hyper_util::server::conn::auto::Builder::new(hyper_util::rt::TokioExecutor::new());
+                    let _ = builder.serve_connection(hyper_util::rt::TokioIo::new(stream), service).await;
+                });
+            }
+        });
+        Double { inner, address, _tasks: Arc::new(tasks) }
+    }
+
+    pub fn always(&self, name: &'static str, value: &str) {
+        self.inner.lock().unwrap().extra.push((name, value.to_owned()));
+    }
+
+    /// The most blobs that were sent at once.
+    pub fn most_under_way(&self) -> usize {
+        self.inner.lock().unwrap().most_under_way
     }
 
     pub fn name(&self, rest: &str) -> String {
@@ -126,6 +185,10 @@ fn text(headers: &HeaderMap, name: &str) -> String {
 async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Response<Body> {
     let (path, headers) = (request.uri().path().to_owned(), request.headers().clone());
     let (method, query) = (request.method().to_string(), request.uri().query().unwrap_or_default().to_owned());
+    let authority = request.uri().authority().map_or_else(|| text(&headers, "host"), |a| a.to_string());
+    let version = format!("{:?}", request.version());
+    let certified = request.extensions().get::<Certified>().is_some_and(|certified| certified.0);
+    let whole = inner.clone();
     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap_or_default();
     let mut inner = inner.lock().unwrap();
     let authorization = text(&headers, "authorization");
@@ -136,7 +199,12 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Res
         authorization: authorization.clone(),
         range: text(&headers, "range"),
         custom: text(&headers, "x-custom"),
+        authority,
+        version,
+        proxy_authorization: text(&headers, "proxy-authorization"),
+        certified,
     });
+    let extra = inner.extra.clone();
     if let Some(refusal) = challenge(&inner.login, &path, &authorization) {
         return refusal;
     }
@@ -145,6 +213,9 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Res
         .iter()
         .position(|(part, _)| path.contains(part.as_str()) && method == "GET" || part == &format!("{method} {path}"));
     let turn = turn.and_then(|index| inner.turns.remove(index)).map(|(_, turn)| turn);
+    if let Some(Turn::Hang) = turn {
+        return Response::new(Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>()));
+    }
     if let Some(Turn::Status(status, headers, body)) = turn {
         let mut response = Response::builder().status(status);
         for (name, value) in headers {
@@ -157,8 +228,38 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Res
         return Response::builder().status(404).body(Body::from(body)).unwrap();
     };
     let cut_always = inner.cut_always.filter(|_| path.contains("/blobs/"));
+    let is_blob = method == "GET" && path.contains("/blobs/");
+    if is_blob {
+        inner.under_way += 1;
+        inner.most_under_way = inner.most_under_way.max(inner.under_way);
+    }
     drop(inner);
-    content(&method, &headers, (media_type, bytes), (turn, cut_always))
+    let mut response = content(&method, &headers, (media_type, bytes), (turn, cut_always));
+    for (name, value) in extra {
+        response.headers_mut().append(name, value.parse().unwrap());
+    }
+    if is_blob {
+        let (parts, body) = response.into_parts();
+        let ended = Ended(whole);
+        let body = Body::from_stream(body.into_data_stream().map(move |frame| {
+            let _ended = &ended;
+            frame
+        }));
+        return Response::from_parts(parts, body);
+    }
+    response
+}
+
+#[derive(Clone, Copy)]
+struct Certified(bool);
+
+/// Counts an answer as ended when its body is dropped.
+struct Ended(Arc<Mutex<Inner>>);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        self.0.lock().unwrap().under_way -= 1;
+    }
 }
 
 fn challenge(login: &Login, path: &str, authorization: &str) -> Option<Response<Body>> {
@@ -180,6 +281,9 @@ fn content(
     (media_type, bytes): (String, Bytes),
     (turn, cut_always): (Option<Turn>, Option<usize>),
 ) -> Response<Body> {
+    if let Some(Turn::Encoded(coding, coded)) = turn {
+        return Response::builder().header("content-encoding", coding).body(Body::from(coded)).unwrap();
+    }
     let range = text(headers, "range");
     let start = range.strip_prefix("bytes=").and_then(|r| r.trim_end_matches('-').parse::<usize>().ok());
     let start = start.filter(|_| !matches!(turn, Some(Turn::IgnoreRange))).unwrap_or(0);
@@ -200,6 +304,11 @@ fn content(
     }
     if matches!(turn, Some(Turn::Corrupt)) {
         rest = rest.iter().map(|byte| byte ^ 0x55).collect();
+    }
+    if let Some(Turn::Stall(count)) = turn {
+        let sent = rest.slice(..count);
+        let stream = futures_util::stream::once(async { Ok::<_, std::io::Error>(sent) });
+        return response.body(Body::from_stream(stream.chain(futures_util::stream::pending()))).unwrap();
     }
     let cut = match turn {
         Some(Turn::Cut(count)) => Some(count),

@@ -3,6 +3,7 @@
 #![allow(dead_code)] // Reason: each test program uses its own part.
 
 pub mod double;
+pub mod tls;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
@@ -17,6 +18,12 @@ pub fn digest(bytes: &[u8]) -> String {
 
 pub fn gzip(bytes: &[u8]) -> Vec<u8> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub fn zlib(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), Compression::fast());
     encoder.write_all(bytes).unwrap();
     encoder.finish().unwrap()
 }
