@@ -2,7 +2,8 @@
 
 use anyhow::{Context, bail};
 use clap::{Args, Subcommand, ValueEnum};
-use cri::sampan::PullRequest;
+use cri::sampan::import_part::What;
+use cri::sampan::{ExportRequest, ImportOptions, ImportPart, PinRequest, PullRequest};
 use cri::v1;
 use serde_json::{Value, json};
 
@@ -44,6 +45,32 @@ pub enum Verb {
     },
     /// Remove images that nobody needs, as far as the thresholds ask for it
     Gc(crate::image_collection::Arguments),
+    /// Import images from archives: what `docker save` writes, or an OCI layout, as a directory or a tar
+    Import(ImportArguments),
+    /// Write images into an archive that podman, skopeo and Docker read
+    Export {
+        /// Which images
+        #[arg(required = true)]
+        images: Vec<String>,
+        /// Where to; `-` is standard output
+        #[arg(short, long, value_name = "FILE")]
+        output: String,
+    },
+    /// Show the pulls that are under way on this node
+    Pulls {
+        /// Go on showing them
+        #[arg(short, long)]
+        watch: bool,
+    },
+    /// Keep images although nothing uses them
+    Pin {
+        /// Which images
+        #[arg(required = true)]
+        images: Vec<String>,
+        /// Do not keep them any more
+        #[arg(long)]
+        undo: bool,
+    },
     /// Print what is known of an image
     Inspect {
         /// Which image
@@ -63,6 +90,20 @@ pub struct PullArguments {
     /// USER:PASSWORD for the registry; `-` reads it from standard input, so that it is in no history
     #[arg(long, value_name = "USER:PASSWORD")]
     creds: Option<String>,
+}
+
+/// Words of `images import`.
+#[derive(Args)]
+pub struct ImportArguments {
+    /// Archives, or directories of OCI layouts; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<String>,
+    /// The name for an image whose archive has none, or only a tag
+    #[arg(long)]
+    name: Option<String>,
+    /// Let the images be removed when nothing uses them
+    #[arg(long)]
+    no_pin: bool,
 }
 
 /// Runs one verb against the running instance's runtime.
@@ -85,6 +126,10 @@ pub fn run(settings: Settings, verb: Verb) -> anyhow::Result<()> {
             Verb::Ls { output } => list(client, output).await,
             Verb::Pull(arguments) => pull(client, arguments).await,
             Verb::Rm { images } => remove(client, images).await,
+            Verb::Import(arguments) => import(client, arguments).await,
+            Verb::Export { images, output } => export(client, images, &output).await,
+            Verb::Pulls { watch } => crate::progress::pulls(client, watch).await,
+            Verb::Pin { images, undo } => pin(client, images, !undo).await,
             Verb::Inspect { image, output } => inspect(client, image, output).await,
             Verb::Gc(_) => Ok(()),
         }
@@ -146,6 +191,73 @@ async fn remove(mut client: cri::Client, images: Vec<String>) -> anyhow::Result<
         }
         client.images.remove_image(v1::RemoveImageRequest { image: Some(spec) }).await.map_err(said)?;
         line(&format!("removed {image}"));
+    }
+    Ok(())
+}
+
+async fn import(mut client: cri::Client, arguments: ImportArguments) -> anyhow::Result<()> {
+    for file in arguments.files {
+        let path = if file == "-" { String::new() } else { absolute(&file)? };
+        let options =
+            ImportOptions { path, pinned: !arguments.no_pin, name: arguments.name.clone().unwrap_or_default() };
+        let (parts, reader) = tokio::sync::mpsc::channel(IMPORT_PARTS);
+        parts.send(ImportPart { what: Some(What::Options(options)) }).await.context("begin the import")?;
+        let feeding = (file == "-").then(|| tokio::task::spawn_blocking(move || feed(std::io::stdin(), &parts)));
+        let incoming =
+            futures_util::stream::unfold(
+                reader,
+                |mut reader| async move { reader.recv().await.map(|part| (part, reader)) },
+            );
+        let imported = client.pulls.import(incoming).await.map_err(said).with_context(|| format!("import {file}"))?;
+        if let Some(feeding) = feeding {
+            feeding.await.context("read standard input")?.context("read standard input")?;
+        }
+        for image in imported.into_inner().images {
+            let names = if image.names.is_empty() { vec![image.id.clone()] } else { image.names };
+            names.iter().for_each(|name| line(&format!("imported {name} {}", image.id)));
+        }
+    }
+    Ok(())
+}
+
+/// Messages of an import that wait to be sent.
+const IMPORT_PARTS: usize = 4;
+/// Bytes of one of them.
+const IMPORT_PART_BYTES: u64 = 1 << 20;
+
+/// Sends a reader's bytes; ends early if the runtime has ended the import, which then tells why.
+fn feed(mut from: impl std::io::Read, parts: &tokio::sync::mpsc::Sender<ImportPart>) -> std::io::Result<()> {
+    loop {
+        let mut data = Vec::new();
+        std::io::Read::read_to_end(&mut std::io::Read::take(&mut from, IMPORT_PART_BYTES), &mut data)?;
+        if data.is_empty() || parts.blocking_send(ImportPart { what: Some(What::Data(data)) }).is_err() {
+            return Ok(());
+        }
+    }
+}
+
+/// The runtime has a working directory of its own.
+fn absolute(file: &str) -> anyhow::Result<String> {
+    let path = std::path::absolute(file).with_context(|| format!("find {file}"))?;
+    path.into_os_string().into_string().map_err(|path| anyhow::anyhow!("the path {} is no text", path.display()))
+}
+
+async fn export(mut client: cri::Client, images: Vec<String>, output: &str) -> anyhow::Result<()> {
+    let mut parts = client.pulls.export(ExportRequest { images }).await.map_err(said)?.into_inner();
+    let mut to: Box<dyn std::io::Write> = match output {
+        "-" => Box::new(std::io::stdout()),
+        path => Box::new(std::fs::File::create(path).with_context(|| format!("make {path}"))?),
+    };
+    while let Some(part) = parts.message().await.map_err(said)? {
+        to.write_all(&part.data).with_context(|| format!("write {output}"))?;
+    }
+    to.flush().with_context(|| format!("write {output}"))
+}
+
+async fn pin(mut client: cri::Client, images: Vec<String>, pinned: bool) -> anyhow::Result<()> {
+    for image in images {
+        client.pulls.pin(PinRequest { image: image.clone(), pinned }).await.map_err(said)?;
+        line(&format!("{} {image}", if pinned { "pinned" } else { "unpinned" }));
     }
     Ok(())
 }

@@ -204,7 +204,7 @@ impl Images {
     }
 
     /// Whether a pull of one of an image's names is under way.
-    pub fn is_being_pulled(&self, image: &Image) -> bool {
+    fn is_being_pulled(&self, image: &Image) -> bool {
         let pulled = self.flights.under_way();
         pulled.iter().any(|(request, _)| image.tags.contains(&request.image) || image.digests.contains(&request.image))
     }
@@ -260,18 +260,8 @@ impl Images {
     /// them mounted.
     #[must_use]
     pub fn hold(&self, image: &Image) -> Hold {
-        self.core.store.hold(image);
-        Hold { core: self.core.clone(), image: image.id.clone(), layers: image.layers.clone() }
-    }
-
-    /// Whether somebody has an image mounted.
-    pub fn is_held(&self, image: &Image) -> bool {
-        self.core.store.is_held(&image.id)
-    }
-
-    /// How many bytes would be free if these images were gone.
-    pub fn reclaimable_bytes(&self, images: &[Arc<Image>]) -> u64 {
-        self.core.store.bytes_of_only(&images.iter().map(|image| image.id.as_str()).collect::<Vec<_>>())
+        self.core.store.pin(&image.layers);
+        Hold { core: self.core.clone(), layers: image.layers.clone() }
     }
 
     /// The manifests, indexes and config of an image, as they came from the registry: digest and bytes.
@@ -297,13 +287,12 @@ impl Images {
 /// A claim on the layers of an image.
 pub struct Hold {
     core: Arc<Core>,
-    image: String,
     layers: Vec<Digest>,
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
-        self.core.store.end_hold(&self.image, &self.layers);
+        self.core.store.unpin(&self.layers);
         let (core, layers) = (self.core.clone(), std::mem::take(&mut self.layers));
         let collect = move || {
             if let Err(error) = core.store.collect(&layers) {

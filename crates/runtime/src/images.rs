@@ -34,7 +34,7 @@ pub(crate) fn listed(image: &Image) -> Listed {
         username: if uid.is_none() { user.to_owned() } else { String::new() },
         uid,
         spec: Some(ImageSpec { image: name.clone(), ..ImageSpec::default() }),
-        pinned: false,
+        pinned: image.pinned,
     }
 }
 
@@ -118,15 +118,42 @@ pub(crate) async fn remove(core: &Core, spec: Option<ImageSpec>) -> Result<(), S
         return Err(Status::failed_precondition(format!("image {name:?} is in use by {users} containers")));
     }
     match core.images.remove(&name).await {
-        // Somebody else removed it meanwhile.
-        Ok(()) | Err(RemoveError::NotFound { .. }) => Ok(()),
-        Err(error) => Err(Status::unknown(report(&error))),
+        // Somebody else was faster (IMG-266).
+        Err(RemoveError::NotFound { .. }) => Ok(()),
+        removed => removed.map_err(|error| unremoved(&error)),
     }
 }
 
 /// True if a container runs this image or has it mounted (IMG-307).
 fn uses(record: &ContainerRecord, id: &str) -> bool {
     record.image_id == id || record.volume_images.iter().any(|volume| volume == id)
+}
+
+/// Why an image was not touched.
+pub(crate) fn unremoved(error: &RemoveError) -> Status {
+    let text = report(error);
+    match error {
+        RemoveError::NotFound { .. } => Status::not_found(text),
+        RemoveError::BeingPulled { .. } => Status::failed_precondition(text),
+        RemoveError::Io { .. } => Status::unknown(text),
+    }
+}
+
+/// What is known of an image beyond what CRI has fields for, as JSON.
+pub(crate) fn detail(image: &Image) -> String {
+    let config = &image.config;
+    let text = serde_json::json!({
+        "platform": image.platform.to_string(),
+        "created": image.created,
+        "pulledAt": image.pulled_at.to_string(),
+        "layers": image.layers.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        "config": {
+            "user": config.user, "env": config.env, "entrypoint": config.entrypoint, "cmd": config.cmd,
+            "workingDir": config.working_dir, "stopSignal": config.stop_signal, "labels": config.labels,
+            "volumes": config.volumes, "exposedPorts": config.exposed_ports,
+        },
+    });
+    text.to_string()
 }
 
 /// What images and containers' own files take.
@@ -152,7 +179,8 @@ mod tests {
 
     #[test]
     fn a_failed_pull_tells_its_class_and_its_host_beside_its_text() {
-        let tried = vec![Attempt { host: "https://r.io:5000".into(), failure: "401 Unauthorized".into() }];
+        let tried =
+            vec![Attempt { host: "https://r.io:5000".into(), failure: "401 Unauthorized".into(), is_decisive: true }];
         let status = refused(&PullError::AccessDenied { reference: "r.io:5000/a:b".into(), tried });
         let word = |key| status.metadata().get(key).map(|value| value.to_str().unwrap());
         assert_eq!((word(CLASS_KEY), word(HOST_KEY)), (Some("credentials"), Some("https://r.io:5000")));

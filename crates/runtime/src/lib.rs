@@ -7,6 +7,7 @@
 
 #![forbid(unsafe_code)]
 
+mod archives;
 mod cgroup;
 mod check;
 mod clock;

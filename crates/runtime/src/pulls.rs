@@ -1,19 +1,24 @@
-//! `sampan.v1.Pulls`: a pull that tells how far each layer has come. Beside CRI, for people at a terminal.
+//! `sampan.v1.Pulls`: what people at a terminal want beside CRI. Pulls that tell how far they are; archives
+//! are `archives.rs`.
 
-use cri::sampan::pull_update::What;
-use cri::sampan::pulls_server::Pulls;
-use cri::sampan::{LayerProgress, LayerState, PullProgress, PullRequest, PullUpdate, PullsSnapshot, WatchPullsRequest};
-use images::{Credential, ProgressSink};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cri::sampan::pull_update::What;
+use cri::sampan::pulls_server::Pulls;
+use cri::sampan::{
+    ExportPart, ExportRequest, ImportPart, ImportResult, LayerProgress, LayerState, PinRequest, PinResponse,
+    PullProgress, PullRequest, PullUpdate, PullsSnapshot, WatchPullsRequest,
+};
+use images::{Credential, ProgressSink};
 use tokio::sync::mpsc;
 use tokio_stream::StreamExt as _;
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Response, Status};
+use tonic::{Request, Response, Status, Streaming};
 
+use crate::archives;
 use crate::core::Core;
-use crate::images::refused;
+use crate::images::{refused, unremoved};
 use crate::service::Service;
 
 /// Updates that may wait for a slow reader; more are dropped, because each one replaces those before.
@@ -57,6 +62,20 @@ impl Pulls for Service {
         let (snapshots, reader) = mpsc::channel(1);
         self.0.tasks.spawn(tell_of_all(self.0.clone(), snapshots));
         Ok(Response::new(Box::pin(ReceiverStream::new(reader).fuse())))
+    }
+
+    async fn import(&self, request: Request<Streaming<ImportPart>>) -> Result<Response<ImportResult>, Status> {
+        Ok(Response::new(archives::import(&self.0, request.into_inner()).await?))
+    }
+
+    async fn export(&self, request: Request<ExportRequest>) -> Result<Response<cri::Stream<ExportPart>>, Status> {
+        Ok(Response::new(archives::export(&self.0, request.into_inner())))
+    }
+
+    async fn pin(&self, request: Request<PinRequest>) -> Result<Response<PinResponse>, Status> {
+        let PinRequest { image, pinned } = request.into_inner();
+        self.0.images.set_pinned(&image, pinned).await.map_err(|error| unremoved(&error))?;
+        Ok(Response::new(PinResponse {}))
     }
 }
 

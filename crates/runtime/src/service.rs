@@ -205,9 +205,10 @@ impl ImageService for Service {
     }
 
     async fn image_status(&self, request: Request<ImageStatusRequest>) -> Answer<ImageStatusResponse> {
-        let spec = request.into_inner().image.unwrap_or_default();
-        let image = self.0.images.resolve(&spec.image).map(|image| images::listed(&image));
-        Ok(Response::new(ImageStatusResponse { image, ..Default::default() }))
+        let ImageStatusRequest { image, verbose } = request.into_inner();
+        let found = self.0.images.resolve(&image.unwrap_or_default().image);
+        let info = found.iter().filter(|_| verbose).map(|image| ("info".to_owned(), images::detail(image))).collect();
+        Ok(Response::new(ImageStatusResponse { image: found.map(|image| images::listed(&image)), info }))
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<PullImageResponse> {

@@ -14,7 +14,7 @@ pub(crate) use record::{LayerRecord, NewImage};
 use crate::error::PullError;
 use files::write_durably;
 use reference::{Digest, Reference};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -43,8 +43,6 @@ struct State {
     pins: BTreeMap<Digest, usize>,
     /// Images that a pull looks at now.
     leases: BTreeMap<String, usize>,
-    /// Images that somebody has mounted.
-    holds: BTreeMap<String, usize>,
 }
 
 impl Store {
@@ -93,32 +91,13 @@ impl Store {
     }
 
     pub(crate) fn end_lease(&self, id: &str) {
-        count_down(&mut self.state().leases, id);
-    }
-
-    /// Notes that somebody has an image mounted, and keeps its layers.
-    pub(crate) fn hold(&self, image: &Image) {
-        *self.state().holds.entry(image.id.clone()).or_default() += 1;
-        self.pin(&image.layers);
-    }
-
-    pub(crate) fn end_hold(&self, id: &str, layers: &[Digest]) {
-        count_down(&mut self.state().holds, id);
-        self.unpin(layers);
-    }
-
-    pub(crate) fn is_held(&self, id: &str) -> bool {
-        self.state().holds.contains_key(id)
-    }
-
-    /// The space that would be free without some images: that of layers which no other image has.
-    pub(crate) fn bytes_of_only(&self, ids: &[&str]) -> u64 {
-        let state = self.state();
-        let kept = state.images.values().filter(|image| !ids.contains(&image.id.as_str()));
-        let kept: BTreeSet<&Digest> = kept.flat_map(|image| &image.layers).collect();
-        let gone = state.images.values().filter(|image| ids.contains(&image.id.as_str()));
-        let gone: BTreeSet<&Digest> = gone.flat_map(|image| &image.layers).collect();
-        gone.difference(&kept).filter_map(|diff_id| state.layers.get(*diff_id)).map(|layer| layer.bytes).sum()
+        let mut state = self.state();
+        if let Some(count) = state.leases.get_mut(id) {
+            *count -= 1;
+            if *count == 0 {
+                state.leases.remove(id);
+            }
+        }
     }
 
     /// Where a layer's files are.
@@ -360,15 +339,6 @@ impl Store {
         // Without this the word itself could be lost, and the layer with it.
         rustix::fs::syncfs(&root)?;
         Ok(())
-    }
-}
-
-fn count_down(counts: &mut BTreeMap<String, usize>, key: &str) {
-    if let Some(count) = counts.get_mut(key) {
-        *count -= 1;
-        if *count == 0 {
-            counts.remove(key);
-        }
     }
 }
 

@@ -9,6 +9,7 @@ use cri::v1::{
     ContainerConfig, ContainerEventType, CreateContainerRequest, Device, MountPropagation, NamespaceMode,
     security_profile::ProfileType,
 };
+use reference::Reference;
 
 use super::volumes;
 use crate::clock;
@@ -78,15 +79,10 @@ fn plan(sandbox: &Sandbox, config: ContainerConfig, image: &images::Image) -> Re
     })
 }
 
-/// The digest in the repository that the user named, else any (IMG-332).
+/// The digest in the repository that the user named, else any (IMG-331, IMG-332).
 pub(super) fn own_digest<'a>(digests: &'a [String], named: &str) -> Option<&'a String> {
-    let named = named.split('@').next().unwrap_or_default();
-    let named = match named.rsplit_once(':') {
-        Some((repository, tag)) if !tag.contains('/') => repository,
-        _ => named,
-    };
-    let full = [named.to_owned(), format!("docker.io/{named}"), format!("docker.io/library/{named}")];
-    let is_own = |digest: &&String| digest.split_once('@').is_some_and(|(at, _)| full.iter().any(|name| name == at));
+    let named = Reference::parse(named).map(|reference| reference.repository()).unwrap_or_default();
+    let is_own = |digest: &&String| digest.split_once('@').is_some_and(|(repository, _)| repository == named);
     digests.iter().find(is_own).or(digests.first())
 }
 
@@ -302,9 +298,11 @@ mod tests {
         for (name, at) in [
             ("box", 0),
             ("box:1", 0),
-            ("docker.io/box@sha256:1", 0),
+            (&format!("docker.io/box@sha256:{}", "1".repeat(64)), 0),
+            ("index.docker.io/library/box:7", 0),
             ("r:5000/team/box", 1),
             ("r:5000/team/box:2", 1),
+            ("not a name", 0),
             ("", 0),
         ] {
             assert_eq!(of(name), digests[at], "{name}");

@@ -20,14 +20,18 @@ fn state(stage: Stage) -> i32 {
     }
 }
 
-/// The image as the user wrote it.
+/// The image as the user named it, in its normal form (IMG-332); what the runtime was asked to run if nobody named it.
 fn image(container: &Container) -> Option<ImageSpec> {
     container.record.config.image.clone().map(|mut image| {
-        if !image.user_specified_image.is_empty() {
-            image.image = image.user_specified_image.clone();
-        }
+        let named = normal_form(&image.user_specified_image);
+        image.image = named.unwrap_or(image.image);
         image
     })
+}
+
+fn normal_form(named: &str) -> Option<String> {
+    let parsed = reference::Reference::parse(named).map(|reference| reference.canonical());
+    (!named.is_empty()).then(|| parsed.unwrap_or_else(|_| named.to_owned()))
 }
 
 /// The status of a container.
@@ -105,5 +109,22 @@ fn listed(container: &Container) -> Listed {
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
         image_id: record.image_id.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_image_is_told_in_its_normal_form() {
+        for (named, told) in [
+            ("busybox", Some("docker.io/library/busybox:latest")),
+            ("r.io:5000/team/app:1", Some("r.io:5000/team/app:1")),
+            ("Not A Name", Some("Not A Name")),
+            ("", None),
+        ] {
+            assert_eq!(normal_form(named).as_deref(), told, "{named}");
+        }
     }
 }
