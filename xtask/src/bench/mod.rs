@@ -4,6 +4,7 @@
 //! because something was slow.
 
 mod node;
+mod pull;
 mod start;
 
 use std::time::Duration;
@@ -14,7 +15,8 @@ use anyhow::bail;
 pub fn run(what: &str, pods: u32) -> anyhow::Result<()> {
     match what {
         "start" => start::run(pods),
-        other => bail!("there is no benchmark {other:?}; try `start`"),
+        "pull" => pull::run(),
+        other => bail!("there is no benchmark {other:?}; try `start` or `pull`"),
     }
 }
 
