@@ -64,7 +64,6 @@ pub(crate) async fn pull(
     request: PullRequest,
     board: &Board,
 ) -> Result<Arc<Image>, PullError> {
-    let name = reference.canonical();
     let session = session(core, &reference, request).await?;
     let limit = core.options.no_progress;
     let transfer = transfer(core, reference, session.clone(), board);
