@@ -119,6 +119,9 @@ async fn a_digest_decides_and_registers_no_tag() {
     let image = bench.pull(&pinned).await.unwrap();
     assert_eq!(image.tags, Vec::<String>::new());
     assert_eq!(bench.double.count("HEAD", "v9"), 0);
+    // Whatever the tag stands for by now (IMG-16).
+    bench.double.serve("app", "v9", &big(2));
+    assert_eq!(bench.pull(&pinned).await.unwrap().id, image.id);
     assert!(bench.images.resolve(&bench.double.name(&pinned)).is_some());
 }
 
@@ -1024,4 +1027,19 @@ async fn a_full_disk_ends_the_pull_clearly_leaves_nothing_and_is_no_matter_later
     assert!(images.layers(&image).iter().all(|layer| layer.join("f").metadata().unwrap().len() == 2_000_000));
     assert_eq!(left("partial"), 0);
     images.settle().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_runs_out_in_the_middle_is_renewed_without_a_refusal() {
+    let bench = bench().await;
+    let layers = (80..84).map(|seed| Layer::gzip(&tar_of(&[("f", &noise(1000, seed))])));
+    bench.double.serve("app", "v1", &Made::new(layers.collect()));
+    let realm = format!("http://{}/token", bench.double.address);
+    bench.double.login(Login::Bearer { realm, token: "t0k".into() });
+    bench.double.put("/token", "application/json", br#"{"token":"t0k","expires_in":0}"#);
+    bench.pull_as("app:v1", password("u", "p")).await.unwrap();
+    let seen = bench.double.seen();
+    assert!(bench.double.count("GET", "/token") >= 6, "a token for each request");
+    let bare = seen.iter().filter(|seen| seen.path != "/token" && seen.authorization.is_empty()).count();
+    assert_eq!(bare, 1, "only the first request meets a challenge");
 }

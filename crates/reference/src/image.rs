@@ -362,6 +362,13 @@ mod tests {
     }
 
     #[test]
+    fn names_are_told_apart_by_case_and_port() {
+        let names = ["Reg.io/x", "reg.io/x", "reg.io:443/x"].map(|name| Reference::parse(name).unwrap().canonical());
+        let distinct: std::collections::BTreeSet<&String> = names.iter().collect();
+        assert_eq!(distinct.len(), 3, "{names:?}");
+    }
+
+    #[test]
     fn the_default_tag_is_applied_to_the_text_as_written() {
         assert_eq!(apply_default_tag("busybox").unwrap(), "busybox:latest");
         assert_eq!(apply_default_tag("localhost:5000/x").unwrap(), "localhost:5000/x:latest");
