@@ -16,9 +16,9 @@ pub use options::{DrainOptions, Error, Options};
 use crate::{
     cgroups::Cgroups,
     config,
-    credentials::{Credentials, Places},
+    credentials::{Change, Credentials, Places},
     event::{Recorder, Writer},
-    image::{Pulls, probe, watch},
+    image::{Cause, Causes, Pulls, probe, watch},
     pod::{act::Actor, checkpoint::Checkpoints, clock::Clock},
     probes::Probes,
     volumes::{Sources, Volumes},
@@ -26,7 +26,7 @@ use crate::{
 use futures_util::StreamExt as _;
 use pods::Pods;
 use std::{sync::Arc, time::Duration};
-use tokio::task::JoinSet;
+use tokio::{sync::broadcast, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
 /// The safety net under the runtime's events.
@@ -43,8 +43,7 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     let mut background = JoinSet::new();
     background.spawn(writer.run(options.client.clone()));
     background.spawn(watch::run(actor.cri.clone(), actor.pulls.board.clone(), actor.clock, cancel.clone()));
-    let (secrets, causes) = (actor.pulls.secrets.clone(), actor.pulls.causes.clone());
-    background.spawn(secrets.run(options.client.clone(), causes, cancel.clone()));
+    background.spawn(tell(actor.credentials.changes(), actor.pulls.causes.clone()));
     background.spawn(probe::run(failed, actor.pulls.causes.clone(), actor.clock, cancel.clone()));
     let (probes, mut probe_reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
     background.spawn(actor.credentials.clone().watch());
@@ -68,6 +67,22 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     agent.shut_down().await;
     background.shutdown().await;
     Ok(())
+}
+
+/// Passes on what pulls depend on and has changed. What a look-up reads is new before its change is told, so that the
+/// pull which is woken by it does not meet the old.
+async fn tell(mut changes: broadcast::Receiver<Change>, causes: Causes) {
+    loop {
+        causes.tell(match changes.recv().await {
+            Ok(Change::Secret { namespace, name }) => Cause::Secret { namespace, name },
+            Ok(Change::NodeFiles) => Cause::NodeFiles,
+            Ok(Change::Mirrors) => Cause::Mirrors,
+            Ok(Change::Plugin) => Cause::Plugin,
+            // Whoever fell behind has to assume that everything changed.
+            Err(broadcast::error::RecvError::Lagged(_)) => Cause::Mirrors,
+            Err(broadcast::error::RecvError::Closed) => return,
+        });
+    }
 }
 
 /// Stops all pods of the node in order, with their hooks, and removes them from the machine; the API keeps them. Call
