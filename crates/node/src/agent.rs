@@ -16,23 +16,31 @@ pub use options::{DrainOptions, Error, Options};
 use crate::{
     cgroups::Cgroups,
     config,
-    credentials::{Change, Credentials, Places},
+    credentials::{Credentials, Places},
     event::{Recorder, Writer},
-    image::{Cause, Causes, Pulls, probe, watch},
-    pod::{act::Actor, checkpoint::Checkpoints, clock::Clock},
+    image::{Pulls, probe, watch},
+    pod::{
+        act::{Actor, limited, rpc, rpc_text},
+        checkpoint::Checkpoints,
+        clock::Clock,
+    },
     probes::Probes,
+    records::Records,
     volumes::{Sources, Volumes},
 };
+use cri::v1;
 use futures_util::StreamExt as _;
 use pods::Pods;
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::broadcast, task::JoinSet};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 /// The safety net under the runtime's events.
 const RELIST: Duration = Duration::from_secs(10);
 /// How long a drained node may take before what is left is stopped by force.
 const DRAIN_MAX: Duration = Duration::from_secs(600);
+/// Listing images at the start.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Runs the agent until cancelled.
 ///
@@ -43,10 +51,11 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     let mut background = JoinSet::new();
     background.spawn(writer.run(options.client.clone()));
     background.spawn(watch::run(actor.cri.clone(), actor.pulls.board.clone(), actor.clock, cancel.clone()));
-    background.spawn(tell(actor.credentials.changes(), actor.pulls.causes.clone()));
+    background.spawn(actor.pulls.causes.clone().pass_on(actor.credentials.changes()));
     background.spawn(probe::run(failed, actor.pulls.causes.clone(), actor.clock, cancel.clone()));
     let (probes, mut probe_reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
     background.spawn(actor.credentials.clone().watch());
+    settle_pulls(&actor).await;
     let mut agent = Pods::new(actor.clone(), probes, options.max_pods);
     let mut watch = std::pin::pin!(pods::watch(&options.client, &options.node_name));
     options.serve_node(&actor, &mut background, cancel.clone());
@@ -67,22 +76,6 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     agent.shut_down().await;
     background.shutdown().await;
     Ok(())
-}
-
-/// Passes on what pulls depend on and has changed. What a look-up reads is new before its change is told, so that the
-/// pull which is woken by it does not meet the old.
-async fn tell(mut changes: broadcast::Receiver<Change>, causes: Causes) {
-    loop {
-        causes.tell(match changes.recv().await {
-            Ok(Change::Secret { namespace, name }) => Cause::Secret { namespace, name },
-            Ok(Change::NodeFiles) => Cause::NodeFiles,
-            Ok(Change::Mirrors) => Cause::Mirrors,
-            Ok(Change::Plugin) => Cause::Plugin,
-            // Whoever fell behind has to assume that everything changed.
-            Err(broadcast::error::RecvError::Lagged(_)) => Cause::Mirrors,
-            Err(broadcast::error::RecvError::Closed) => return,
-        });
-    }
 }
 
 /// Stops all pods of the node in order, with their hooks, and removes them from the machine; the API keeps them. Call
@@ -128,6 +121,15 @@ pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Res
     Ok(())
 }
 
+/// IMG-239: what an earlier agent was pulling when it ended is verified, before a pod asks for it.
+async fn settle_pulls(actor: &Actor) {
+    let request = limited(v1::ListImagesRequest { filter: None }, LIST_TIMEOUT);
+    match rpc(actor.cri.images.clone().list_images(request)).await {
+        Ok(answer) => actor.records.reconcile(&answer.into_inner().images).await,
+        Err(status) => tracing::warn!(error = rpc_text(&status), "interrupted pulls are not settled"),
+    }
+}
+
 /// What all actions share.
 async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer, probe::Failed), Error> {
     let cpu_milli = options::cpu_milli();
@@ -140,6 +142,7 @@ async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer, probe::Fai
     let (pulls, failed) = Pulls::new(options.pull_limits, Clock::System);
     let places = Places::of_node(&options.data_dir);
     let credentials = Credentials::open(sources.clone(), places, options.credentials.clone())?;
+    let records = Records::open(&options.data_dir.join("image_manager"), options.verification.clone(), Clock::System)?;
     let actor = Actor {
         cri: options.cri.clone(),
         runtime_name: runtime::name(&options.cri).await,
@@ -151,6 +154,7 @@ async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer, probe::Fai
         checkpoints,
         recorder,
         pulls,
+        records,
         images_with_handler: options.images_with_handler,
         clock: Clock::System,
         runtime_class_fails_pod: options.runtime_class_fails_pod,

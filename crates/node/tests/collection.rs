@@ -34,6 +34,7 @@ fn collector(bench: &Bench, policy: Policy) -> Collector {
         checkpoints: bench.actor.checkpoints.clone(),
         recorder: bench.actor.recorder.clone(),
         pulls: bench.actor.pulls.clone(),
+        records: bench.actor.records.clone(),
         clock: bench.clock,
     })
 }

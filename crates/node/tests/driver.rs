@@ -20,6 +20,7 @@ use node::{
         shell::{Task, Wish},
     },
     probes::Probes,
+    records::{Records, Rules},
     volumes::{Sources, Volumes},
 };
 use serde_json::{Value, json};
@@ -119,6 +120,7 @@ async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
         checkpoints: Checkpoints::open(&directory.path().join("node")).unwrap(),
         recorder,
         pulls: Pulls::new(Limits::default(), Clock::System).0,
+        records: Records::open(&directory.path().join("image_manager"), Rules::default(), Clock::System).unwrap(),
         images_with_handler: false,
         clock: Clock::System,
         runtime_class_fails_pod: true,

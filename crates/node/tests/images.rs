@@ -40,7 +40,7 @@ fn reason(outcome: &Outcome) -> &str {
 #[tokio::test(start_paused = true)]
 async fn the_decision_table_makes_these_calls_and_these_events() {
     let never = format!("Container image {IMAGE:?} is not present with pull policy of Never");
-    let local = format!("Container image {IMAGE:?} already present on machine");
+    let local = format!("Container image {IMAGE:?} already present on machine and can be accessed by the pod");
     let pulled = [Verb::PullImage, Verb::ImageStatus];
     for (policy, present, outcome, calls, events) in [
         ("Always", false, "ready", pulled.to_vec(), vec!["Pulling", "Pulled"]),
@@ -394,4 +394,61 @@ async fn with_the_gate_images_are_asked_for_with_the_handler_of_the_class_and_wi
         }
         bench.end().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_private_image_that_the_node_pulled_is_for_those_who_have_the_credential() {
+    let fake = Fake::new();
+    let bench = bench(&fake);
+    bench.secret("right", "registry.test", "u", "p");
+    let with = |name: &str, policy: &str, secrets: &[&str]| {
+        let secrets: Vec<_> = secrets.iter().map(|name| json!({"name": name})).collect();
+        let spec = json!({
+            "containers": [{"name": "c", "image": IMAGE, "imagePullPolicy": policy}],
+            "imagePullSecrets": secrets,
+        });
+        Arc::new(serde_json::from_value(pod(name, spec)).unwrap())
+    };
+    assert_eq!(reason(&bench.ensure(&with("owner", "IfNotPresent", &["right"]), "c").await), "ready");
+    let pulling = bench.directory().join("image_manager/pulling");
+    assert_eq!(std::fs::read_dir(&pulling).unwrap().count(), 0, "the intent is a record now");
+    let pulls = |fake: &Fake| fake.calls_of(Verb::PullImage).len();
+    assert_eq!(pulls(&fake), 1);
+    assert_eq!(reason(&bench.ensure(&with("friend", "Never", &["right"]), "c").await), "ready");
+    assert_eq!(reason(&bench.ensure(&with("friend", "IfNotPresent", &["right"]), "c").await), "ready");
+    assert_eq!(pulls(&fake), 1, "whoever has the credential uses what is there");
+    // A stranger: Never tells the same as of an image that is absent, IfNotPresent asks the registry.
+    let Outcome::Refused(never) = bench.ensure(&with("stranger", "Never", &[]), "c").await else { panic!() };
+    assert_eq!(never.message, format!("Container image {IMAGE:?} is not present with pull policy of Never"));
+    fake.inject(Fault::fail(Verb::PullImage, Status::unknown("pull access denied")));
+    assert_eq!(reason(&bench.ensure(&with("stranger", "IfNotPresent", &[]), "c").await), "ErrImagePull");
+    assert_eq!(pulls(&fake), 2);
+    assert_eq!(std::fs::read_dir(&pulling).unwrap().count(), 0, "a failed pull leaves no intent");
+    // What was pulled by nobody here is for all (IMG-230).
+    let placed = "registry.test/placed:1";
+    fake.add_image(placed);
+    assert_eq!(reason(&bench.ensure(&one("anybody", placed, "Never"), "c").await), "ready");
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_intent_is_on_disk_while_the_runtime_is_asked_and_a_pull_without_one_is_not_begun() {
+    let fake = Fake::new();
+    fake.inject(Fault::delay(Verb::PullImage, Duration::from_secs(5)));
+    let bench = Arc::new(bench(&fake));
+    let pulling = bench.directory().join("image_manager/pulling");
+    let (inner, mut task) = (bench.clone(), JoinSet::new());
+    task.spawn(async move { reason(&inner.ensure(&one("p", IMAGE, "Always"), "c").await).to_owned() });
+    fake.until(|fake| fake.calls_of(Verb::PullImage).len() == 1).await;
+    assert_eq!(std::fs::read_dir(&pulling).unwrap().count(), 1);
+    assert_eq!(task.join_next().await.unwrap().unwrap(), "ready");
+    assert_eq!(std::fs::read_dir(&pulling).unwrap().count(), 0);
+    fake.forget_calls();
+    std::fs::remove_dir_all(&pulling).unwrap();
+    std::fs::write(&pulling, "no directory").unwrap();
+    let Outcome::Refused(refusal) = bench.ensure(&one("q", IMAGE, "Always"), "c").await else { panic!() };
+    assert_eq!(refusal.reason, "ErrImagePull", "a word, whatever the detail (IMG-63)");
+    assert!(refusal.message.starts_with("failed to record image pull intent of "), "{refusal:?}");
+    assert!(fake.calls().is_empty());
+    Arc::into_inner(bench).unwrap().end().await;
 }

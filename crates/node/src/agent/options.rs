@@ -111,6 +111,9 @@ pub enum Error {
     /// The configuration of credential plugins.
     #[error("read the configuration of credential plugins")]
     Plugins(#[from] crate::credentials::plugin::ConfigError),
+    /// The records of pulls.
+    #[error(transparent)]
+    Records(#[from] crate::records::Error),
     /// The cgroup tree.
     #[error("make the cgroup tree: {0}")]
     Cgroups(String),

@@ -24,6 +24,7 @@ impl Options {
             checkpoints: actor.checkpoints.clone(),
             recorder: actor.recorder.clone(),
             pulls: actor.pulls.clone(),
+            records: actor.records.clone(),
             clock: actor.clock,
         })
     }
@@ -32,7 +33,7 @@ impl Options {
     pub(super) fn serve_node(self, actor: &Actor, background: &mut JoinSet<()>, cancel: CancellationToken) {
         let collector = self.collector(actor);
         let board = actor.pulls.board.clone();
-        let metrics = actor.pulls.metrics.clone();
+        let (metrics, records) = (actor.pulls.metrics.clone(), actor.records.clone());
         background.spawn(collector.clone().run(cancel.clone()));
         let beat = heartbeat::Options {
             client: self.client.clone(),
@@ -58,6 +59,7 @@ impl Options {
                     node_name: self.node_name.clone(),
                     board: board.clone(),
                     metrics: metrics.clone(),
+                    records: records.clone(),
                     collector: collector.clone(),
                 };
                 if let Err(error) = port::serve(options, cancel.clone()).await {

@@ -16,6 +16,7 @@ use crate::{
         checkpoint::Checkpoints,
         clock::Clock,
     },
+    records::Records,
 };
 use cri::v1;
 use jiff::Timestamp;
@@ -46,6 +47,8 @@ pub struct Options {
     pub recorder: Recorder,
     /// The pulls under way, and the numbers.
     pub pulls: Pulls,
+    /// Who may use an image; records of images that are gone go too (IMG-243).
+    pub records: Records,
     /// The time.
     pub clock: Clock,
 }
@@ -140,8 +143,10 @@ impl Collector {
     pub async fn collect(&self) -> Result<Done, Error> {
         let shared = &self.shared;
         let mut inventory = shared.inventory.lock().await;
+        let began = shared.options.clock.now();
         let (plan, space) = shared.look(&mut inventory).await?;
         let done = act::carry_out(&shared.options.cri, &shared.options.pulls.metrics, &plan).await;
+        shared.forget(began).await;
         if !done.failures.is_empty() {
             let failures = format!("[{}]", done.failures.join(", "));
             return Err(Error::Removal { wanted: plan.goal_bytes, freed: done.freed_bytes, failures });
@@ -177,6 +182,18 @@ impl Shared {
         inventory.see(&images, &users, now);
         let plan = decide::plan(*policy, inventory.images(), Some(space), now, self.since);
         Ok((plan, space))
+    }
+
+    /// IMG-243: by the complete list of what is there, asked for after the removals.
+    async fn forget(&self, began: Timestamp) {
+        let request = limited(v1::ListImagesRequest { filter: None }, CRI_TIMEOUT);
+        match rpc(self.options.cri.images.clone().list_images(request)).await {
+            Ok(answer) => {
+                let there = answer.into_inner().images.into_iter().map(|image| image.id).collect();
+                self.options.records.prune(&there, began).await;
+            }
+            Err(status) => tracing::warn!(error = rpc_text(&status), "records of pulls are not pruned"),
+        }
     }
 
     async fn users(&self) -> Result<Users, Error> {

@@ -4,7 +4,7 @@
 //! Must not carry contents: a cause says what changed, and the next pull reads it anew. Start at [`Causes::tell`].
 
 use super::fault::Class;
-use crate::object::Pod;
+use crate::{credentials::Change, object::Pod};
 use tokio::sync::broadcast;
 
 /// Causes that may wait for a slow reader; one that falls behind tries again whatever changed.
@@ -68,6 +68,19 @@ impl Causes {
         let _ = self.sender.send(cause);
     }
 
+    /// Tells on what the credentials see change, until nobody tells them any more. After a gap everything may have.
+    pub async fn pass_on(self, mut changes: broadcast::Receiver<Change>) {
+        loop {
+            match changes.recv().await {
+                Ok(Change::Secret { namespace, name }) => self.tell(Cause::Secret { namespace, name }),
+                Ok(Change::NodeFiles) => self.tell(Cause::NodeFiles),
+                Ok(Change::Mirrors) | Err(broadcast::error::RecvError::Lagged(_)) => self.tell(Cause::Mirrors),
+                Ok(Change::Plugin) => self.tell(Cause::Plugin),
+                Err(broadcast::error::RecvError::Closed) => return,
+            }
+        }
+    }
+
     /// Hears what is told from now on.
     pub fn listen(&self) -> broadcast::Receiver<Cause> {
         self.sender.subscribe()
@@ -105,6 +118,28 @@ mod tests {
         assert!(Cause::Mirrors.concerns(&pod(), Class::Dns, "r"));
         assert!(!Cause::Mirrors.concerns(&pod(), Class::Disk, "r"));
         assert!(Cause::NodeFiles.concerns(&pod(), Class::RateLimit, "r"));
+    }
+
+    #[tokio::test]
+    async fn what_the_credentials_see_is_passed_on() {
+        let (changes, causes) = (broadcast::Sender::new(4), Causes::default());
+        let mut heard = causes.listen();
+        let (namespace, name) = ("ns".to_owned(), "one".to_owned());
+        let all = [
+            (Change::Secret { namespace: namespace.clone(), name: name.clone() }, Cause::Secret { namespace, name }),
+            (Change::NodeFiles, Cause::NodeFiles),
+            (Change::Mirrors, Cause::Mirrors),
+            (Change::Plugin, Cause::Plugin),
+        ];
+        let passing = causes.pass_on(changes.subscribe());
+        for (change, _) in &all {
+            changes.send(change.clone()).unwrap();
+        }
+        drop(changes);
+        passing.await;
+        for (_, cause) in all {
+            assert_eq!(heard.recv().await.unwrap(), cause);
+        }
     }
 
     #[tokio::test]

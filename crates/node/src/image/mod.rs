@@ -13,7 +13,6 @@ pub mod metrics;
 pub mod probe;
 pub mod progress;
 pub mod queue;
-pub mod secrets;
 pub mod watch;
 
 pub use backoff::{BACKOFF_FIRST, BACKOFF_FORGET, BACKOFF_MAX, Failures, doubled};
@@ -33,8 +32,8 @@ pub type Landing = Result<Pulled, Fault>;
 pub struct Pulled {
     /// The runtime's id of the image.
     pub id: String,
-    /// Which of the credentials worked; `None` if the pull was anonymous.
-    pub credential: Option<usize>,
+    /// Which of the tries it was.
+    pub by: usize,
     /// When the runtime was asked.
     pub begun: Timestamp,
 }
@@ -54,8 +53,6 @@ pub struct Pulls {
     pub causes: Causes,
     /// Where failures of registries are told.
     pub registries: probe::Registries,
-    /// The pull Secrets that are watched.
-    pub secrets: secrets::Secrets,
     disk_full: Arc<Notify>,
 }
 
@@ -70,7 +67,6 @@ impl Pulls {
             metrics: Arc::default(),
             causes: Causes::default(),
             registries,
-            secrets: secrets::Secrets::default(),
             disk_full: Arc::default(),
         };
         (pulls, failed)

@@ -20,6 +20,7 @@ use crate::{
     event::{Recorder, Target},
     image::{Pulls, Refusal},
     object::{Container, Pod},
+    records::Records,
     volumes::{Mounted, MountedVolume, Volumes},
 };
 use cri::v1;
@@ -54,6 +55,8 @@ pub struct Actor {
     pub recorder: Recorder,
     /// What the node's pulls share: queue, progress, numbers.
     pub pulls: Pulls,
+    /// Who may use an image that is there.
+    pub records: Records,
     /// Images are asked for with the handler of the pod's RuntimeClass (IMG-320).
     pub images_with_handler: bool,
     /// The time.

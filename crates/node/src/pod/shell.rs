@@ -68,8 +68,6 @@ pub struct Task {
     outcomes: u64,
     /// What may end a back-off early.
     causes: broadcast::Receiver<image::Cause>,
-    /// The pod's pull Secrets are watched while it waits for an image.
-    secrets: Option<image::secrets::Follow>,
     /// When the progress of pulls was last taken in.
     progress_at: Timestamp,
     looks: JoinSet<(u64, Result<Listing, String>)>,
@@ -126,7 +124,6 @@ impl Task {
             flights: BTreeMap::new(),
             outcomes: 0,
             causes,
-            secrets: None,
             progress_at: refreshed_at,
             looks: JoinSet::new(),
             look_wanted: false,
@@ -280,7 +277,6 @@ impl Task {
             }
             if !recorded {
                 self.look_if_wanted();
-                self.follow_secrets();
                 self.report(&plan, now);
                 return plan;
             }
@@ -405,16 +401,6 @@ impl Task {
         let words: BTreeMap<String, String> = words.collect();
         self.view.observed.pulling = words;
         self.progress_at = now;
-    }
-
-    /// Has the pod's pull Secrets watched as long as it waits for an image.
-    fn follow_secrets(&mut self) {
-        let waits = self.pulled().next().is_some() || self.view.waits_for_images();
-        match (&self.secrets, waits && !self.view.pod.is_terminal()) {
-            (None, true) => self.secrets = self.actor.pulls.secrets.follow(&self.view.pod),
-            (Some(_), false) => self.secrets = None,
-            _ => {}
-        }
     }
 
     /// When the contents of volumes are due to be brought up to date.

@@ -459,13 +459,6 @@ impl View {
         known.is_some_and(|known| volume.image.as_ref().is_some_and(|image| image.reference == known.reference))
     }
 
-    /// True if the pull of an image that the pod still names has failed.
-    pub fn waits_for_images(&self) -> bool {
-        let volumes = self.pod.spec.volumes.iter().filter_map(|volume| volume.image.as_ref());
-        let named = self.containers().map(|(_, c)| &c.image).chain(volumes.map(|image| &image.reference));
-        named.into_iter().any(|image| self.observed.image_failures.contains_key(image))
-    }
-
     /// The image string whose pull an action in flight is about.
     pub fn image_of(&self, key: &super::decide::Key) -> Option<&str> {
         match key.0 {

@@ -3,7 +3,7 @@
 //! Names are the kubelet's own where it has them.
 
 use super::{Answer, Node, seek, typed};
-use crate::pod::act::rpc;
+use crate::{pod::act::rpc, records::Numbers};
 use cri::v1;
 use http::StatusCode;
 use std::collections::BTreeMap;
@@ -29,7 +29,27 @@ pub(super) async fn answer(node: &Node) -> Answer {
     let ready = sandboxes.iter().filter(|s| s.state == v1::PodSandboxState::SandboxReady as i32).count();
     let mut out = render(&node.name, ready, &by_state);
     out.push_str(&node.metrics.render());
+    out.push_str(&records(&node.records.numbers().await));
     typed(StatusCode::OK, KIND, out)
+}
+
+/// IMG-247.
+fn records(numbers: &Numbers) -> String {
+    let name = "kubelet_imagemanager_image_mustpull_checks_total";
+    let mut out = format!("# HELP {name} Checks whether an image has to be pulled again.\n# TYPE {name} counter\n");
+    for (result, count) in &numbers.checks {
+        out.push_str(&format!("{name}{{result=\"{result}\"}} {count}\n"));
+    }
+    let gauges = [
+        ("ondisk_pullintents", numbers.intents_on_disk),
+        ("inmemory_pullintents", numbers.intents_in_memory),
+        ("ondisk_pulledrecords", numbers.records_on_disk),
+    ];
+    for (name, value) in gauges {
+        let name = format!("kubelet_imagemanager_{name}");
+        out.push_str(&format!("# HELP {name} Records of image pulls.\n# TYPE {name} gauge\n{name} {value}\n"));
+    }
+    out
 }
 
 fn render(node: &str, pods: usize, containers: &BTreeMap<&str, u64>) -> String {

@@ -17,6 +17,7 @@ mod stream;
 use crate::{
     collection::Collector,
     image::{metrics::Metrics, progress::Board},
+    records::Records,
 };
 use bytes::Bytes;
 use http::{Response, StatusCode, header};
@@ -54,6 +55,8 @@ pub struct Options {
     pub board: Board,
     /// The numbers of pulls and of collection.
     pub metrics: Arc<Metrics>,
+    /// Who may use an image.
+    pub records: Records,
     /// What would be collected.
     pub collector: Collector,
 }
@@ -78,6 +81,7 @@ struct Node {
     name: String,
     board: Board,
     metrics: Arc<Metrics>,
+    records: Records,
     collector: Collector,
 }
 
@@ -88,8 +92,8 @@ struct Node {
 pub async fn serve(options: Options, cancel: CancellationToken) -> Result<(), Error> {
     options.listener.set_nonblocking(true).map_err(Error::Socket)?;
     let listener = tokio::net::TcpListener::from_std(options.listener).map_err(Error::Socket)?;
-    let Options { tls, client, cri, node_name: name, board, metrics, collector, .. } = options;
-    let node = Arc::new(Node { client, cri, name, board, metrics, collector });
+    let Options { tls, client, cri, node_name: name, board, metrics, records, collector, .. } = options;
+    let node = Arc::new(Node { client, cri, name, board, metrics, records, collector });
     let acceptor = TlsAcceptor::from(tls);
     let mut connections = JoinSet::new();
     loop {

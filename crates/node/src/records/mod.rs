@@ -173,6 +173,11 @@ impl Records {
         );
     }
 
+    /// False if whatever is on the node is for every pod.
+    pub fn verifies(&self) -> bool {
+        self.shared.rules.policy != Policy::NeverVerify
+    }
+
     /// Before a pull and after its back-off: from here on the image counts as the node's own.
     ///
     /// # Errors

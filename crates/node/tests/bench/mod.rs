@@ -22,6 +22,7 @@ use node::{
         shell::{Task, Wish},
     },
     probes::Probes,
+    records::{Records, Rules},
     volumes::{Sources, Volumes},
 };
 use serde_json::{Value, json};
@@ -160,6 +161,7 @@ impl Bench {
             checkpoints: Checkpoints::open(&directory.path().join("node")).unwrap(),
             recorder,
             pulls,
+            records: Records::open(&directory.path().join("image_manager"), Rules::default(), clock).unwrap(),
             images_with_handler,
             clock,
             runtime_class_fails_pod: true,

@@ -3,10 +3,11 @@
 use super::{Actor, CRI_TIMEOUT, Outcome, Scene, limited, rpc, rpc_text, sandbox::ClassError};
 use crate::{
     config,
-    credentials::Lookup,
-    image::{Choice, Fault, Landing, Policy, Pulled, Pulls, Refusal, Verification, choose, go_duration, queue::Queue},
+    credentials::{Lookup, Try},
+    image::{Choice, Fault, Landing, Policy, Pulled, Pulls, Refusal, Verification, choose, full_name, go_duration},
     object::Pod,
     pod::{clock::Clock, view::ImageReady},
+    records::{self, Records},
 };
 use cri::v1;
 use futures_util::FutureExt as _;
@@ -97,14 +98,15 @@ impl Actor {
             }
         };
         let verification = match &present {
-            Some(found) => self.verification(&wanted, found).await,
+            Some(found) => self.verification(&wanted, &spec, found).await,
             None => Verification::Allowed,
         };
         let choice = choose(policy, present.is_some(), verification);
         self.pulls.metrics.decided(policy, policy.looks_locally().then_some(present.is_some()), Some(choice));
         match (choice, present) {
             (Choice::UseLocal, Some(found)) => {
-                self.note(pod, about, "Pulled", format!("Container image {image:?} already present on machine"));
+                let may = if self.records.verifies() { " and can be accessed by the pod" } else { "" };
+                self.note(pod, about, "Pulled", format!("Container image {image:?} already present on machine{may}"));
                 Outcome::Image(ready(&wanted, found.id.clone(), &found))
             }
             (Choice::RefuseNever, _) => {
@@ -116,10 +118,17 @@ impl Actor {
         }
     }
 
-    /// Whether the pod may use what is there. No records of pulls are kept, so every image counts as placed on the node
-    /// by its owner (IMG-230, IMG-245).
-    async fn verification(&self, _wanted: &Wanted<'_>, _found: &v1::Image) -> Verification {
-        Verification::Allowed
+    /// Whether the pod may use what is there (IMG-232 … IMG-237). Its credentials are looked up only if they matter.
+    async fn verification(&self, wanted: &Wanted<'_>, spec: &v1::ImageSpec, found: &v1::Image) -> Verification {
+        let name = full_name(wanted.image);
+        let verdict = match self.records.verdict_without_credentials(&name, &found.id).await {
+            Some(verdict) => verdict,
+            None => {
+                let lookup = self.credentials.for_image(wanted.pod, &spec.image).await;
+                self.records.must_pull(&name, &found.id, &lookup).await
+            }
+        };
+        if verdict.must_pull() { Verification::MustPull } else { Verification::Allowed }
     }
 
     /// The container is told; of a volume's image the containers that mount it are told by the plan (IMG-304).
@@ -142,8 +151,11 @@ impl Actor {
         self.note(pod, about, "Pulling", format!("Pulling image {image:?}"));
         let _waits = self.pulls.board.wait(pod.uid(), format!("{}/{}", pod.namespace(), pod.name()), image);
         let lookup = self.credentials(pod, &spec).await;
-        match self.fly(pod, spec.clone(), lookup).await {
-            Ok(pulled) => Outcome::Image(self.landed(wanted, &spec, pulled).await),
+        match self.fly(pod, spec.clone(), lookup.clone()).await {
+            Ok(pulled) => {
+                self.remember(image, &pulled, &lookup).await;
+                Outcome::Image(self.landed(wanted, &spec, pulled).await)
+            }
             Err(fault) => {
                 self.pulls.failed(&fault);
                 self.warn(pod, about, "Failed", format!("Failed to pull image {image:?}: {}", fault.text));
@@ -155,17 +167,21 @@ impl Actor {
     /// Read anew for each attempt (IMG-79); what is missing is told of the pod (IMG-183).
     async fn credentials(&self, pod: &Pod, spec: &v1::ImageSpec) -> Lookup {
         let lookup = self.credentials.for_image(pod, &spec.image).await;
-        if !lookup.missing.is_empty() {
-            let names = lookup.missing.join(", ");
-            let message = format!(
-                "Unable to retrieve some image pull secrets ({names}); attempting to pull the image may not succeed."
-            );
-            self.warn(pod, "", "FailedToRetrieveImagePullSecret", message);
+        if let Some((reason, message)) = lookup.warning() {
+            self.warn(pod, "", reason, message);
         }
         for problem in &lookup.problems {
             tracing::warn!(pod = pod.full_name(), problem, "a pull credential is not used");
         }
         lookup
+    }
+
+    /// Each pod that shared a pull has its own source of the credential on record (IMG-238).
+    async fn remember(&self, image: &str, pulled: &Pulled, lookup: &Lookup) {
+        let Some(by) = lookup.tries.get(pulled.by) else { return };
+        if let Err(error) = self.records.pulled(&full_name(image), &pulled.id, by).await {
+            tracing::error!(%error, "the pod has to pull the image again the next time");
+        }
     }
 
     /// Joins the pull of the same image with the same credentials, or waits for a turn and pulls.
@@ -178,6 +194,7 @@ impl Actor {
                 spec,
                 lookup,
                 pulls: self.pulls.clone(),
+                records: self.records.clone(),
                 clock: self.clock,
                 pod: pod.uid().to_owned(),
             };
@@ -216,39 +233,66 @@ struct Flight {
     spec: v1::ImageSpec,
     lookup: Lookup,
     pulls: Pulls,
+    records: Records,
     clock: Clock,
     /// The pod that began it: its turn is taken.
     pod: String,
 }
 
 impl Flight {
+    /// IMG-239: the intent is on disk before the runtime is asked, and until the pull is on record.
     async fn run(self) -> Landing {
-        let queue: &Queue = &self.pulls.queue;
-        let _turn = queue.turn(&self.pod).await;
+        let _turn = self.pulls.queue.turn(&self.pod).await;
         let _tells = self.pulls.board.begin(&self.spec.image);
+        let name = full_name(&self.spec.image);
+        let intended = self.records.intent(&name).await;
+        let intended = intended.map_err(|error| Fault::own(&self.spec.image, error.to_string()))?;
+        let landing = self.tries().await;
+        let recorded = match &landing {
+            Ok(pulled) => self.record(&name, pulled).await,
+            Err(_) => Ok(()),
+        };
+        match recorded {
+            Ok(()) => self.records.ended(intended).await,
+            Err(error) => tracing::error!(%error, "the image stays to be verified"),
+        }
+        landing
+    }
+
+    /// IMG-180: one after another until one works.
+    async fn tries(&self) -> Landing {
         let begun = self.clock.now();
         let mut faults = Vec::new();
-        // IMG-181: anonymously only without any credential.
-        if self.lookup.auths.is_empty() {
-            return self.ask(None).await.map(|id| Pulled { id, credential: None, begun });
-        }
-        for (index, auth) in self.lookup.auths.iter().enumerate() {
-            match self.ask(Some(auth.clone())).await {
-                Ok(id) => return Ok(Pulled { id, credential: Some(index), begun }),
+        for (by, attempt) in self.lookup.tries.iter().enumerate() {
+            match self.ask(attempt).await {
+                Ok(id) => return Ok(Pulled { id, by, begun }),
                 Err(fault) => faults.push(fault),
             }
         }
         Err(Fault::join(faults).unwrap_or_else(|| Fault::own(&self.spec.image, "no credential was tried".into())))
     }
 
-    async fn ask(&self, auth: Option<v1::AuthConfig>) -> Result<String, Fault> {
+    async fn record(&self, name: &str, pulled: &Pulled) -> Result<(), records::Error> {
+        let spec = v1::ImageSpec { image: pulled.id.clone(), ..v1::ImageSpec::default() };
+        let request = limited(v1::ImageStatusRequest { image: Some(spec), verbose: false }, CRI_TIMEOUT);
+        let found = rpc(self.images.clone().image_status(request)).await;
+        let found = found.ok().and_then(|answer| answer.into_inner().image).unwrap_or_default();
+        let names: Vec<String> = found.repo_tags.into_iter().chain(found.repo_digests).collect();
+        self.records.observe(name, &pulled.id, &names).await;
+        match self.lookup.tries.get(pulled.by) {
+            Some(by) => self.records.pulled(name, &pulled.id, by).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ask(&self, attempt: &Try) -> Result<String, Fault> {
         // IMG-61: no deadline of the node's own; the runtime gives up when there is no progress.
         let mut request = tonic::Request::new(v1::PullImageRequest {
             image: Some(self.spec.clone()),
-            auth,
+            auth: attempt.auth.clone(),
             sandbox_config: Some(self.sandbox.clone()),
         });
-        *request.metadata_mut() = registry_headers(&self.lookup.headers);
+        *request.metadata_mut() = registry_headers(&attempt.headers);
         let image = &self.spec.image;
         let answer = rpc(self.images.clone().pull_image(request)).await;
         let answer = answer.map_err(|status| Fault::of(image, &status, rpc_text(&status)))?;
@@ -275,10 +319,12 @@ fn key(spec: &v1::ImageSpec, lookup: &Lookup) -> [u8; 32] {
     };
     add(spec.image.as_bytes());
     add(spec.runtime_handler.as_bytes());
-    lookup.auths.iter().for_each(|auth| add(&auth.encode_to_vec()));
-    for (name, value) in &lookup.headers {
-        add(name.as_bytes());
-        add(value.as_bytes());
+    for attempt in &lookup.tries {
+        add(&attempt.auth.as_ref().map(|auth| auth.encode_to_vec()).unwrap_or_default());
+        for (name, value) in &attempt.headers {
+            add(name.as_bytes());
+            add(value.as_bytes());
+        }
     }
     hash.finalize().into()
 }
@@ -323,7 +369,7 @@ mod tests {
         let spec = |image: &str| v1::ImageSpec { image: image.into(), ..Default::default() };
         let with = |user: &str| {
             let auth = v1::AuthConfig { username: user.into(), ..Default::default() };
-            Lookup { auths: vec![auth], ..Lookup::default() }
+            Lookup { tries: vec![Try { auth: Some(auth), ..Try::anonymous() }], ..Lookup::default() }
         };
         let mut annotated = spec("a:1");
         annotated.annotations.insert("k".into(), "v".into());
@@ -331,7 +377,8 @@ mod tests {
         assert_ne!(key(&spec("a:1"), &with("u")), key(&spec("a:2"), &with("u")));
         assert_ne!(key(&spec("a:1"), &with("u")), key(&spec("a:1"), &with("v")));
         assert_ne!(key(&spec("a:1"), &with("u")), key(&spec("a:1"), &Lookup::default()));
-        let headers = Lookup { headers: vec![("a".into(), "b".into())], ..with("u") };
+        let mut headers = with("u");
+        headers.tries[0].headers.push(("a".into(), "b".into()));
         assert_ne!(key(&spec("a:1"), &with("u")), key(&spec("a:1"), &headers));
     }
 
