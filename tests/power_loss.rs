@@ -264,7 +264,7 @@ fn an_image_is_whole_or_absent_after_a_loss_of_power() {
     let names = ["docker-registry", "skopeo", "htpasswd", "tar", "gzip"];
     let programs: Vec<Program> = names.iter().map(|name| Program::Named(name)).collect();
     let mut bench = Bench::new("power-images", &programs);
-    for _ in 0..cuts(4) {
+    for _ in 0..cuts(3) {
         let lines = bench.cut(&["pulling_in_the_guest"], "", 250);
         let states = ["pulled", "settled", "removing", "removed"];
         let last = lines.iter().rev().find(|line| states.contains(&line.as_str())).map_or("pulling", |line| line);
@@ -342,13 +342,13 @@ fn a_node_whose_first_start_lost_power_starts_all_the_same() {
     programs.push(Program::Built(&sampan));
     let mut bench = Bench::new("power-node", &programs);
     let mut kept = Vec::new();
-    for round in 0..cuts(4) {
+    for round in 0..cuts(3) {
         // A new disk now and then: the first start writes certificates, keys and settings.
         if round % 2 == 0 {
             (bench.disk, kept) = (Disk::new(DISK_MB), Vec::new());
         }
         let fact = |kept: &[String]| format!("{}round {round}\n", kept.concat());
-        let lines = bench.cut(&["a_node_that_writes_in_the_guest"], &fact(&kept), 400);
+        let lines = bench.cut(&["a_node_that_writes_in_the_guest"], &fact(&kept), 150);
         kept.extend(said(&lines, "created").iter().map(|words| format!("created {}\n", words[0])));
         let found = bench.look(&["the_node_starts_in_the_guest"], &fact(&kept));
         assert!(found.contains("all there"), "{found}");
