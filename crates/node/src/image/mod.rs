@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 pub type Landing = Result<Pulled, Fault>;
 
 /// A pull that went well.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pulled {
     /// The runtime's id of the image.
     pub id: String,
@@ -36,6 +36,8 @@ pub struct Pulled {
     pub by: usize,
     /// When the runtime was asked.
     pub begun: Timestamp,
+    /// What the runtime says of the image; empty if it does not (IMG-49).
+    pub found: cri::v1::Image,
 }
 
 /// What the pulls of a node share.

@@ -151,10 +151,10 @@ impl Actor {
         self.note(pod, about, "Pulling", format!("Pulling image {image:?}"));
         let _waits = self.pulls.board.wait(pod.uid(), format!("{}/{}", pod.namespace(), pod.name()), image);
         let lookup = self.credentials(pod, &spec).await;
-        match self.fly(pod, spec.clone(), lookup.clone()).await {
+        match self.fly(pod, spec, lookup.clone()).await {
             Ok(pulled) => {
                 self.remember(image, &pulled, &lookup).await;
-                Outcome::Image(self.landed(wanted, &spec, pulled).await)
+                Outcome::Image(self.landed(wanted, pulled))
             }
             Err(fault) => {
                 self.pulls.failed(&fault);
@@ -204,13 +204,8 @@ impl Actor {
     }
 
     /// IMG-47: says how long it took. Whoever joined a pull under way counts from his own question.
-    async fn landed(&self, wanted: &Wanted<'_>, spec: &v1::ImageSpec, pulled: Pulled) -> ImageReady {
-        let (image, runtime_handler) = (pulled.id.clone(), wanted.handler.clone());
-        let by_id = v1::ImageSpec { image, runtime_handler, ..v1::ImageSpec::default() };
-        let found = match self.look(&by_id).await {
-            Ok(Some(found)) => found,
-            _ => self.look(spec).await.ok().flatten().unwrap_or_default(),
-        };
+    fn landed(&self, wanted: &Wanted<'_>, pulled: Pulled) -> ImageReady {
+        let found = &pulled.found;
         let (now, asked_at) = (self.clock.now(), wanted.asked_at);
         let took = now.duration_since(pulled.begun.max(asked_at));
         self.pulls.metrics.pulled(found.size, Duration::try_from(took).unwrap_or_default());
@@ -222,7 +217,7 @@ impl Actor {
             found.size
         );
         self.note(wanted.pod, wanted.about, "Pulled", message);
-        ready(wanted, pulled.id, &found)
+        ready(wanted, pulled.id.clone(), found)
     }
 }
 
@@ -265,19 +260,28 @@ impl Flight {
         let mut faults = Vec::new();
         for (by, attempt) in self.lookup.tries.iter().enumerate() {
             match self.ask(attempt).await {
-                Ok(id) => return Ok(Pulled { id, by, begun }),
+                Ok(id) => {
+                    let found = self.found(&id).await;
+                    return Ok(Pulled { id, by, begun, found });
+                }
                 Err(fault) => faults.push(fault),
             }
         }
         Err(Fault::join(faults).unwrap_or_else(|| Fault::own(&self.spec.image, "no credential was tried".into())))
     }
 
-    async fn record(&self, name: &str, pulled: &Pulled) -> Result<(), records::Error> {
-        let spec = v1::ImageSpec { image: pulled.id.clone(), ..v1::ImageSpec::default() };
+    /// What the runtime has now; nothing if it does not say.
+    async fn found(&self, id: &str) -> v1::Image {
+        let (image, runtime_handler) = (id.to_owned(), self.spec.runtime_handler.clone());
+        let spec = v1::ImageSpec { image, runtime_handler, ..v1::ImageSpec::default() };
         let request = limited(v1::ImageStatusRequest { image: Some(spec), verbose: false }, CRI_TIMEOUT);
-        let found = rpc(self.images.clone().image_status(request)).await;
-        let found = found.ok().and_then(|answer| answer.into_inner().image).unwrap_or_default();
-        let names: Vec<String> = found.repo_tags.into_iter().chain(found.repo_digests).collect();
+        let answer = rpc(self.images.clone().image_status(request)).await;
+        answer.ok().and_then(|answer| answer.into_inner().image).unwrap_or_default()
+    }
+
+    async fn record(&self, name: &str, pulled: &Pulled) -> Result<(), records::Error> {
+        let found = &pulled.found;
+        let names: Vec<String> = found.repo_tags.iter().chain(&found.repo_digests).cloned().collect();
         self.records.observe(name, &pulled.id, &names).await;
         match self.lookup.tries.get(pulled.by) {
             Some(by) => self.records.pulled(name, &pulled.id, by).await,
