@@ -63,7 +63,7 @@ impl Client<'_> {
 
     /// Begins to forward a port; returns the local one.
     fn forward(&self, pod: &str, port: u16) -> Forwarding {
-        let mut command = self.command(&["port-forward", pod, &format!(":{port}")]);
+        let mut command = self.command(&["port-forward", "-v=4", pod, &format!(":{port}")]);
         let log = self.lab.run_dir().join(format!("{}-{pod}.log", self.name));
         let errors = std::fs::File::create(&log).unwrap();
         let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(errors).spawn().unwrap();
@@ -147,6 +147,8 @@ fn every_client_runs_commands_and_copies_files() {
         assert_eq!(failed.status.code(), Some(42), "{name}");
         assert_eq!(text(&failed.stdout), "out\n", "{name}");
         assert!(text(&failed.stderr).starts_with("err\n"), "{name}: {}", text(&failed.stderr));
+        let loud = client.with(&["exec", "-v=4", "box", "--", "true"], "");
+        assert!(!text(&loud.stderr).contains("fallback"), "{name}: {}", text(&loud.stderr));
         let missing = client.with(&["exec", "box", "--", "no-such-program"], "");
         assert!(text(&missing.stderr).contains("executable file not found"), "{name}: {}", text(&missing.stderr));
         a_terminal_has_the_clients_size(&client);
@@ -206,6 +208,9 @@ fn every_client_forwards_ports() {
         let name = client.name;
         let forwarding = client.forward("box", 7007);
         assert_eq!(forwarding.exchange(b"hello"), b"hello", "{name}");
+        // kubectl says so when it tunnels, and says nothing of the kind on SPDY alone.
+        let said = std::fs::read_to_string(&forwarding.log).unwrap();
+        assert_eq!(said.contains("negotiated protocol: "), client.variables.is_empty(), "{name}: {said}");
         assert!(forwarding.exchange(&big) == big, "{name}: everything comes back");
         // Several connections at a time, ended in another order than begun.
         let mut open: Vec<_> = (0..8).map(|_| forwarding.connect()).collect();
