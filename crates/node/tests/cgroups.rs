@@ -40,6 +40,14 @@ fn sleeper(path: &str) -> Child {
     child
 }
 
+/// Where v1 rules, what v2 passes down could not be mounted on v1 any more (crun wants hugetlb there).
+fn nothing_is_bound_to_version_2_beside_version_1() {
+    let unified = Path::new("/sys/fs/cgroup/unified/cgroup.subtree_control");
+    if unified.exists() {
+        assert_eq!(fs::read_to_string(unified).unwrap().trim(), "");
+    }
+}
+
 #[tokio::test]
 async fn a_pods_cgroup_has_its_limits_and_is_removed_with_what_runs_in_it() {
     assert!(rustix::process::geteuid().is_root(), "this test makes real cgroups and must run as root");
@@ -53,6 +61,7 @@ async fn a_pods_cgroup_has_its_limits_and_is_removed_with_what_runs_in_it() {
     assert!(quota.is_none_or(|q| q.starts_with("50000")), "quota");
     let memory = read(&path, "memory.limit_in_bytes").or_else(|| read(&path, "memory.max"));
     assert!(memory.is_none_or(|m| m == (64 << 20).to_string()), "memory limit");
+    nothing_is_bound_to_version_2_beside_version_1();
     cgroups.ensure(&pod("b", json!({ "requests": { "cpu": "250m" } }))).unwrap();
     let weight = read(&format!("{top}/kubepods/burstable"), "cpu.shares");
     assert!(weight.is_none_or(|w| w == "256"), "the burstable class weighs what its pods ask for");

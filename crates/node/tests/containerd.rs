@@ -188,8 +188,11 @@ async fn images_are_decided_about_pulled_and_refused_with_containerd() {
     while std::net::TcpStream::connect(&registry.address).is_ok() {
         tokio::task::yield_now().await;
     }
-    assert!(matches!(bench.ensure(&one("f", &name, "IfNotPresent"), "c").await, Outcome::Image(_)));
-    assert!(matches!(bench.ensure(&one("g", &name, "Never"), "c").await, Outcome::Image(_)));
+    assert!(matches!(bench.ensure(&with("f", &name, "IfNotPresent"), "c").await, Outcome::Image(_)));
+    assert!(matches!(bench.ensure(&with("g", &name, "Never"), "c").await, Outcome::Image(_)));
+    // It was pulled with a credential: to a pod without one it is as if it were not there (IMG-244).
+    let Outcome::Refused(stranger) = bench.ensure(&one("j", &name, "Never"), "c").await else { panic!() };
+    assert_eq!(stranger.reason, "ErrImageNeverPull");
     assert_eq!(class(&bench.ensure(&with("h", &name, "Always"), "c").await), ("ErrImagePull", Class::Refused));
     let nowhere = bench.ensure(&one("i", "no-such-host.invalid/a:1", "Always"), "c").await;
     assert_eq!(class(&nowhere), ("ErrImagePull", Class::Dns), "{nowhere:?}");

@@ -46,7 +46,10 @@ impl Tree {
     /// Makes the directory in the hierarchies that count. Fails only when there are such and none took it.
     pub fn create(&self, path: &str) -> io::Result<()> {
         let wanted = |h: &&Hierarchy| h.is_v2 || h.controllers.iter().any(|c| WANTED.contains(&c.as_str()));
-        let results: Vec<_> = self.hierarchies.iter().filter(wanted).map(|h| h.create(path)).collect();
+        // Beside v1, v2 holds what nobody mounted elsewhere: to pass that down would bind it there for good, and an OCI
+        // runtime that wants it on v1 could not have it any more.
+        let passes_down = self.is_v2();
+        let results: Vec<_> = self.hierarchies.iter().filter(wanted).map(|h| h.create(path, passes_down)).collect();
         if results.is_empty() || results.iter().any(Result::is_ok) {
             return Ok(());
         }
@@ -93,9 +96,9 @@ impl Hierarchy {
         self.root.join(path.trim_start_matches('/'))
     }
 
-    fn create(&self, path: &str) -> io::Result<()> {
+    fn create(&self, path: &str, passes_down: bool) -> io::Result<()> {
         fs::create_dir_all(self.directory(path))?;
-        if self.is_v2 {
+        if self.is_v2 && passes_down {
             self.delegate(path);
         }
         Ok(())

@@ -255,7 +255,7 @@ fn push(root: &Path, port: u16) {
 fn push_data(root: &Path, port: u16, (diff_id, layer, layer_size): (&str, &str, u64)) {
     shell(
         root,
-        "mkdir -p upper/etc upper/files && echo payload > upper/files/data && touch upper/etc/.wh.group
+        "cp -r layout data-layout && mkdir -p upper/etc upper/files && echo payload > upper/files/data && touch upper/etc/.wh.group
          ln -s /etc upper/files/absolute && ln -s ../../../../../../../../../etc upper/files/up
          tar --numeric-owner --owner=0 --group=0 -C upper -cf upper.tar .",
     );
@@ -268,7 +268,7 @@ fn push_data(root: &Path, port: u16, (diff_id, layer, layer_size): (&str, &str, 
     let blob = |file: &str| {
         let digest = shell(root, &format!("sha256sum {file} | cut -d' ' -f1"));
         let size = fs::metadata(root.join(file)).expect("stat").len();
-        fs::copy(root.join(file), root.join("layout/blobs/sha256").join(&digest)).expect("copy");
+        fs::copy(root.join(file), root.join("data-layout/blobs/sha256").join(&digest)).expect("copy");
         (digest, size)
     };
     let ((config, config_size), (upper, upper_size)) = (blob("config.json"), blob("upper.tar"));
@@ -281,9 +281,10 @@ fn push_data(root: &Path, port: u16, (diff_id, layer, layer_size): (&str, &str, 
     let index = format!(
         r#"{{"schemaVersion":2,"manifests":[{{"mediaType":"application/vnd.oci.image.manifest.v1+json","digest":"sha256:{manifest}","size":{manifest_size},"annotations":{{"org.opencontainers.image.ref.name":"2"}}}}]}}"#
     );
-    fs::write(root.join("layout/index.json"), index).expect("write");
-    let copy =
-        format!("skopeo copy --insecure-policy --dest-tls-verify=false oci:layout:2 docker://127.0.0.1:{port}/data:1");
+    fs::write(root.join("data-layout/index.json"), index).expect("write");
+    let copy = format!(
+        "skopeo copy --insecure-policy --dest-tls-verify=false oci:data-layout:2 docker://127.0.0.1:{port}/data:1"
+    );
     shell(root, &copy);
 }
 
