@@ -110,8 +110,9 @@ fn kustomize_and_lists(lab: &Lab) {
     assert_eq!(lab.ask(&["apply", "-k", dir.to_str().unwrap()]), "configmap/k-inner created\n");
     lab.apply(&json!({"apiVersion": "v1", "kind": "List", "items": [map("one"), map("two")]}).to_string());
     assert!(lab.get("configmap", "two").is_some());
-    let unknown = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"}}).to_string();
-    assert!(refused(lab, &["apply", "-f", "-"], &unknown).contains("no matches for kind \"Deployment\""));
+    let unknown =
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "i"}}).to_string();
+    assert!(refused(lab, &["apply", "-f", "-"], &unknown).contains("no matches for kind \"Ingress\""));
 }
 
 fn logs_are_read_in_every_way(lab: &Lab) {

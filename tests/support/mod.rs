@@ -82,7 +82,7 @@ impl Lab {
         format!("{}/team/box:1", self.registry.address)
     }
 
-    /// The directory of everything.
+    /// The directory of everything; `data`, `run`, `image` and `registry` in it are taken.
     pub fn dir(&self) -> PathBuf {
         self.dir.clone()
     }
@@ -316,8 +316,21 @@ fn zombie(pid: u32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| stat.contains(") Z "))
 }
 
+/// A port that nobody listens at, below those that the kernel gives to clients: an instance comes back to its port after
+/// a kill, and until then no client may have got it.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+    let below = first - 8000..first;
+    let start = std::process::id() as usize * 37 % below.len();
+    static NEXT: std::sync::atomic::AtomicUsize = std::sync::atomic::AtomicUsize::new(0);
+    loop {
+        let nth = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let port = below.start + ((start + nth) % below.len()) as u16;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 /// What this machine shows of its containers: everything that `down` must leave as it was.
