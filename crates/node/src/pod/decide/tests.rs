@@ -340,6 +340,35 @@ fn failed_pulls_back_off_to_five_minutes_and_wake_at_the_instant() {
 }
 
 #[test]
+fn every_start_of_a_container_has_asked_for_its_image_once() {
+    let mut world = one(json!({})).with("c", Behaviour { ends: Some((1, 1)), ..Behaviour::default() });
+    world.run_until(400);
+    let count = |what: &str| world.trace.iter().filter(|line| line.ends_with(what)).count();
+    assert!(count("C StartContainer c") > 4, "{:#?}", world.trace);
+    let asked = world.asked.iter().filter(|(image, _)| image == "img").count();
+    assert_eq!(asked, count("C StartContainer c"));
+}
+
+#[test]
+fn all_images_of_a_pod_are_asked_for_at_its_bind() {
+    let mut world = one(json!({"initContainers": [{"name": "i", "image": "first"}, {"name": "j", "image": "second"}]}))
+        .with("i", Behaviour { ends: Some((100, 0)), ..Behaviour::default() });
+    world.run_until(50);
+    let mut asked = world.asked.clone();
+    asked.sort();
+    assert_eq!(asked, ["first", "img", "second"].map(|image| (image.to_owned(), 0)), "while the first one runs");
+}
+
+#[test]
+fn a_restart_of_the_agent_forgets_the_back_off() {
+    let mut world = private();
+    world.run_until(40);
+    world.crash();
+    world.run_until(45);
+    assert_eq!(pulls(&world, "img"), [0, 10, 30, 40]);
+}
+
+#[test]
 fn a_waiting_container_says_what_it_waits_for_and_when_the_next_try_is() {
     let mut world = private();
     world.run_until(1);

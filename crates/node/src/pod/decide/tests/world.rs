@@ -62,6 +62,8 @@ pub struct World {
     /// The specification's own account of failed pulls: how many, when the last began and ended.
     failed: BTreeMap<String, (usize, Timestamp, Timestamp)>,
     begun: BTreeMap<String, Timestamp>,
+    /// Every image that was asked for, and when.
+    pub asked: Vec<(String, i64)>,
     told: Vec<(Cause, Timestamp)>,
     /// Containers that the runtime refuses to make.
     pub unmakeable: BTreeSet<String>,
@@ -106,6 +108,7 @@ impl World {
             broken: BTreeMap::new(),
             failed: BTreeMap::new(),
             begun: BTreeMap::new(),
+            asked: Vec::new(),
             told: Vec::new(),
             unmakeable: BTreeSet::new(),
             queue: BTreeMap::new(),
@@ -391,6 +394,7 @@ impl World {
             assert!(is_over || news, "{image} is pulled too early after {count} failures");
         }
         self.begun.insert(image.clone(), self.now);
+        self.asked.push((image.clone(), self.seconds()));
         if self.broken.contains_key(&image) {
             self.note(format!("C PullImage {image}"));
         }
