@@ -16,8 +16,13 @@ const DEMO: &[(&str, &str)] = &[
     ("busybox", "busybox-static"),
     ("cc", "gcc"),
 ];
-const TESTS: &[(&str, &str)] =
-    &[("crun", "crun"), ("ip", "iproute2"), (xtask::vm::QEMU, "qemu-system-x86"), ("mkfs.ext4", "e2fsprogs")];
+const TESTS: &[(&str, &str)] = &[
+    ("crun", "crun"),
+    ("containerd", "containerd"),
+    ("ip", "iproute2"),
+    (xtask::vm::QEMU, "qemu-system-x86"),
+    ("mkfs.ext4", "e2fsprogs"),
+];
 
 /// What the demo needs.
 pub fn demo() -> anyhow::Result<()> {
@@ -76,7 +81,8 @@ fn old_kubectl() -> anyhow::Result<()> {
     let dir = tools::directory();
     std::fs::create_dir_all(&dir)?;
     let text = dir.to_str().context("the checkout's name is no text")?;
-    let script = "cd \"$0\" && apt-get download -qq kubernetes-client && dpkg -x kubernetes-client_*.deb kubernetes-client && rm kubernetes-client_*.deb";
+    let script = "cd \"$0\" && { apt-get download -qq kubernetes-client || { apt-get update -qq && \
+        apt-get download -qq kubernetes-client; }; } && dpkg -x kubernetes-client_*.deb kubernetes-client && rm kubernetes-client_*.deb";
     shell::run("sh", &["-c", script, text])
 }
 
