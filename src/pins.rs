@@ -15,6 +15,8 @@ use node::volumes::Sources;
 use reference::Reference;
 use tower::util::BoxCloneSyncService;
 
+use crate::settings::Resolved;
+
 const HTTPS_PORT: u16 = 443;
 
 /// What a look-up needs.
@@ -42,9 +44,13 @@ pub fn service(slot: &Slot) -> DigestResolver {
     }))
 }
 
-/// The credential search with an identity that may read pull secrets.
-pub fn credentials(client: kube::Client, data_dir: &std::path::Path) -> Credentials {
-    Credentials::new(Sources::new(client), Places::of_node(data_dir))
+/// The credential search of this machine's node, with an identity that may read pull secrets.
+///
+/// # Errors
+/// When the configuration of credential plugins is not good.
+pub fn credentials(client: kube::Client, resolved: &Resolved) -> anyhow::Result<Credentials> {
+    let places = Places::of_node(&resolved.instance.data_dir);
+    Ok(Credentials::open(Sources::new(client), places, resolved.credentials.clone())?)
 }
 
 impl Pins {
@@ -60,13 +66,10 @@ impl Pins {
         pod.spec.image_pull_secrets = query.pull_secrets.into_iter().map(secret).collect();
         let found = self.credentials.for_image(&pod, &query.image).await;
         // IMG-180, IMG-181: one after another until one works; without any, nameless.
-        let mut credentials: Vec<Option<Credential>> = found.auths.into_iter().map(|auth| Some(of(auth))).collect();
-        if credentials.is_empty() {
-            credentials.push(None);
-        }
         let mut last = String::new();
-        for credential in credentials {
-            let request = PullRequest { image: query.image.clone(), credential, headers: found.headers.clone() };
+        for attempt in found.tries {
+            let credential = attempt.auth.map(of);
+            let request = PullRequest { image: query.image.clone(), credential, headers: attempt.headers };
             match self.images.resolve_remote(&request).await {
                 Ok(digest) => return Ok(digest.to_string()),
                 Err(error) => last = error.to_string(),

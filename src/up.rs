@@ -97,7 +97,7 @@ async fn serve(resolved: Resolved, detached: bool) -> anyhow::Result<()> {
         wiring::container_runtime(&resolved, cancel.clone()),
     )?;
     steps.done(&format!("API server and container runtime ({})", runtime.default_handler));
-    plane.look_up_tags_with(&runtime, &resolved);
+    plane.look_up_tags_with(&runtime, &resolved)?;
     let mut components = wiring::Components::new(cancel.clone());
     components.api(&plane, listen(resolved.listen)?, &certificates)?;
     write_kubeconfigs(&resolved, &certificates)?;

@@ -79,17 +79,18 @@ impl ControlPlane {
     }
 
     /// Lets `PinImageDigests` look up tags with this process's image store.
-    pub fn look_up_tags_with(&self, runtime: &ContainerRuntime, resolved: &Resolved) {
+    pub fn look_up_tags_with(&self, runtime: &ContainerRuntime, resolved: &Resolved) -> anyhow::Result<()> {
         // It reads the pull secrets of every namespace, as the server that asks it could.
         let client = self.client_as(UserInfo::new("system:apiserver", &["system:masters"]));
         let pins = pins::Pins {
             images: runtime.images.clone(),
-            credentials: pins::credentials(client, &resolved.instance.data_dir),
+            credentials: pins::credentials(client, resolved)?,
             local_allowed: resolved.local_registries_pinned,
         };
         if self.pins.set(pins).is_err() {
             tracing::debug!("tags are looked up already");
         }
+        Ok(())
     }
 
     /// A client without a socket that acts as a user and passes the same authorization as over TLS.

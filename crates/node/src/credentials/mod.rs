@@ -108,8 +108,6 @@ impl Credentials {
         out.problems.extend(file_problems);
         out.problems.extend(plugin_problems);
         out.tries = merge::tries(&[secrets, file, plugins], &repository, self.options.rules);
-        out.auths = out.tries.iter().filter_map(|t| t.auth.clone()).collect();
-        out.headers = out.tries.iter().map(|t| &t.headers).find(|h| !h.is_empty()).cloned().unwrap_or_default();
         out
     }
 

@@ -82,10 +82,6 @@ pub struct Lookup {
     /// To be tried one after another until one works (IMG-180); what [`Lookup::default`] leaves empty,
     /// `Credentials::for_image` never does: without a match there is one anonymous attempt (IMG-181).
     pub tries: Vec<Try>,
-    /// The credentials of `tries` in the same order, without what belongs to them.
-    pub auths: Vec<v1::AuthConfig>,
-    /// Headers of the winning node file for a registry that it has a credential for.
-    pub headers: Vec<(String, String)>,
     /// Names of pull Secrets that could not be read, for `FailedToRetrieveImagePullSecret` (IMG-183).
     pub missing: Vec<String>,
     /// Credentials and plugins that were passed over and why; free of secrets (IMG-167).
