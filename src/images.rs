@@ -139,7 +139,7 @@ pub fn run(settings: Settings, verb: Verb) -> anyhow::Result<()> {
 async fn list(mut client: cri::Client, output: Output) -> anyhow::Result<()> {
     let mut images =
         client.images.list_images(v1::ListImagesRequest::default()).await.map_err(said)?.into_inner().images;
-    images.sort_by(|a, b| names(a).cmp(&names(b)));
+    images.sort_by_key(names);
     match output {
         Output::Json | Output::Yaml => return print(&Value::Array(images.iter().map(value).collect()), output),
         Output::Name => {

@@ -48,7 +48,7 @@ pub async fn pulls(mut client: cri::Client, watch: bool) -> anyhow::Result<()> {
 
 fn told(pull: &PullProgress) -> String {
     let here = pull.fetched + pull.present;
-    let percent = if pull.total == 0 { 0 } else { here * 100 / pull.total };
+    let percent = (here * 100).checked_div(pull.total).unwrap_or(0);
     let (here, total) = (bytes(here), bytes(pull.total));
     format!("{:<52} {percent:>3}% {here:>9} of {total:<9} {} of {} layers", pull.image, pull.layers_done, pull.layers)
 }

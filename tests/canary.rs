@@ -4,7 +4,6 @@ mod support;
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use base64::Engine as _;
 use serde_json::json;
@@ -139,7 +138,7 @@ fn a_crash_leaves_no_memory_on_the_disk() {
     let pattern = std::fs::read_to_string("/proc/sys/kernel/core_pattern").unwrap();
     if !pattern.starts_with(['|', '/']) {
         let script = format!("cd {}; ulimit -c unlimited; kill -ABRT $$", dir.display());
-        let _ = Command::new("sh").args(["-c", &script]).status().unwrap();
+        let _ = shell::run("sh", &["-c", &script]);
         assert_eq!(cores(), 1, "cores are written here");
     }
     lab.up();
