@@ -6,7 +6,7 @@ use crate::clock;
 use crate::exit::Record;
 use crate::log::{Log, Splitter, Stream};
 use crate::oci::Runtime;
-use crate::wire::{self, Attach, Create, status};
+use crate::wire::{self, Attach, Create, Event, Reply, status};
 use rustix::fs::{OFlags, fcntl_setfl};
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 use rustix::process::{Pid, WaitId, WaitIdOptions, WaitStatus, waitid};
@@ -100,6 +100,8 @@ pub struct Container {
     pub pidfd: Option<OwnedFd>,
     /// Its pid; 0 before.
     pub pid: u32,
+    /// The OCI runtime starts its program in the step that creates it.
+    pub is_started_at_once: bool,
     /// Whether it has a terminal.
     pub terminal: bool,
     log: Log,
@@ -135,6 +137,7 @@ impl Container {
             busy: true,
             pidfd: None,
             pid: 0,
+            is_started_at_once: request.and_start,
             terminal: request.terminal,
             log: Log::open(request.log_path)?,
             outputs: Vec::new(),
@@ -183,11 +186,17 @@ impl Container {
         Ok(())
     }
 
-    /// Notes that its program was started; returns when.
-    pub fn started(&mut self) -> u64 {
+    /// Notes that its program was started; returns what to tell about it.
+    pub fn started(&mut self) -> Event {
         self.status = status::RUNNING;
         self.record.started_at = clock::now();
-        self.record.started_at
+        let started_at = self.record.started_at;
+        Event::Started(wire::Started { container: self.id.clone(), pid: self.pid, started_at })
+    }
+
+    /// The answer to who asked for its creation.
+    pub fn told(&self) -> Reply {
+        Reply::Created(wire::Created { pid: self.pid, started_at: self.record.started_at })
     }
 
     /// Streams to be polled for reading.

@@ -347,17 +347,23 @@ impl Holder {
 
     fn finish_create(&mut self, key: u32, run: Run, requester: Option<Requester>) {
         let Some(container) = self.containers.iter_mut().find(|container| container.key == key) else { return };
+        let step = run.step;
         let result = run.finish(|| container.take_words()).and_then(|Outcome { pid, master }| {
-            let system = |error: io::Error| Failure::new(code::SYSTEM, "create", error.to_string());
+            let system = |error: io::Error| Failure::new(code::SYSTEM, step, error.to_string());
             let pid = pid.ok_or_else(|| system(io::ErrorKind::InvalidData.into()))?;
-            container.created(pid, open_pidfd(pid).map_err(system)?, master).map_err(system)?;
-            Ok(pid)
+            container.created(pid, open_pidfd(pid).map_err(system)?, master).map_err(system)
         });
         container.busy = false;
-        match (result, requester) {
-            (Ok(pid), Some(requester)) => self.reply(requester, &Reply::Created(wire::Created { pid }), Vec::new()),
-            (Ok(_), None) => {}
-            (Err(failure), requester) => self.clean_up(key, failure, requester),
+        if let Err(failure) = result {
+            return self.clean_up(key, failure, requester);
+        }
+        let event = container.is_started_at_once.then(|| container.started());
+        let reply = container.told();
+        if let Some(requester) = requester {
+            self.reply(requester, &reply, Vec::new());
+        }
+        if let Some(event) = event {
+            self.tell(&event, None);
         }
     }
 
@@ -392,8 +398,7 @@ impl Holder {
         if let Err(failure) = result {
             return self.fail(requester, failure);
         }
-        let started_at = container.started();
-        let event = Event::Started(wire::Started { container: container.id.clone(), pid: container.pid, started_at });
+        let event = container.started();
         self.done(requester);
         self.tell(&event, None);
     }

@@ -14,6 +14,7 @@ pub mod exit;
 mod holder;
 mod log;
 mod note;
+pub mod nursery;
 mod oci;
 mod start;
 mod sys;

@@ -6,6 +6,7 @@
 use crate::clock;
 use crate::holder::Holder;
 use crate::note::Notes;
+use crate::nursery;
 use crate::sys::{self, Fork};
 use crate::wire::Welcome;
 use crate::wire::socket::SOCKET_NAME;
@@ -35,9 +36,20 @@ struct Options {
 
 /// A step that failed, in words for the starter.
 #[derive(Debug)]
-struct StartError {
+pub(crate) struct StartError {
     step: String,
     reason: String,
+}
+
+impl StartError {
+    pub(crate) fn new(step: &str, reason: impl fmt::Display) -> StartError {
+        StartError { step: step.into(), reason: reason.to_string() }
+    }
+
+    /// Tells the starter, who may be gone.
+    pub(crate) fn report(&self, mut report: PipeWriter) {
+        let _ = write!(report, "-{}\0{}", self.step, self.reason);
+    }
 }
 
 impl fmt::Display for StartError {
@@ -57,25 +69,15 @@ impl<T, E: fmt::Display> AtStep<T> for Result<T, E> {
 }
 
 /// Runs `sampan monitor` with the arguments after that word. Must be called before anything else is set up:
-/// no thread, no open descriptor. Returns when the monitor serves, or cannot.
+/// no thread, no open descriptor. Returns when the monitor serves, or cannot; a nursery, when its starter is gone.
 pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     sys::close_inherited();
     sys::keep_memory_small();
-    let started = parse(arguments).at("command line").and_then(|options| {
-        let (reader, writer) = io::pipe().at("pipe")?;
-        match sys::fork().at("fork")? {
-            Fork::Child => {
-                drop(reader);
-                let served = serve(&options, writer);
-                sys::exit_now(i32::from(served.is_err()));
-            }
-            Fork::Parent(_) => {
-                drop(writer);
-                read_report(reader)
-            }
-        }
-    });
-    match started {
+    let arguments: Vec<OsString> = arguments.collect();
+    if arguments.first().is_some_and(|first| first == nursery::WORD) {
+        return nursery::serve(&std::env::args_os().next().unwrap_or_default());
+    }
+    match start(arguments) {
         Ok(pid) => {
             let _ = writeln!(io::stdout(), "pid={pid}");
             ExitCode::SUCCESS
@@ -87,8 +89,24 @@ pub fn main(arguments: impl Iterator<Item = OsString>) -> ExitCode {
     }
 }
 
+/// Starts a monitor as a child that is told to nobody but init.
+fn start(arguments: Vec<OsString>) -> Result<u32, StartError> {
+    let (reader, writer) = io::pipe().at("pipe")?;
+    match sys::fork().at("fork")? {
+        Fork::Child => {
+            drop(reader);
+            let served = become_monitor(arguments, writer);
+            sys::exit_now(i32::from(served.is_err()));
+        }
+        Fork::Parent(_) => {
+            drop(writer);
+            read_report(reader)
+        }
+    }
+}
+
 /// The child reports `+<pid>`, or `-<step>\0<reason>`; an empty report means that it died.
-fn read_report(mut reader: impl Read) -> Result<u32, StartError> {
+pub(crate) fn read_report(mut reader: impl Read) -> Result<u32, StartError> {
     let mut report = String::new();
     reader.read_to_string(&mut report).at("report")?;
     if let Some(pid) = report.strip_prefix('+') {
@@ -124,11 +142,13 @@ fn parse(mut arguments: impl Iterator<Item = OsString>) -> Result<Options, Strin
     Ok(options)
 }
 
-fn serve(options: &Options, mut report: PipeWriter) -> Result<(), StartError> {
-    let (mut holder, cgroups) = match set_up(options) {
+/// Is the monitor until it is told to end. The report is written when it serves, or cannot.
+pub(crate) fn become_monitor(arguments: Vec<OsString>, mut report: PipeWriter) -> Result<(), StartError> {
+    let ready = parse(arguments.into_iter()).at("command line").and_then(|options| set_up(&options));
+    let (mut holder, cgroups) = match ready {
         Ok(ready) => ready,
         Err(error) => {
-            let _ = write!(report, "-{}\0{}", error.step, error.reason);
+            error.report(report);
             return Err(error);
         }
     };

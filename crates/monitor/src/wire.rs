@@ -106,6 +106,9 @@ pub struct Create {
     11 => memory_cgroup: PathBuf,
     /// Time for the step; 0 is two minutes.
     12 => timeout_milliseconds: u64,
+    /// Start its program in the same step, by the OCI runtime's `run --detach` instead of its `create`. A monitor that
+    /// does not know this field only creates, which the reply shows.
+    13 => and_start: bool,
 }
 
 /// See [`Request::Start`].
@@ -213,6 +216,8 @@ pub struct Welcome {
 pub struct Created {
     /// The first process, in the monitor's PID namespace.
     1 => pid: u32,
+    /// When its program was started, nanoseconds since the epoch; 0 if that is still to be asked for.
+    2 => started_at: u64,
 }
 
 /// See [`Reply::Exec`].

@@ -136,6 +136,51 @@ fn a_failing_runtime_says_why(mut world: World) {
     world.shut_down();
 }
 
+// Not with crun: its `run` waits for a program that ends at once, and the exit code is lost to us.
+#[test]
+fn one_step_creates_and_starts() {
+    let mut world = World::new("runc");
+    world.subscribe();
+    // The shortest program there is: it has ended before anybody could look, many times in a row.
+    for number in 0..20 {
+        let id = format!("c{number}");
+        let request = Create { and_start: true, ..world.request(&id, &format!("echo out; exit {number}"), false) };
+        let Ok(Reply::Created(created)) = world.client.ask(&Request::Create(request)) else { panic!("not created") };
+        assert!(created.pid > 0 && created.started_at > 0, "{created:?}");
+        let exited = world.exited();
+        assert_eq!((exited.container.as_str(), exited.exit_code), (id.as_str(), number));
+        assert_eq!(world.log(&id), ["stdout F out"]);
+        assert_eq!(world.record(&id).started_at, created.started_at);
+        world.delete(&id);
+    }
+    let request = Create { and_start: true, ..world.request("t", "tty; read line; echo read $line", true) };
+    assert!(matches!(world.client.ask(&Request::Create(request)), Ok(Reply::Created(it)) if it.started_at > 0));
+    let attach = Attach { container: "t".into(), stdin: true, ..Attach::default() };
+    let (_, mut descriptors) = world.client.call(&Request::Attach(attach), &[]).expect("connection");
+    fs::File::from(descriptors.remove(0)).write_all(b"typed\n").expect("write");
+    assert_eq!(world.exited().exit_code, 0);
+    assert!(world.log("t").iter().any(|line| line.contains("/dev/")), "{:?}", world.log("t"));
+    assert!(world.log("t").iter().any(|line| line.ends_with("read typed")), "{:?}", world.log("t"));
+    world.shut_down();
+}
+
+#[test]
+fn one_step_that_fails_leaves_nothing() {
+    let mut world = World::new("runc");
+    let request = Create { and_start: true, ..world.request("c1", "true", false) };
+    let config = request.bundle.join("config.json");
+    let text = fs::read_to_string(&config).expect("config").replace("/bin/sh", "/bin/missing");
+    fs::write(&config, text).expect("config");
+    let failure = world.client.ask(&Request::Create(request)).expect_err("no such program");
+    assert_eq!((failure.code, failure.step.as_str()), (code::RUNTIME_FAILED, "run"));
+    assert!(failure.runtime_message.contains("/bin/missing"), "{failure:?}");
+    let Ok(Reply::State(state)) = world.client.ask(&Request::State(State {})) else { panic!("state") };
+    assert!(state.containers.is_empty());
+    assert_eq!(fs::read_dir(world.path("oci")).expect("the runtime's directory").count(), 0);
+    world.run("c1", "sleep 1000");
+    world.shut_down();
+}
+
 fn a_killed_container_reports_its_signal(mut world: World) {
     world.subscribe();
     world.run("c1", "sleep 1000");
@@ -334,6 +379,53 @@ fn shutdown_is_refused_while_containers_are_left() {
     assert_eq!(failure.code, code::WRONG_STATE);
     world.delete("c1");
     world.done(&Request::Shutdown(Shutdown { force: false }));
+}
+
+#[test]
+fn a_nursery_makes_monitors_that_need_nobody() {
+    let (own, theirs) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::SEQPACKET,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .expect("socket pair");
+    let mut nursery = std::process::Command::new(env!("CARGO_BIN_EXE_sampan-monitor"))
+        .args(monitor::nursery::arguments())
+        .stdin(theirs)
+        .spawn()
+        .expect("nursery");
+    let directory = tempfile::tempdir().expect("tempdir");
+    let ask = |name: &str, directory: &str| {
+        let words = ["--id", name, "--dir", directory, "--hostname", name].map(std::ffi::OsString::from);
+        monitor::nursery::ask(&own, &words)
+    };
+    let place = |name: &str| directory.path().join(name).to_str().expect("text").to_owned();
+    let pids: Vec<u32> = ["a", "b"]
+        .map(|name| {
+            fs::create_dir(place(name)).expect("directory");
+            ask(name, &place(name)).expect("a monitor")
+        })
+        .into();
+    let failed = ask("c", "/nonexistent/place").expect_err("no such directory");
+    assert!(
+        matches!(&failed, monitor::nursery::Refusal::Failed(why) if why.contains("/nonexistent/place: No such file")),
+        "{failed:?}"
+    );
+    // A process list shows which is which.
+    let shown = fs::read_to_string(format!("/proc/{}/cmdline", pids[0])).expect("a process");
+    assert!(shown.contains(&format!("monitor\0--id\0a\0--dir\0{}\0", place("a"))), "{shown:?}");
+    let namespace = |pid: u32| fs::read_link(format!("/proc/{pid}/ns/net")).expect("a process");
+    assert_ne!(namespace(pids[0]), namespace(pids[1]));
+    assert_ne!(namespace(pids[0]), namespace(std::process::id()));
+    // Its starter's end is its own, and not the monitors'.
+    drop(own);
+    assert!(nursery.wait().expect("nursery").success());
+    for name in ["a", "b"] {
+        let mut client = monitor::client::Client::connect(directory.path().join(name).as_path()).expect("connect");
+        assert_eq!(client.welcome.sandbox, name);
+        client.ask(&Request::Shutdown(Shutdown { force: true })).expect("shutdown");
+    }
 }
 
 #[test]

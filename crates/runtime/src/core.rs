@@ -3,7 +3,6 @@
 //! Start with [`Core`]. Verbs are functions over `&Arc<Core>` in `sandbox/`, `container/`, `images.rs` and `stats.rs`.
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
@@ -19,6 +18,7 @@ use crate::events::Events;
 use crate::link::{Link, Listener};
 use crate::oci::Machine;
 use crate::options::Handler;
+use crate::process::Monitors;
 use crate::state::{Container, Layout, Phase, Sandbox, Stage, State, lock};
 use crate::streaming::Tickets;
 
@@ -28,7 +28,7 @@ pub(crate) struct Core {
     pub cgroup_top: String,
     pub handlers: BTreeMap<String, Handler>,
     pub default_handler: String,
-    pub monitor_command: Vec<OsString>,
+    pub monitors: Monitors,
     pub network: network::Network,
     pub images: images::Images,
     pub hierarchies: Hierarchies,

@@ -20,6 +20,7 @@ use crate::error::Error;
 use crate::events::Events;
 use crate::oci::{Machine, capabilities};
 use crate::options::Options;
+use crate::process::Monitors;
 use crate::sandbox::run::report;
 use crate::service::Service;
 use crate::startup::names;
@@ -73,7 +74,7 @@ impl Runtime {
             cgroup_top: options.cgroup_top.trim_end_matches('/').to_owned(),
             handlers,
             default_handler: options.default_handler,
-            monitor_command: options.monitor_command,
+            monitors: Monitors::new(options.monitor_command),
             network,
             images: options.images,
             hierarchies,

@@ -20,6 +20,8 @@ pub struct Node {
 
 const LISTEN: &str = "127.0.0.1:16443";
 const REGISTRY_PORT: u16 = 15051;
+/// On a tmpfs, as `/run` is wherever an init system set the machine up.
+pub const RUN_DIR: &str = "/dev/shm/sampan-bench";
 
 impl Node {
     /// Builds the release binary, starts registry and node.
@@ -74,7 +76,7 @@ impl Node {
 
     /// The run directory.
     pub fn run_dir(&self) -> PathBuf {
-        self.dir.join("run")
+        PathBuf::from(RUN_DIR)
     }
 
     /// Stops the node and removes all that it made.

@@ -11,7 +11,7 @@ use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
 
 use super::Sample;
-use super::node::Node;
+use super::node::{Node, RUN_DIR};
 use xtask::shell;
 
 const AT_ONCE: u32 = 50;
@@ -154,12 +154,13 @@ fn bundle(run_dir: &Path) -> anyhow::Result<PathBuf> {
 
 fn bare(handler: &str, bundle: &Path, times: u32) -> anyhow::Result<Sample> {
     let bundle = bundle.to_str().context("odd path")?;
+    let root = format!("{RUN_DIR}/bare");
     let mut sample = Vec::new();
     for nth in 0..times {
         let id = format!("sampan-bench-{nth}");
         let began = Instant::now();
         let status = std::process::Command::new(handler)
-            .args(["run", "--detach", "--bundle", bundle, &id])
+            .args(["--root", &root, "run", "--detach", "--bundle", bundle, &id])
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::inherit())
@@ -168,7 +169,7 @@ fn bare(handler: &str, bundle: &Path, times: u32) -> anyhow::Result<Sample> {
         if !status.success() {
             bail!("bare {handler} run ended with {status}");
         }
-        shell::run(handler, &["delete", "--force", &id])?;
+        shell::run(handler, &["--root", &root, "delete", "--force", &id])?;
     }
     Ok(Sample::of(sample))
 }

@@ -80,14 +80,20 @@ impl Holder {
         }
         if let Some(known) = self.containers.iter().find(|container| container.id == request.container) {
             return match known.status {
-                status::CREATED | status::RUNNING => Ok(Some(Reply::Created(wire::Created { pid: known.pid }))),
+                status::CREATED | status::RUNNING => Ok(Some(known.told())),
                 status::CREATING => self.join(known.key, "create", requester),
                 _ => Err(Failure::new(code::EXISTS, "create", format!("container {:?} exists", request.container))),
             };
         }
         let key = self.next_key();
+        let (step, mut arguments) = if request.and_start {
+            ("run", words([OsStr::new("run"), OsStr::new("--detach")]))
+        } else {
+            ("create", words([OsStr::new("create")]))
+        };
+        arguments.extend(words([OsStr::new("--bundle"), request.bundle.as_os_str()]));
         let plan = Plan {
-            arguments: words([OsStr::new("create"), OsStr::new("--bundle"), request.bundle.as_os_str()]),
+            arguments,
             container: request.container.clone(),
             makes_process: true,
             terminal: request.terminal,
@@ -99,9 +105,9 @@ impl Holder {
         let runtime = container.runtime.clone();
         let stdio = Stdio3 { stdin: ends.stdin, stdout: ends.stdout, stderr: ends.stderr };
         self.begin(Purpose::Create { container: key }, requester, |number| {
-            Run::start("create", &runtime, number, plan, stdio)
+            Run::start(step, &runtime, number, plan, stdio)
         })
-        .map_err(|error| unstartable("create", &runtime.binary, &error))?;
+        .map_err(|error| unstartable(step, &runtime.binary, &error))?;
         self.containers.push(container);
         Ok(None)
     }

@@ -1,5 +1,6 @@
 //! StartContainer: the monitor runs the OCI runtime's create and start. What fails ends the container (128, StartError).
 
+use std::path::Path;
 use std::sync::Arc;
 
 use cri::v1::ContainerEventType;
@@ -36,11 +37,15 @@ pub(crate) async fn start(core: Arc<Core>, id: String) -> Result<(), Error> {
 
 async fn launch(core: &Core, container: &Container, link: &Link) -> Result<(), Failure> {
     let created = link.ask(Request::Create(create(core, container))).await?;
+    let mut is_started = false;
     if let Reply::Created(created) = created {
         container.change(|live| live.pid = created.pid);
+        is_started = created.started_at > 0;
     }
-    let id = container.record.id.clone();
-    link.ask(Request::Start(Start { container: id, timeout_milliseconds: 0 })).await?;
+    if !is_started {
+        let id = container.record.id.clone();
+        link.ask(Request::Start(Start { container: id, timeout_milliseconds: 0 })).await?;
+    }
     // The event of the start usually came before the reply and set this already.
     container.change(|live| {
         if live.stage == Stage::Starting {
@@ -66,7 +71,15 @@ fn create(core: &Core, container: &Container) -> Create {
         exit_path: core.layout.container_data(&record.id).join(EXIT),
         memory_cgroup: core.hierarchies.directory("memory", &container.cgroup()).unwrap_or_default(),
         timeout_milliseconds: 0,
+        and_start: runs_at_once(&sandbox.binary),
     }
+}
+
+/// Whether `run --detach` may stand for `create` and `start`, one process instead of two. Only where it is known to be
+/// the same: crun's `run` takes the exit code of a program that ends at once for itself, and runtimes that wrap
+/// another one (for GPUs) look out for the word `create`.
+fn runs_at_once(binary: &Path) -> bool {
+    std::fs::canonicalize(binary).is_ok_and(|real| real.file_name().is_some_and(|name| name == "runc"))
 }
 
 /// Keeps on disk that and why it did not start, then ends it.

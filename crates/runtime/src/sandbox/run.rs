@@ -101,8 +101,7 @@ fn prepare(core: &Core, sandbox: &Sandbox) -> Result<(), Failed> {
             .map_err(|error| ("make the pod's cgroup", Error::file("make cgroup", &record.cgroup)(error)))?;
     }
     let arguments = monitor_arguments(core, record, &run);
-    crate::process::start_monitor(&core.monitor_command, &arguments)
-        .map_err(|error| ("start the monitor", Error::step("run it", error)))?;
+    core.monitors.start(&arguments).map_err(|error| ("start the monitor", Error::step("run it", error)))?;
     Ok(())
 }
 
