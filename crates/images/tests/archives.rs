@@ -118,6 +118,11 @@ async fn an_oci_layout_is_imported_with_its_digests_from_a_directory_or_a_tar() 
         std::fs::create_dir_all(file.parent().unwrap()).unwrap();
         std::fs::write(file, bytes).unwrap();
     }
+    // As `tar -c .` packs it: every name begins with a dot, and the directory itself is an entry.
+    let packed = Command::new("tar").arg("-C").arg(&path).args(["-c", "."]).output().unwrap().stdout;
+    let found = images.import(stream(packed), ImportOptions::default()).await.unwrap();
+    assert_eq!(found[0].tags[0], "r.test/team/app:v1");
+    images.remove(&found[0].id).await.unwrap();
     let found = images.import(ImportSource::Path(path), ImportOptions::default()).await.unwrap();
     assert_eq!((found[0].tags[0].as_str(), found[0].pinned), ("r.test/team/app:v1", false));
     let inner = files.iter().map(|(_, bytes)| digest(bytes)).find(|d| found[0].digests[0].ends_with(d.as_str()));

@@ -127,7 +127,7 @@ impl Spool {
 impl Place for Spool {
     fn place<R: BufRead>(&mut self, node: &Node, content: &mut Content<'_, R>) -> Result<(), UnpackError> {
         let path = String::from_utf8_lossy(&node.path).into_owned();
-        let Some(name) = clean("", &path).filter(|name| !name.is_empty()) else {
+        let Some(name) = clean("", &path) else {
             return Err(UnpackError::Invalid(format!("{path:?} leads out of the archive")));
         };
         if self.names.len() >= FILES_MAX {
@@ -135,6 +135,8 @@ impl Place for Spool {
         }
         let above = name.rsplit_once('/').map_or("", |(above, _)| above).to_owned();
         match &node.kind {
+            // The archive's own root, as `tar -c .` writes it.
+            _ if name.is_empty() => Ok(()),
             Kind::File => self.keep(name, content).map_err(|error| match error.kind() {
                 std::io::ErrorKind::UnexpectedEof => UnpackError::Invalid(format!("the archive ends inside {path:?}")),
                 _ => UnpackError::system("keeping", &node.path, error),
