@@ -288,7 +288,7 @@ fn value(image: &v1::Image) -> Value {
 
 pub(crate) fn print(value: &Value, output: Output) -> anyhow::Result<()> {
     line(&match output {
-        Output::Yaml => serde_saphyr::to_string(value)?.trim_end().to_string(),
+        Output::Yaml => crate::output::yaml(value)?.trim_end().to_string(),
         _ => serde_json::to_string_pretty(value)?,
     });
     Ok(())

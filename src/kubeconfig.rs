@@ -153,7 +153,7 @@ fn write_user(path: &Path, config: &Value) -> anyhow::Result<()> {
 }
 
 fn to_yaml(config: &Value) -> anyhow::Result<String> {
-    serde_saphyr::to_string(config).context("write kubeconfig as YAML")
+    crate::output::yaml(config).context("write kubeconfig as YAML")
 }
 
 /// `$KUBECONFIG`'s first file, else `~/.kube/config` of who called sudo.
@@ -207,6 +207,13 @@ mod tests {
         assert_eq!(config["clusters"], json!([{"name": "other"}, {"name": "sampan", "v": 2}]));
         put_entry(&mut config, "clusters", "sampan", None);
         assert_eq!(config["clusters"], json!([{"name": "other"}]));
+    }
+
+    #[test]
+    fn certificates_stay_on_their_lines() {
+        let text = to_yaml(&json!({"user": {"client-key-data": "A".repeat(500), "token": "b ".repeat(300)}})).unwrap();
+        assert!(text.contains(&format!("client-key-data: {}\n", "A".repeat(500))), "{text}");
+        assert_eq!(text.lines().count(), 3, "{text}");
     }
 
     #[test]

@@ -34,6 +34,15 @@ impl Steps {
     }
 }
 
+/// A document as YAML, with every one-line text on one line: people take fields out with `grep` and `awk`.
+///
+/// # Errors
+/// The value cannot be written as YAML.
+pub fn yaml(value: &serde_json::Value) -> anyhow::Result<String> {
+    let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
+    Ok(serde_saphyr::to_string_with_options(value, options)?)
+}
+
 /// Prints one line to standard output and flushes it, because a detached start relays line by line.
 pub fn line(text: &str) {
     let mut stdout = std::io::stdout().lock();

@@ -173,17 +173,28 @@ fn globs_and_several_credentials_for_one_registry(story: &Story) {
     story.remove(&["by-glob", "second", "elsewhere"]);
 }
 
-/// IMG-230, IMG-43: what is on the node is used, but `Always` asks all the same.
+/// IMG-230, IMG-43, IMG-32: what is on the node is used, but each way of forcing a pull asks all the same.
 fn images_that_are_there_run_without_a_registry(story: &Story) {
-    let name = format!("{}/open/app:1", story.open.address);
-    story.open.stop().unwrap();
-    support::wait("the registry is gone", || std::net::TcpStream::connect(&story.open.address).is_err());
+    let base = format!("{}/open/app", story.open.address);
+    let name = format!("{base}:1");
+    story.push("open/app:latest", "latest\n");
+    story.run(&pod("cached", &base, None, &[]));
+    stop(&story.open);
     story.run(&pod("present", &name, Some("IfNotPresent"), &[]));
-    story.run(&pod("only", &name, Some("Never"), &[]));
-    story.refused(&pod("asks", &name, Some("Always"), &[]), "RegistryUnavailable");
+    story.run(&pod("only", &format!("{base}:latest"), Some("Never"), &[]));
+    let forced =
+        [("always", &name, Some("Always")), ("latest", &format!("{base}:latest"), None), ("bare", &base, None)];
+    for (pod_name, image, policy) in forced {
+        story.refused(&pod(pod_name, image, policy, &[]), "RegistryUnavailable");
+    }
     story.open.ensure().unwrap();
-    story.lab.ready("asks");
-    story.remove(&["present", "only", "asks"]);
+    forced.iter().for_each(|(name, ..)| drop(story.lab.ready(name)));
+    story.remove(&["cached", "present", "only", "always", "latest", "bare"]);
+}
+
+fn stop(registry: &Registry) {
+    registry.stop().unwrap();
+    support::wait("the registry is gone", || std::net::TcpStream::connect(&registry.address).is_err());
 }
 
 /// IMG-50, IMG-52, IMG-70: the first delay is ten seconds.
@@ -226,6 +237,11 @@ fn a_forced_pull_keeps_tenants_apart(story: &Story) {
     let lab = &story.lab;
     lab.down(false);
     lab.up_with(&["--enable-admission-plugins", "AlwaysPullImages"]);
+    stop(&story.open);
+    let here = format!("{}/open/app:1", story.open.address);
+    story.refused(&pod("plugin", &here, Some("IfNotPresent"), &[]), "RegistryUnavailable");
+    story.open.ensure().unwrap();
+    story.lab.ready("plugin");
     let first = story.run(&pod("tenant", &lab.image(), Some("IfNotPresent"), &["regcred"]));
     assert_eq!(first["spec"]["containers"][0]["imagePullPolicy"], "Always");
     lab.ask(&["create", "namespace", "other"]);

@@ -281,7 +281,10 @@ async fn finish_plan(
     (check_platform, node): (bool, &Platform),
 ) -> Result<Plan, PullError> {
     if !manifest::is_image_config(&config.media_type) {
-        return Err(invalid(&digest, &format!("unrecognised mediatype {:?} of the config", config.media_type)));
+        return Err(invalid(
+            &digest,
+            &format!("unrecognised mediatype {:?} of the config: this is no container image", config.media_type),
+        ));
     }
     let config_bytes = match config.embedded() {
         Some(content) => content.to_vec(),

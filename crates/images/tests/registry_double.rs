@@ -756,6 +756,26 @@ async fn sizes_and_counts_must_be_those_of_the_manifest() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_artifact_that_is_no_image_is_refused_by_the_name_of_what_it_is() {
+    let bench = bench().await;
+    // As `oras push` writes it: an empty config, and a file with its title.
+    let (config, file) = (b"{}".as_slice(), b"a: 1\n".as_slice());
+    let empty = "application/vnd.oci.empty.v1+json";
+    for body in [config, file] {
+        bench.double.put(&format!("/v2/chart/blobs/{}", digest(body)), "application/octet-stream", body);
+    }
+    let mut layer = entry("application/vnd.example.chart.v1", file, &serde_json::Value::Null);
+    layer["annotations"] = json!({ "org.opencontainers.image.title": "values.yaml" });
+    let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "artifactType": "application/vnd.example.chart",
+        "config": entry(empty, config, &serde_json::Value::Null), "layers": [layer] });
+    document(&bench, "chart", "v1", MANIFEST, manifest.to_string().as_bytes());
+    let error = bench.pull("chart:v1").await.unwrap_err();
+    assert!(error.to_string().contains(empty), "{error}");
+    assert!(error.to_string().contains("this is no container image"), "{error}");
+    assert!(bench.images.list().is_empty() && bench.leftovers().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_config_is_one_image_with_several_names() {
     let bench = bench().await;
     bench.double.serve("a", "v1", &small());

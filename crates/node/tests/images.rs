@@ -308,6 +308,28 @@ async fn a_pod_waits_five_minutes_and_comes_up_at_once_when_its_secret_is_repair
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_status_looked_at_for_a_minute_says_one_of_the_two_reasons_each_time() {
+    let fake = Fake::new();
+    let mut bench = bench(&fake);
+    fake.inject(Fault::fail(Verb::PullImage, Status::not_found("no such image")).always());
+    let _wishes = bench.begin(pod("p", json!({"containers": [{"name": "c", "image": IMAGE}]})));
+    let waiting = |status: &serde_json::Value| status["containerStatuses"][0]["state"]["waiting"].clone();
+    bench.until("p", Duration::from_secs(5), |status| waiting(status)["reason"] == "ErrImagePull").await;
+    let mut seen = std::collections::BTreeMap::new();
+    for second in 0..60 {
+        let now = bench.until("p", Duration::ZERO, |_| true).await;
+        let reason = waiting(&now)["reason"].as_str().unwrap_or_default().to_owned();
+        assert!(["ErrImagePull", "ImagePullBackOff"].contains(&reason.as_str()), "second {second}: {now}");
+        assert!(waiting(&now)["message"].as_str().is_some_and(|text| text.contains("no such image")), "{now}");
+        *seen.entry(reason).or_insert(0) += 1;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    assert_eq!(seen.len(), 2, "{seen:?}");
+    assert!(fake.calls_of(Verb::PullImage).len() >= 3);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_long_pull_says_so_at_most_once_a_second() {
     let fake = Fake::new();
     let mut bench = bench(&fake);
@@ -428,6 +450,34 @@ async fn a_private_image_that_the_node_pulled_is_for_those_who_have_the_credenti
     let placed = "registry.test/placed:1";
     fake.add_image(placed);
     assert_eq!(reason(&bench.ensure(&one("anybody", placed, "Never"), "c").await), "ready");
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn always_asks_the_registry_whatever_a_record_says_and_leaves_one() {
+    let fake = Fake::new();
+    let bench = bench(&fake);
+    bench.secret("right", "registry.test", "u", "p");
+    let owner: Arc<_> = serde_json::from_value(pod(
+        "owner",
+        json!({"containers": [{"name": "c", "image": IMAGE, "imagePullPolicy": "Always"}], "imagePullSecrets": [{"name": "right"}]}),
+    ))
+    .map(Arc::new)
+    .unwrap();
+    let pulled = bench.directory().join("image_manager/pulled");
+    for round in 1..=2 {
+        // The second time the record allows it, and nobody looks: not at the image either.
+        assert_eq!(reason(&bench.ensure(&owner, "c").await), "ready");
+        assert_eq!(verbs(&fake), [Verb::PullImage, Verb::ImageStatus], "round {round}");
+        assert_eq!(std::fs::read_dir(&pulled).unwrap().count(), 1, "round {round}");
+        fake.forget_calls();
+    }
+    // What it left is what others are judged by.
+    let stranger = bench.ensure(&one("stranger", IMAGE, "Never"), "c").await;
+    assert_eq!(reason(&stranger), "ErrImageNeverPull");
+    // A stranger's own pull with Always is recorded too: the registry let anybody have it.
+    assert_eq!(reason(&bench.ensure(&one("stranger", IMAGE, "Always"), "c").await), "ready");
+    assert_eq!(reason(&bench.ensure(&one("stranger", IMAGE, "Never"), "c").await), "ready");
     bench.end().await;
 }
 

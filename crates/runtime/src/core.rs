@@ -15,6 +15,7 @@ use crate::cgroup::Hierarchies;
 use crate::clock;
 use crate::error::Error;
 use crate::events::Events;
+use crate::gate::Gate;
 use crate::link::{Link, Listener};
 use crate::oci::Machine;
 use crate::options::Handler;
@@ -29,6 +30,7 @@ pub(crate) struct Core {
     pub handlers: BTreeMap<String, Handler>,
     pub default_handler: String,
     pub monitors: Monitors,
+    pub gate: Gate,
     pub network: network::Network,
     pub images: images::Images,
     pub hierarchies: Hierarchies,

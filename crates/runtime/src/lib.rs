@@ -16,6 +16,7 @@ mod core;
 mod descriptor;
 mod error;
 mod events;
+mod gate;
 mod images;
 mod info;
 mod link;

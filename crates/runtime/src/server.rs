@@ -18,6 +18,7 @@ use crate::cgroup::Hierarchies;
 use crate::core::Core;
 use crate::error::Error;
 use crate::events::Events;
+use crate::gate::Gate;
 use crate::oci::{Machine, capabilities};
 use crate::options::Options;
 use crate::process::Monitors;
@@ -75,6 +76,7 @@ impl Runtime {
             handlers,
             default_handler: options.default_handler,
             monitors: Monitors::new(options.monitor_command),
+            gate: Gate::new(),
             network,
             images: options.images,
             hierarchies,

@@ -31,6 +31,26 @@ async fn listed(client: &cri::Client, image: &str) -> Option<Image> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_pull_for_a_handler_that_nobody_knows_is_refused() {
+    let world = World::new();
+    let runtime = world.runtime().await;
+    let client = runtime.client();
+    let pull = |handler: &str| {
+        let spec = ImageSpec { image: world.image(), runtime_handler: handler.into(), ..Default::default() };
+        let request = PullImageRequest { image: Some(spec), ..Default::default() };
+        let mut images = client.images.clone();
+        async move { images.pull_image(request).await }
+    };
+    let refused = pull("no-such-handler").await.unwrap_err();
+    assert!(refused.message().contains("no-such-handler"), "{refused}");
+    assert!(listed(&client, &world.image()).await.is_none(), "nothing was pulled");
+    for handler in ["", "runc"] {
+        pull(handler).await.unwrap();
+    }
+    assert!(listed(&client, &world.image()).await.is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn archives_come_in_run_and_go_out_and_pins_are_told() {
     let world = World::new();
     let runtime = world.runtime().await;

@@ -3,6 +3,7 @@
 //! Times of shared machines are noisy; a ratio between two things measured side by side is not. Nothing here fails
 //! because something was slow.
 
+mod disk;
 mod node;
 mod pull;
 mod start;

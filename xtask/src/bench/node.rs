@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 
+use super::disk::Disk;
 use xtask::registry::{PASSWORD, Registry, USER};
 use xtask::{image, shell};
 
 /// A running instance in a directory of its own.
 pub struct Node {
-    dir: PathBuf,
+    disk: Disk,
     sampan: String,
     /// The registry that holds [`Node::image`].
     pub registry: Registry,
@@ -34,7 +35,8 @@ impl Node {
         registry.push(&dir.join("image"), "bench/box:1")?;
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), Into::into);
         let sampan = target.join("release/sampan").to_str().context("odd path")?.to_string();
-        let mut node = Node { dir, sampan, registry, up: Duration::ZERO };
+        let disk = Disk::mount(&dir.join("disk"))?;
+        let mut node = Node { disk, sampan, registry, up: Duration::ZERO };
         node.down()?;
         node.write_credentials()?;
         // Once cold, then warm: the second is what a user sees every day.
@@ -54,8 +56,8 @@ impl Node {
                 handler,
             ])?;
             node.up = began.elapsed();
-            if !node.dir.join("warm").exists() {
-                std::fs::write(node.dir.join("warm"), "")?;
+            if !node.disk.directory().join("warm").exists() {
+                std::fs::write(node.disk.directory().join("warm"), "")?;
                 node.sampan(&["down"])?;
             } else {
                 break;
@@ -71,7 +73,7 @@ impl Node {
 
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
-        self.dir.join("data/admin.kubeconfig")
+        self.disk.directory().join("data/admin.kubeconfig")
     }
 
     /// The run directory.
@@ -81,19 +83,19 @@ impl Node {
 
     /// Stops the node and removes all that it made.
     pub fn down(&self) -> anyhow::Result<()> {
-        let _ = std::fs::remove_file(self.dir.join("warm"));
+        let _ = std::fs::remove_file(self.disk.directory().join("warm"));
         self.sampan(&["down", "--purge"])
     }
 
     fn write_credentials(&self) -> anyhow::Result<()> {
-        let data = self.dir.join("data");
+        let data = self.disk.directory().join("data");
         std::fs::create_dir_all(&data)?;
         let auths = serde_json::json!({"auths": {&self.registry.address: {"username": USER, "password": PASSWORD}}});
         Ok(std::fs::write(data.join("config.json"), auths.to_string())?)
     }
 
     fn sampan(&self, words: &[&str]) -> anyhow::Result<()> {
-        let (data, run) = (self.dir.join("data"), self.run_dir());
+        let (data, run) = (self.disk.directory().join("data"), self.run_dir());
         let dirs = ["--data-dir", data.to_str().context("odd path")?, "--run-dir", run.to_str().context("odd path")?];
         shell::output(&self.sampan, &[words, &dirs].concat(), "").map(drop)
     }

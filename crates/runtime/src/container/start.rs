@@ -36,6 +36,7 @@ pub(crate) async fn start(core: Arc<Core>, id: String) -> Result<(), Error> {
 }
 
 async fn launch(core: &Core, container: &Container, link: &Link) -> Result<(), Failure> {
+    let _turn = core.gate.pass().await;
     let created = link.ask(Request::Create(create(core, container))).await?;
     let mut is_started = false;
     if let Reply::Created(created) = created {
