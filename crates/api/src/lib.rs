@@ -1,6 +1,6 @@
 //! Kubernetes objects and their rules.
 //!
-//! This room owns: the one table of served kinds ([`kinds`]), defaulting, validation, selectors, quantities, patches,
+//! This room owns: the one table of served kinds ([`kinds`]), defaulting, validation, selectors, quantities, patches, apply,
 //! printer columns and the per-kind strategies ([`Rules`]). Objects are `serde_json::Value` while rules run.
 //!
 //! It must not do: I/O, clocks, async. Time is an argument wherever it is needed.
@@ -9,6 +9,7 @@
 //! the node share. The contract is `docs/walls/cluster-api.md`.
 #![forbid(unsafe_code)]
 
+pub mod apply;
 pub mod field;
 pub mod kind;
 pub mod look;
