@@ -81,7 +81,7 @@ pub fn object(code: u16, kind: &Kind, (stored, revision): (&Bytes, Option<Revisi
     match revision {
         Some(revision) if plain => json_bytes(code, objects::serve_at(kind, stored, revision)),
         _ => {
-            let mut document = objects::decode_at(kind, stored, revision.unwrap_or_default());
+            let mut document = objects::whole_at(kind, stored, revision.unwrap_or_default());
             if revision.is_none() {
                 api::look::remove(objects::metadata_mut(&mut document), "resourceVersion");
             }
@@ -164,7 +164,7 @@ pub fn list(kind: &Kind, items: &[(Bytes, Revision)], meta: &ListMeta, form: &Fo
     if form.format.output == Output::Object && !form.format.yaml && !form.format.pretty {
         return json_bytes(200, raw_list(kind, items, meta));
     }
-    let documents: Vec<Value> = items.iter().map(|(bytes, rev)| objects::decode_at(kind, bytes, *rev)).collect();
+    let documents: Vec<Value> = items.iter().map(|(bytes, rev)| objects::whole_at(kind, bytes, *rev)).collect();
     let document = match form.format.output {
         Output::Object => json!({
             "kind": kind.list_kind(), "apiVersion": kind.api_version(), "metadata": meta.to_value(), "items": documents,

@@ -31,7 +31,6 @@ pub fn check(kind: &Kind, document: Decoded, validation: FieldValidation) -> Res
         )));
     }
     check_kind(kind, &mut object)?;
-    look::remove(object::metadata_mut(&mut object), "managedFields");
     let report = api::schema::check(kind, &object);
     if let Some(mistyped) = report.mistyped.first() {
         return Err(cannot_handle(kind, &mistyped.message));

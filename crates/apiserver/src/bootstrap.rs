@@ -58,6 +58,7 @@ async fn ensure(registry: &Registry, user: &UserInfo, at: (&str, &str), object: 
         now: clock::now(),
         query: &query,
         warnings: &warnings,
+        manager: "kube-apiserver",
     };
     if registry.world.entry(kind, None, &name).await.is_ok_and(|entry| entry.is_some()) {
         return Ok(());

@@ -50,6 +50,17 @@ pub fn decode_json(body: &[u8]) -> Result<Decoded, Status> {
     Ok(Decoded { value, duplicates })
 }
 
+/// Decodes an applied configuration: YAML, which JSON is too.
+pub fn decode_applied(body: &[u8]) -> Result<Decoded, Status> {
+    let json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    if json && let Ok(decoded) = decode_json(body) {
+        return Ok(decoded);
+    }
+    decode_yaml(body).map_err(|status| {
+        Status::bad_request(status.message.replace("error converting YAML to JSON", "error decoding YAML"))
+    })
+}
+
 fn decode_yaml(body: &[u8]) -> Result<Decoded, Status> {
     let text = std::str::from_utf8(body).map_err(|_| Status::bad_request("the request body is not UTF-8"))?;
     let value: Value = serde_saphyr::from_str(text)

@@ -9,6 +9,7 @@
 
 mod admission;
 mod answer;
+mod apply;
 mod authz;
 mod authz_node;
 mod body;
@@ -23,6 +24,7 @@ mod leftover;
 mod list;
 mod object;
 mod openapi;
+mod owners;
 mod patch;
 mod protobuf;
 mod query;

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::answer;
 use crate::descriptions::Descriptions;
 use crate::discovery::{groups, kinds_of, versions};
+use crate::patch::ACCEPTED as PATCHES;
 use crate::server::Core;
 use crate::status::Status;
 
@@ -302,8 +303,9 @@ fn path_parameters(kind: &Kind, item: bool) -> Value {
 /// Query parameters by verb. kubectl looks for `fieldValidation` on PATCH.
 fn query_parameters(verb: &str) -> &'static [(&'static str, &'static str)] {
     match verb {
-        "create" | "update" | "patch" => {
-            &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")]
+        "create" | "update" => &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string")],
+        "patch" => {
+            &[("dryRun", "string"), ("fieldManager", "string"), ("fieldValidation", "string"), ("force", "boolean")]
         }
         "list" | "deletecollection" => &[
             ("allowWatchBookmarks", "boolean"),
@@ -321,9 +323,6 @@ fn query_parameters(verb: &str) -> &'static [(&'static str, &'static str)] {
         _ => &[],
     }
 }
-
-const PATCHES: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
 
 fn operation(kind: &Kind, verb: &str, language: Language) -> Value {
     let action = match verb {

@@ -1,4 +1,4 @@
-//! PATCH: the three kinds of patch that this server applies.
+//! PATCH: the three kinds of patch that change what is there. Server-side apply is in [`crate::apply`].
 //!
 //! How a patch changes a document is in `api::patch`; here is which one a request means, and that its result is an object
 //! again. Pure. Start at [`Patch::read`].
@@ -14,8 +14,14 @@ use crate::object;
 use crate::query::FieldValidation;
 use crate::status::Status;
 
-const ACCEPTED: [&str; 3] =
-    ["application/json-patch+json", "application/merge-patch+json", "application/strategic-merge-patch+json"];
+/// Media types of patches.
+pub const ACCEPTED: [&str; 4] = [
+    "application/json-patch+json",
+    "application/merge-patch+json",
+    "application/strategic-merge-patch+json",
+    crate::apply::MEDIA_TYPE,
+];
+
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Sort {
     Json,
@@ -32,7 +38,7 @@ pub struct Patch {
 }
 
 impl Patch {
-    /// Reads a patch; other media types (server-side apply among them) are 415.
+    /// Reads a patch; other media types are 415.
     pub fn read(headers: &HeaderMap, body: &[u8]) -> Result<Patch, Status> {
         let sort = match codec::media_type(headers).as_str() {
             "application/json-patch+json" => Sort::Json,
@@ -46,6 +52,20 @@ impl Patch {
                 Ok(Patch { sort, document, duplicates })
             }
             _ => Err(Status::bad_request("error decoding patch: the document has the wrong shape")),
+        }
+    }
+
+    /// Whether the patch reads or writes the owners of fields. Most do not, and are spared them.
+    pub fn sees_owners(&self) -> bool {
+        let leads_there =
+            |path: &str| path.is_empty() || path == "/metadata" || path.starts_with("/metadata/managedFields");
+        match &self.document {
+            Value::Array(operations) => operations.iter().any(|operation| {
+                ["path", "from"]
+                    .iter()
+                    .any(|name| look::get(operation, name).and_then(Value::as_str).is_some_and(leads_there))
+            }),
+            document => look::at(document, &["metadata", "managedFields"]).is_some(),
         }
     }
 

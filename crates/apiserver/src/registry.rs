@@ -1,18 +1,21 @@
 //! The registry: create, change and delete for every kind alike.
 //!
 //! Owns the order of defaulting, preparation, admission, validation and the compare-and-swap against the store. What a
-//! kind does differently is in `api`; what a request looks like is in `serve_resource`. Start at [`Registry::create`].
+//! kind does differently is in `api`; what a request looks like is in `resource`. Start at [`Registry::create`].
 
+use std::borrow::Cow;
 use std::time::Duration;
 
+use api::apply::{self, Applied, Entry};
 use api::{Kind, Timestamp, look};
 use bytes::Bytes;
 use rand::Rng;
 use serde_json::Value;
-use store::{Entry, Expect, Put, Revision};
+use store::{Expect, Put, Revision};
 
 use crate::admission::{self, Operation};
 use crate::object;
+use crate::owners;
 use crate::query::Query;
 use crate::status::{Status, from_store};
 use crate::user::UserInfo;
@@ -45,6 +48,8 @@ pub struct Call<'a> {
     pub query: &'a Query,
     /// What to tell the client beside the answer.
     pub warnings: &'a Warnings,
+    /// Who comes to own the fields that change.
+    pub manager: &'a str,
 }
 
 /// An object after a write.
@@ -60,8 +65,48 @@ pub struct Written {
     pub removed: bool,
 }
 
-/// How an object is changed: takes what is there (with its resourceVersion), gives what shall be there.
-pub type Change<'a> = dyn Fn(&Value) -> Result<Value, Status> + Sync + 'a;
+/// What is there.
+pub struct Live<'a> {
+    /// The object with its resourceVersion, without the owners of its fields.
+    pub object: &'a Value,
+    /// The owners of its fields, as stored.
+    pub managed: &'a [u8],
+}
+
+impl Live<'_> {
+    /// The object with the owners of its fields.
+    pub fn whole(&self) -> Value {
+        let mut object = self.object.clone();
+        owners::attach(&mut object, self.managed);
+        object
+    }
+}
+
+/// What shall be there.
+#[derive(Clone)]
+pub struct Next {
+    /// The object.
+    pub object: Value,
+    /// The owners of its fields, if an apply settled them; else who writes comes to own what changes.
+    pub owners: Option<Vec<Entry>>,
+}
+
+impl From<Value> for Next {
+    fn from(object: Value) -> Next {
+        Next { object, owners: None }
+    }
+}
+
+impl From<Applied> for Next {
+    fn from(applied: Applied) -> Next {
+        Next { object: applied.object, owners: Some(applied.entries) }
+    }
+}
+
+/// How an object is changed: takes what is there, gives what shall be there.
+pub type Change<'a> = dyn Fn(&Live<'_>) -> Result<Next, Status> + Sync + 'a;
+/// How the server itself changes an object: nobody comes to own anything by it.
+pub type Rewrite<'a> = dyn Fn(&Value) -> Result<Value, Status> + Sync + 'a;
 
 /// Writes objects.
 pub struct Registry {
@@ -75,22 +120,26 @@ pub struct Registry {
 
 impl Registry {
     /// Creates an object.
-    pub async fn create(&self, call: &Call<'_>, object: Value) -> Result<Written, Status> {
-        let generated = look::text_at(&object, &["metadata", "name"]).is_empty();
+    pub async fn create(&self, call: &Call<'_>, new: impl Into<Next>) -> Result<Written, Status> {
+        let new = new.into();
+        let generated = look::text_at(&new.object, &["metadata", "name"]).is_empty();
         for _ in 0..NAME_RETRIES {
-            match self.create_once(call, object.clone()).await {
+            match self.create_once(call, new.clone()).await {
                 Err(status) if generated && status.reason == "AlreadyExists" => {}
                 other => return other,
             }
         }
-        self.create_once(call, object).await
+        self.create_once(call, new).await
     }
 
-    async fn create_once(&self, call: &Call<'_>, mut object: Value) -> Result<Written, Status> {
+    async fn create_once(&self, call: &Call<'_>, new: Next) -> Result<Written, Status> {
         let kind = call.kind;
+        let Next { mut object, owners } = new;
         kind.rules.default(&mut object);
         let uid = uuid::Uuid::new_v4().to_string();
         fill_system_fields(&mut object, call, &uid);
+        // Before the plugins: what they add is nobody's, as upstream.
+        let managed = owners.map_or_else(|| owners::of_new(call, &object), |entries| apply::write(&entries));
         let name = object::name(&object).to_owned();
         let request = admission::Request { operation: Operation::Create, ..self.request(call, &name, None) };
         self.admission.mutate(&request, &mut object).await?;
@@ -105,7 +154,7 @@ impl Registry {
             return Err(Status::invalid(kind, &name, &errors));
         }
         self.admission.validate(&request, Some(&object)).await?;
-        let stored = object::to_stored(kind, &object);
+        let stored = object::to_stored(kind, &object, &managed);
         let key = object::key(kind, call.namespace, Some(&name));
         if call.dry_run {
             let taken = self.world.store.get(&key).await.map_err(|e| from_store(kind, &name, &e))?.is_some();
@@ -119,7 +168,7 @@ impl Registry {
         }
     }
 
-    async fn put(&self, kind: &Kind, key: String, value: Bytes, expect: Expect) -> Result<Entry, store::Error> {
+    async fn put(&self, kind: &Kind, key: String, value: Bytes, expect: Expect) -> Result<store::Entry, store::Error> {
         let ttl = (kind.storage.plural == "events").then_some(self.event_ttl);
         self.world.store.put(Put { key, value, expect, ttl }).await
     }
@@ -141,7 +190,7 @@ impl Registry {
     }
 
     /// The stored entry of the object in the path, or 404.
-    pub async fn entry(&self, call: &Call<'_>) -> Result<Entry, Status> {
+    pub async fn entry(&self, call: &Call<'_>) -> Result<store::Entry, Status> {
         let found = self.world.entry(call.kind, call.namespace, call.name).await;
         found.map_err(|e| from_store(call.kind, call.name, &e))?.ok_or_else(|| Status::not_found(call.kind, call.name))
     }
@@ -158,13 +207,13 @@ impl Registry {
             };
         }
         let unconditional = kind.rules.unconditional_update();
-        self.modify(call, &move |old| {
+        self.modify(call, &move |live| {
             let mut new = object.clone();
             let metadata = object::metadata_mut(&mut new);
             if unconditional && look::text(metadata, "resourceVersion").is_empty() {
-                look::copy(&old["metadata"], metadata, "resourceVersion");
+                look::copy(&live.object["metadata"], metadata, "resourceVersion");
             }
-            Ok(new)
+            Ok(new.into())
         })
         .await
     }
@@ -185,15 +234,21 @@ impl Registry {
     async fn modify_once(
         &self,
         call: &Call<'_>,
-        entry: &Entry,
+        entry: &store::Entry,
         change: &Change<'_>,
     ) -> Result<Option<Written>, Status> {
         let kind = call.kind;
         let old = object::decode(kind, entry);
-        let mut new = change(&old)?;
+        let live = Live { object: &old, managed: object::managed(&entry.value) };
+        let Next { object: mut new, owners } = change(&live)?;
         check_unchanged_identity(call, &new, &old)?;
+        let claimed = look::remove(object::metadata_mut(&mut new), "managedFields");
         kind.rules.default(&mut new);
         keep_system_fields(&mut new, &old);
+        let managed = match owners {
+            Some(entries) => Cow::Owned(apply::write(&entries)),
+            None => owners::of_changed(call, (&new, &old), claimed.as_ref(), live.managed),
+        };
         let request = self.request(call, call.name, Some(&old));
         self.admission.mutate(&request, &mut new).await?;
         keep_system_fields(&mut new, &old);
@@ -205,20 +260,21 @@ impl Registry {
             return Err(Status::invalid(kind, call.name, &errors));
         }
         self.admission.validate(&request, Some(&new)).await?;
-        self.commit(call, entry, (&new, &old)).await
+        self.commit(call, entry, (&new, &old), &managed).await
     }
 
-    /// Writes `new` in place of `entry`; removes the object when its last finalizer went.
+    /// Writes `new` and the owners of its fields in place of `entry`; removes the object when its last finalizer went.
     async fn commit(
         &self,
         call: &Call<'_>,
-        entry: &Entry,
+        entry: &store::Entry,
         (new, old): (&Value, &Value),
+        managed: &[u8],
     ) -> Result<Option<Written>, Status> {
-        if new == old {
+        if new == old && owners::same(managed, object::managed(&entry.value)) {
             return Ok(Some(Written::from_entry(entry.clone(), false)));
         }
-        let stored = object::to_stored(call.kind, new);
+        let stored = object::to_stored(call.kind, new, managed);
         if call.dry_run {
             return Ok(Some(Written { stored, revision: Some(entry.modified), created: false, removed: false }));
         }
@@ -248,18 +304,19 @@ impl Registry {
     }
 
     /// Writes an object that is being deleted, or removes it; no rules run. None: another writer was faster.
-    pub async fn mark(&self, call: &Call<'_>, entry: &Entry, new: &Value) -> Result<Option<Written>, Status> {
+    pub async fn mark(&self, call: &Call<'_>, entry: &store::Entry, new: &Value) -> Result<Option<Written>, Status> {
         let old = object::decode(call.kind, entry);
-        self.commit(call, entry, (new, &old)).await
+        self.commit(call, entry, (new, &old), object::managed(&entry.value)).await
     }
 
     /// Changes an object without the rules of updates: what the server itself does to it, such as a binding.
-    pub async fn rewrite(&self, call: &Call<'_>, change: &Change<'_>) -> Result<Written, Status> {
+    pub async fn rewrite(&self, call: &Call<'_>, change: &Rewrite<'_>) -> Result<Written, Status> {
         for _ in 0..=RETRIES {
             let entry = self.entry(call).await?;
             let old = object::decode(call.kind, &entry);
             let new = change(&old)?;
-            if let Some(written) = self.commit(call, &entry, (&new, &old)).await? {
+            let managed = object::managed(&entry.value);
+            if let Some(written) = self.commit(call, &entry, (&new, &old), managed).await? {
                 return Ok(written);
             }
         }
@@ -267,7 +324,7 @@ impl Registry {
     }
 
     /// Removes the entry. None: another writer was faster.
-    pub async fn remove(&self, call: &Call<'_>, entry: &Entry) -> Result<Option<Written>, Status> {
+    pub async fn remove(&self, call: &Call<'_>, entry: &store::Entry) -> Result<Option<Written>, Status> {
         let gone =
             |revision| Written { stored: entry.value.clone(), revision: Some(revision), created: false, removed: true };
         if call.dry_run {
@@ -282,7 +339,7 @@ impl Registry {
 }
 
 impl Written {
-    fn from_entry(entry: Entry, created: bool) -> Written {
+    fn from_entry(entry: store::Entry, created: bool) -> Written {
         Written { stored: entry.value, revision: Some(entry.modified), created, removed: false }
     }
 }

@@ -27,7 +27,7 @@ use crate::subresource::{binding, log, scale, stream};
 use crate::user::UserInfo;
 use crate::warnings::Warnings;
 use crate::watch::{Subject, Watching};
-use crate::{clock, object};
+use crate::{apply, clock, object, owners};
 
 /// Everything about one request but its body.
 pub struct Asked {
@@ -37,10 +37,12 @@ pub struct Asked {
     headers: HeaderMap,
     form: Form,
     warnings: Warnings,
+    manager: String,
 }
 
 impl Asked {
-    fn kind(&self) -> &'static Kind {
+    /// The kind in the path.
+    pub fn kind(&self) -> &'static Kind {
         self.target.kind
     }
 
@@ -48,7 +50,23 @@ impl Asked {
         self.target.name.as_deref().unwrap_or_default()
     }
 
-    fn call(&self, dry_run: bool) -> Call<'_> {
+    /// Attributes of another verb on the same object, for authorization.
+    pub fn attributes<'a>(&'a self, verb: &'a str) -> Attributes<'a> {
+        Attributes {
+            user: &self.user,
+            verb,
+            group: self.target.kind.group,
+            resource: self.target.kind.plural,
+            subresource: self.target.subresource.as_deref().unwrap_or_default(),
+            namespace: self.target.namespace.as_deref().unwrap_or_default(),
+            name: self.name(),
+            fields: "",
+            path: "",
+        }
+    }
+
+    /// The request on the one object in its path.
+    pub fn call(&self, dry_run: bool) -> Call<'_> {
         Call {
             kind: self.target.kind,
             namespace: self.target.namespace.as_deref(),
@@ -59,6 +77,7 @@ impl Asked {
             now: clock::now(),
             query: &self.query,
             warnings: &self.warnings,
+            manager: &self.manager,
         }
     }
 }
@@ -76,7 +95,8 @@ pub async fn respond(core: &Core, target: Target, user: UserInfo, request: Reque
     let format = Format::negotiate(request.headers(), query.flag("pretty"))?;
     let form = Form { format, include: Include::parse(query.get("includeObject"))?, now: clock::precise() };
     let (parts, body) = request.into_parts();
-    let asked = Asked { target, user, query, headers: parts.headers, form, warnings: Warnings::default() };
+    let manager = owners::manager(&query, &parts.headers, &user);
+    let asked = Asked { target, user, query, headers: parts.headers, form, warnings: Warnings::default(), manager };
     match parts.method {
         Method::GET | Method::HEAD => read(core, asked).await,
         method => {
@@ -220,9 +240,14 @@ async fn read(core: &Core, asked: Asked) -> Result<Response, Status> {
 }
 
 async fn write(core: &Core, asked: &Asked, method: &Method, body: Bytes) -> Result<Response, Status> {
+    let applies = *method == Method::PATCH && codec::media_type(&asked.headers) == apply::MEDIA_TYPE;
+    if *method != Method::DELETE {
+        owners::check_options(&asked.query, method, applies)?;
+    }
     match *method {
         Method::POST => create(core, asked, &body).await,
         Method::PUT => update(core, asked, &body).await,
+        Method::PATCH if applies => apply_object(core, asked, &body).await,
         Method::PATCH => patch_object(core, asked, &body).await,
         Method::DELETE if asked.target.name.is_some() => delete_one(core, asked, &body).await,
         Method::DELETE => delete_many(core, asked, &body).await,
@@ -287,7 +312,7 @@ async fn patch_object(core: &Core, asked: &Asked, body: &[u8]) -> Result<Respons
     let call = asked.call(options.dry_run);
     let patch = patch::Patch::read(&asked.headers, body)?;
     let validation = options.field_validation;
-    let apply = |kind: &Kind, old: &Value| {
+    let patched = |kind: &Kind, old: &Value| {
         let (object, told) = patch.apply(kind, old, validation)?;
         call.warnings.extend(told);
         body::check_place(&object, &call)?;
@@ -295,19 +320,33 @@ async fn patch_object(core: &Core, asked: &Asked, body: &[u8]) -> Result<Respons
     };
     if call.subresource == Some("scale") {
         let kind = api::kind::scale();
-        let shown = scale::change(&core.registry, &call, &|old| apply(kind, old)).await?;
+        let shown = scale::change(&core.registry, &call, &|old| patched(kind, old)).await?;
         return Ok(scaled(asked, shown));
     }
     let written = core
         .registry
-        .modify(&call, &|old| {
-            let object = apply(call.kind, old)?;
+        .modify(&call, &|live| {
+            let object = match patch.sees_owners() {
+                true => patched(call.kind, &live.whole())?,
+                false => patched(call.kind, live.object)?,
+            };
             if call.subresource.is_none() {
                 call.warnings.extend(call.kind.rules.warnings(&object));
             }
-            Ok(object)
+            Ok(object.into())
         })
         .await?;
+    Ok(answer::written(asked.kind(), &written, &asked.form))
+}
+
+async fn apply_object(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Status> {
+    let options = WriteOptions::parse(&asked.query)?;
+    let apply = apply::Apply::read(body, &asked.query)?;
+    if asked.target.subresource.as_deref() == Some("scale") {
+        let shown = scale::apply(&core.registry, &asked.call(options.dry_run), &apply).await?;
+        return Ok(scaled(asked, shown));
+    }
+    let written = apply.carry_out(core, asked, &options).await?;
     Ok(answer::written(asked.kind(), &written, &asked.form))
 }
 

@@ -244,7 +244,7 @@ impl Watching {
             (Output::Object, None) => frame_bytes(kind, sort.text(), stored, revision),
             (output, _) => {
                 let form = Form { now: crate::clock::precise(), ..self.subject.form };
-                let mut document = answer::shaped(kind, object::decode_at(kind, stored, revision), &form);
+                let mut document = answer::shaped(kind, object::whole_at(kind, stored, revision), &form);
                 // The columns come with the first row only.
                 if output == Output::Table && std::mem::replace(&mut self.columns_sent, true) {
                     document["columnDefinitions"] = Value::Null;

@@ -189,7 +189,7 @@ async fn invalid_objects_name_their_fields() {
     assert_eq!((code, &status["reason"]), (422, &json!("Invalid")));
     assert_eq!(status["details"]["causes"][0]["field"], "spec.containers[0].name");
     assert!(status["message"].as_str().unwrap().starts_with("Pod \"a\" is invalid: spec.containers[0].name"));
-    let media = "application/apply-patch+yaml";
+    let media = "application/apply-patch+cbor";
     assert_eq!(door.send(Method::PATCH, &format!("{PODS}/a"), media, b"{}".to_vec()).await.0, 415);
     let large = vec![b' '; 4 * 1024 * 1024];
     assert_eq!(door.send(Method::POST, PODS, "application/json", large).await.0, 413);
