@@ -13,6 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 mod door;
 
+const APPLY: &str = "application/apply-patch+yaml";
+
 /// Every kind that holds a pod template, its path and where the template is.
 const HOLDERS: [(&str, &[&str]); 8] = [
     ("/api/v1/namespaces/default/podtemplates", &["template"]),
@@ -90,24 +92,33 @@ async fn img_20_to_23_every_kind_and_list_reads_back_with_a_policy() {
 async fn img_25_26_no_patch_of_the_image_moves_the_policy_and_a_put_without_it_does() {
     let door = door().await;
     let template = ["spec", "template"];
-    let path = "/apis/apps/v1/namespaces/default/deployments";
+    let all = "/apis/apps/v1/namespaces/default/deployments";
+    let path = format!("{all}/w");
     let spec = json!({"containers": [{"name": "c", "image": "app:1"}]});
-    assert_eq!(door.post(path, &holder(path, &template, &spec)).await.0, 201);
-    let path = format!("{path}/w");
     let set = |container: Value| json!({"spec": {"template": {"spec": {"containers": [container]}}}});
+    let mut applied = set(json!({"name": "c", "image": "app:latest"}));
+    applied["apiVersion"] = json!("apps/v1");
+    applied["kind"] = json!("Deployment");
     let patches = [
-        ("application/strategic-merge-patch+json", set(json!({"name": "c", "image": "app:latest"}))),
+        ("application/strategic-merge-patch+json", "", set(json!({"name": "c", "image": "app:latest"}))),
         (
             "application/merge-patch+json",
+            "",
             set(json!({"name": "c", "image": "app:latest", "imagePullPolicy": "IfNotPresent"})),
         ),
         (
             "application/json-patch+json",
+            "",
             json!([{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": "app:latest"}]),
         ),
+        (APPLY, "?fieldManager=a&force=true", applied),
     ];
-    for (media, patch) in patches {
-        let (code, patched) = door.patch(&path, media, &patch).await;
+    for (media, query, patch) in patches {
+        door.delete(&path, &json!({})).await;
+        let (code, made) = door.post(all, &holder(all, &template, &spec)).await;
+        assert_eq!(code, 201, "{made}");
+        assert_eq!(spec_of(&made, &template)["containers"][0]["imagePullPolicy"], "IfNotPresent");
+        let (code, patched) = door.patch(&format!("{path}{query}"), media, &patch).await;
         assert_eq!(code, 200, "{patched}");
         let container = &spec_of(&patched, &template)["containers"][0];
         assert_eq!(
@@ -125,6 +136,39 @@ async fn img_25_26_no_patch_of_the_image_moves_the_policy_and_a_put_without_it_d
     assert_eq!(code, 200, "{put}");
     assert_eq!(spec_of(&put, &template)["containers"][0]["imagePullPolicy"], "IfNotPresent");
     assert_eq!(put["metadata"]["generation"], 4);
+}
+
+#[tokio::test]
+async fn img_26_an_apply_that_drops_its_policy_is_defaulted_from_the_new_image() {
+    let door = door().await;
+    let template = ["spec", "template"];
+    let path = "/apis/apps/v1/namespaces/default/deployments/w?fieldManager=a";
+    let config = |container: Value| {
+        let mut object = holder("/apps/", &template, &json!({"containers": [container]}));
+        object["apiVersion"] = json!("apps/v1");
+        object["kind"] = json!("Deployment");
+        object
+    };
+    let policy = |object: &Value| spec_of(object, &template)["containers"][0]["imagePullPolicy"].clone();
+    let owned = config(json!({"name": "c", "image": "app:1", "imagePullPolicy": "Never"}));
+    let (code, made) = door.patch(path, APPLY, &owned).await;
+    assert_eq!((code, policy(&made)), (201, json!("Never")));
+    let (code, changed) = door.patch(path, APPLY, &config(json!({"name": "c", "image": "app:latest"}))).await;
+    assert_eq!((code, policy(&changed)), (200, json!("Always")));
+    let (code, changed) = door.patch(path, APPLY, &config(json!({"name": "c", "image": "app:2"}))).await;
+    // Nobody applied the default, so nobody dropped it.
+    assert_eq!((code, policy(&changed)), (200, json!("Always")));
+
+    // On a Pod, whose policy may not change, it is refused.
+    let path = format!("{PODS}/p?fieldManager=a");
+    let config = |container: Value| json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [container]}});
+    let owned = config(json!({"name": "c", "image": "app:1", "imagePullPolicy": "IfNotPresent"}));
+    assert_eq!(door.patch(&path, APPLY, &owned).await.0, 201);
+    let (code, status) = door.patch(&path, APPLY, &config(json!({"name": "c", "image": "app:latest"}))).await;
+    assert_eq!(code, 422);
+    assert!(status["message"].as_str().unwrap().contains("pod updates may not change fields other than"), "{status}");
+    let (code, changed) = door.patch(&path, APPLY, &config(json!({"name": "c", "image": "app:2"}))).await;
+    assert_eq!((code, &changed["spec"]["containers"][0]["imagePullPolicy"]), (200, &json!("IfNotPresent")));
 }
 
 #[tokio::test]
