@@ -139,7 +139,7 @@ fn owners_at(stored: &[u8]) -> Option<(usize, usize)> {
             _ if text => {}
             b'[' | b'{' => depth += 1,
             b']' | b'}' => {
-                depth -= 1;
+                depth = depth.checked_sub(1)?;
                 if depth == 0 {
                     return Some((start, start + MANAGED.len() + at + 1));
                 }
