@@ -9,6 +9,7 @@ mod cli;
 mod clock;
 mod detach;
 mod down;
+mod eviction_settings;
 mod handlers;
 mod image_collection;
 mod image_settings;

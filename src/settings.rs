@@ -12,6 +12,7 @@ use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
+use crate::eviction_settings::Statements;
 use crate::image_settings::ImageSettings;
 use crate::instance::Instance;
 
@@ -85,6 +86,29 @@ pub struct Settings {
     #[arg(long, env = "SAMPAN_IMAGE_MAXIMUM_GC_AGE", value_name = "DURATION")]
     #[serde(rename = "imageMaximumGCAge")]
     pub image_maximum_gc_age: Option<String>,
+    /// Evict when less is left: memory.available, nodefs.available, nodefs.inodesFree, imagefs.available,
+    /// imagefs.inodesFree, pid.available
+    /// [default: memory.available<100Mi,nodefs.available<10%,nodefs.inodesFree<5%,imagefs.available<15%,imagefs.inodesFree<5%]
+    #[arg(long, env = "SAMPAN_EVICTION_HARD", value_name = "SIGNAL<VALUE,...")]
+    pub eviction_hard: Option<Statements>,
+    /// Evict when less is left for some time, with the pods' own grace
+    #[arg(long, env = "SAMPAN_EVICTION_SOFT", value_name = "SIGNAL<VALUE,...")]
+    pub eviction_soft: Option<Statements>,
+    /// How long that has to last, for each signal of --eviction-soft
+    #[arg(long, env = "SAMPAN_EVICTION_SOFT_GRACE_PERIOD", value_name = "SIGNAL=DURATION,...")]
+    pub eviction_soft_grace_period: Option<Statements>,
+    /// The longest grace of a pod evicted by --eviction-soft, in seconds [default: 0]
+    #[arg(long, env = "SAMPAN_EVICTION_MAX_POD_GRACE_PERIOD", value_name = "SECONDS", allow_negative_numbers = true)]
+    pub eviction_max_pod_grace_period: Option<i32>,
+    /// How much is to be freed beyond a threshold once it is crossed
+    #[arg(long, env = "SAMPAN_EVICTION_MINIMUM_RECLAIM", value_name = "SIGNAL=VALUE,...")]
+    pub eviction_minimum_reclaim: Option<Statements>,
+    /// How long the node shows a pressure after it was last seen [default: 5m]
+    #[arg(long, env = "SAMPAN_EVICTION_PRESSURE_TRANSITION_PERIOD", value_name = "DURATION")]
+    pub eviction_pressure_transition_period: Option<String>,
+    /// What --eviction-hard does not name keeps its default
+    #[arg(long, env = "SAMPAN_MERGE_DEFAULT_EVICTION_SETTINGS", num_args = 0..=1, default_missing_value = "true")]
+    pub merge_default_eviction_settings: Option<bool>,
     /// Images that the Node's status lists, the largest first; -1 for all [default: 50]
     #[arg(long, env = "SAMPAN_NODE_STATUS_MAX_IMAGES", value_name = "N", allow_negative_numbers = true)]
     pub node_status_max_images: Option<i32>,
@@ -190,6 +214,7 @@ pub struct Resolved {
     pub token_auth_file: Option<PathBuf>,
     pub merge_kubeconfig: bool,
     pub images: ImageSettings,
+    pub eviction: node::eviction::Policy,
     pub credentials: node::credentials::Options,
     pub verification: node::records::Rules,
 }
@@ -252,6 +277,17 @@ impl Settings {
             store: self.store.or(below.store),
             runtime: self.runtime.or(below.runtime),
             default_handler: self.default_handler.or(below.default_handler),
+            eviction_hard: self.eviction_hard.or(below.eviction_hard),
+            eviction_soft: self.eviction_soft.or(below.eviction_soft),
+            eviction_soft_grace_period: self.eviction_soft_grace_period.or(below.eviction_soft_grace_period),
+            eviction_max_pod_grace_period: self.eviction_max_pod_grace_period.or(below.eviction_max_pod_grace_period),
+            eviction_minimum_reclaim: self.eviction_minimum_reclaim.or(below.eviction_minimum_reclaim),
+            eviction_pressure_transition_period: self
+                .eviction_pressure_transition_period
+                .or(below.eviction_pressure_transition_period),
+            merge_default_eviction_settings: self
+                .merge_default_eviction_settings
+                .or(below.merge_default_eviction_settings),
             enable_admission_plugins: self.enable_admission_plugins.or(below.enable_admission_plugins),
             pin_image_digests_failure_policy: self
                 .pin_image_digests_failure_policy
@@ -324,10 +360,11 @@ impl Settings {
         if pod_cidr.prefix_len() > 29 {
             bail!("--pod-cidr {pod_cidr}: has too few addresses, give a /29 or larger");
         }
-        let images = self.images()?;
+        let (images, eviction) = (self.images()?, self.eviction()?);
         let (credentials, verification) = (self.credentials()?, self.verification()?);
         Ok(Resolved {
             images,
+            eviction,
             credentials,
             verification,
             instance: self.instance(),

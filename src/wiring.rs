@@ -293,6 +293,7 @@ fn node_options(
         pull_limits: resolved.images.limits,
         images_with_handler: resolved.images.with_handler,
         collection: resolved.images.collection,
+        eviction: resolved.eviction.clone(),
         status_images_max: resolved.images.status_max,
         runtime_class_fails_pod: true,
         credentials: resolved.credentials.clone(),

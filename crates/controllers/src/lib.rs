@@ -9,6 +9,7 @@
 
 pub mod call;
 pub mod namespace;
+pub mod node_taints;
 pub mod pod_gc;
 pub mod service_account;
 pub mod shell;

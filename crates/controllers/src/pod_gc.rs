@@ -80,6 +80,7 @@ pub async fn act(client: &Client, removal: &Removal) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::view::Node;
 
     fn pod(name: &str, node: Option<&str>, deleting: bool) -> Pod {
         let node = node.map(str::to_owned);
@@ -94,7 +95,7 @@ mod tests {
     async fn pods_of_missing_nodes_go_after_the_quarantine_and_unbound_deleted_ones_at_once() {
         let now = Instant::now();
         let mut world = World::default();
-        world.nodes.insert("here".into());
+        world.nodes.insert("here".into(), Node::default());
         for pod in [
             pod("fine", Some("here"), false),
             pod("ending", Some("here"), true),
@@ -111,7 +112,7 @@ mod tests {
         world.note_missing_nodes(later);
         let (removals, wake_at) = decide(&world, later);
         assert_eq!((names(&removals), wake_at), (vec![("deleted", false), ("orphan", true)], None));
-        world.nodes.insert("gone".into());
+        world.nodes.insert("gone".into(), Node::default());
         world.note_missing_nodes(later);
         assert_eq!(names(&decide(&world, later).0), [("deleted", false)]);
     }

@@ -17,9 +17,10 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::node_taints::Tainting;
 use crate::pod_gc::Removal;
 use crate::view::{AccountObject, NamespaceObject, NodeObject, PodObject, World};
-use crate::{call, namespace, pod_gc, service_account};
+use crate::{call, namespace, node_taints, pod_gc, service_account};
 
 /// How many actions may be under way at once.
 const ACTIONS_MAX: usize = 32;
@@ -53,6 +54,8 @@ pub enum Action {
     EmptyNamespace(String),
     /// Remove a pod that no node looks after.
     RemovePod(Removal),
+    /// Bring the taints of a node in line with its conditions.
+    TaintNode(Tainting),
 }
 
 /// Everything that all controllers want now, and when to ask again though nothing changes.
@@ -60,7 +63,8 @@ fn decide(world: &World, now: Instant) -> (BTreeSet<Action>, Option<Instant>) {
     let (removals, wake_at) = pod_gc::decide(world, now);
     let accounts = service_account::decide(world).into_iter().map(Action::CreateAccount);
     let namespaces = namespace::decide(world).into_iter().map(Action::EmptyNamespace);
-    (accounts.chain(namespaces).chain(removals.into_iter().map(Action::RemovePod)).collect(), wake_at)
+    let taints = node_taints::decide(world).into_iter().map(Action::TaintNode);
+    (accounts.chain(namespaces).chain(removals.into_iter().map(Action::RemovePod)).chain(taints).collect(), wake_at)
 }
 
 async fn act(client: &Client, action: &Action) -> Result<(), call::Error> {
@@ -69,6 +73,7 @@ async fn act(client: &Client, action: &Action) -> Result<(), call::Error> {
             Action::CreateAccount(namespace) => service_account::act(client, namespace).await,
             Action::EmptyNamespace(namespace) => namespace::act(client, namespace).await,
             Action::RemovePod(removal) => pod_gc::act(client, removal).await,
+            Action::TaintNode(tainting) => node_taints::act(client, tainting).await,
         }
     };
     let timed_out = |_| call::Error::TimedOut(ACTION_TIMEOUT.as_secs());
@@ -219,13 +224,9 @@ impl Shell {
     fn take_node(&mut self, event: Watched<NodeObject>) {
         let known = &mut self.world.nodes;
         match self.nodes.take(event, |object| object.meta().name.as_ref()) {
-            Change::Is(name, _) => {
-                known.insert(name);
-            }
-            Change::IsGone(name) => {
-                known.remove(&name);
-            }
-            Change::AreAll(names) => known.retain(|name| names.contains(name)),
+            Change::Is(name, object) => drop(known.insert(name, object.into())),
+            Change::IsGone(name) => drop(known.remove(&name)),
+            Change::AreAll(names) => known.retain(|name, _| names.contains(name)),
             Change::None => {}
         }
     }

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 use tokio::time::Instant;
 
 /// A namespace.
@@ -31,6 +32,17 @@ pub struct Pod {
     pub finished: bool,
 }
 
+/// A node.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Node {
+    /// metadata.resourceVersion.
+    pub version: String,
+    /// The types of the conditions that are True.
+    pub holding: BTreeSet<String>,
+    /// spec.taints, as they are.
+    pub taints: Vec<Value>,
+}
+
 /// Everything that the controllers decide on.
 #[derive(Debug, Default)]
 pub struct World {
@@ -41,7 +53,7 @@ pub struct World {
     /// By uid.
     pub pods: BTreeMap<String, Pod>,
     /// By name.
-    pub nodes: BTreeSet<String>,
+    pub nodes: BTreeMap<String, Node>,
     /// Nodes that pods are bound to but that do not exist, and since when that is known.
     pub missing_nodes: BTreeMap<String, Instant>,
 }
@@ -50,7 +62,7 @@ impl World {
     /// Brings `missing_nodes` up to date.
     pub fn note_missing_nodes(&mut self, now: Instant) {
         let bound: BTreeSet<&String> = self.pods.values().filter_map(|pod| pod.node.as_ref()).collect();
-        let missing = bound.into_iter().filter(|node| !self.nodes.contains(*node));
+        let missing = bound.into_iter().filter(|node| !self.nodes.contains_key(*node));
         let since = |node: &String| self.missing_nodes.get(node).copied().unwrap_or(now);
         self.missing_nodes = missing.map(|node| (node.clone(), since(node))).collect();
     }
@@ -84,6 +96,32 @@ pub struct AccountObject {
 #[serde(default)]
 pub struct NodeObject {
     metadata: ObjectMeta,
+    #[serde(deserialize_with = "null_as_default")]
+    spec: NodeSpec,
+    #[serde(deserialize_with = "null_as_default")]
+    status: NodeStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeSpec {
+    #[serde(deserialize_with = "null_as_default")]
+    taints: Vec<Value>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeStatus {
+    #[serde(deserialize_with = "null_as_default")]
+    conditions: Vec<NodeCondition>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct NodeCondition {
+    #[serde(rename = "type")]
+    kind: String,
+    status: String,
 }
 
 /// A Pod on the wire.
@@ -117,6 +155,17 @@ fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(fro
 impl From<NamespaceObject> for Namespace {
     fn from(object: NamespaceObject) -> Namespace {
         Namespace { deleting: object.metadata.deletion_timestamp.is_some(), finalizers: object.spec.finalizers }
+    }
+}
+
+impl From<NodeObject> for Node {
+    fn from(object: NodeObject) -> Node {
+        let conditions = object.status.conditions.into_iter().filter(|condition| condition.status == "True");
+        Node {
+            version: object.metadata.resource_version.unwrap_or_default(),
+            holding: conditions.map(|condition| condition.kind).collect(),
+            taints: object.spec.taints,
+        }
     }
 }
 

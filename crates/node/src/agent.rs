@@ -5,6 +5,7 @@
 //! them again. Start at [`run`], then `Agent::turn`.
 
 mod admission;
+mod asks;
 mod housekeeping;
 mod options;
 mod pods;
@@ -18,6 +19,7 @@ use crate::{
     config,
     credentials::{Credentials, Places},
     event::{Recorder, Writer},
+    eviction::Pressure,
     image::{Pulls, probe, watch},
     pod::{
         act::{Actor, limited, rpc, rpc_text},
@@ -32,11 +34,16 @@ use cri::v1;
 use futures_util::StreamExt as _;
 use pods::Pods;
 use std::{sync::Arc, time::Duration};
-use tokio::task::JoinSet;
+use tokio::{
+    sync::{mpsc, watch as watch_channel},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 /// The safety net under the runtime's events.
 const RELIST: Duration = Duration::from_secs(10);
+/// Questions of eviction that wait.
+const ASKS_MAX: usize = 4;
 /// How long a drained node may take before what is left is stopped by force.
 const DRAIN_MAX: Duration = Duration::from_secs(600);
 /// Listing images at the start.
@@ -56,9 +63,11 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     let (probes, mut probe_reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
     background.spawn(actor.credentials.clone().watch());
     settle_pulls(&actor).await;
-    let mut agent = Pods::new(actor.clone(), probes, options.max_pods);
+    let (pressure, pressed) = watch_channel::channel(Pressure::new());
+    let (asks, mut asked) = mpsc::channel(ASKS_MAX);
+    let mut agent = Pods::new(actor.clone(), probes, options.max_pods, pressed);
     let mut watch = std::pin::pin!(pods::watch(&options.client, &options.node_name));
-    options.serve_node(&actor, &mut background, cancel.clone());
+    options.serve_node(&actor, (asks, pressure), &mut background, cancel.clone());
     let mut events = runtime::subscribe(actor.cri.clone(), cancel.clone(), &mut background);
     let mut tick = tokio::time::interval(RELIST);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -70,6 +79,7 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
             Some(event) = events.recv() => agent.take_event(event),
             Some(report) = probe_reports.recv() => agent.take_report(report),
             Some(ended) = agent.join_next() => agent.take_end(ended),
+            Some(ask) = asked.recv() => agent.take_ask(ask),
             _ = tick.tick() => agent.housekeep(),
         }
     }
@@ -88,7 +98,8 @@ pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Res
     let mut background = JoinSet::new();
     background.spawn(writer.run(options.client.clone()));
     let (probes, _reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
-    let mut agent = Pods::new(actor.clone(), probes, u32::MAX);
+    let (_, pressed) = watch_channel::channel(Pressure::new());
+    let mut agent = Pods::new(actor.clone(), probes, u32::MAX, pressed);
     let mut events = runtime::subscribe(actor.cri.clone(), CancellationToken::new(), &mut background);
     let present = housekeeping::present(&actor.cri).await.map_err(Error::Runtime)?;
     for pod in pods::list(&options.client, &options.node_name).await? {

@@ -7,7 +7,8 @@
 mod demand;
 mod tree;
 
-pub use demand::{Demand, Qos, demand, path, qos};
+pub use demand::{Demand, Qos, demand, path, qos, storage_request};
+pub use tree::Usage;
 
 use crate::config::resources::{CPU_PERIOD_US, CPU_SHARES_MIN, quota, shares};
 use crate::object::Pod;
@@ -134,6 +135,16 @@ impl Cgroups {
         let classes = ["", "/burstable", "/besteffort"];
         let names = classes.iter().flat_map(|class| self.tree.children(&format!("{}/kubepods{class}", self.top)));
         names.filter_map(|name| name.strip_prefix("pod").map(str::to_owned)).collect()
+    }
+
+    /// What the pod's cgroup uses, as far as the kernel tells.
+    pub fn usage(&self, pod: &Pod) -> Usage {
+        self.tree.usage(&path(&self.top, pod))
+    }
+
+    /// What the whole machine uses.
+    pub fn machine_usage(&self) -> Usage {
+        self.tree.usage("")
     }
 
     /// Removes the whole tree of pods, for `down`.

@@ -66,6 +66,7 @@ struct Told {
     warning: bool,
     reason: String,
     message: String,
+    notes: BTreeMap<String, String>,
     at: Timestamp,
 }
 
@@ -91,16 +92,21 @@ impl Recorder {
 
     /// A Normal event.
     pub fn normal(&self, target: Target, reason: &str, message: impl Into<String>) {
-        self.record(target, false, reason, message.into());
+        self.record(target, false, reason, message.into(), BTreeMap::new());
     }
 
     /// A Warning event.
     pub fn warning(&self, target: Target, reason: &str, message: impl Into<String>) {
-        self.record(target, true, reason, message.into());
+        self.record(target, true, reason, message.into(), BTreeMap::new());
     }
 
-    fn record(&self, target: Target, warning: bool, reason: &str, message: String) {
-        let told = Told { target, warning, reason: reason.to_owned(), message, at: Timestamp::now() };
+    /// A Warning event with annotations.
+    pub fn warning_with(&self, target: Target, reason: &str, message: String, notes: BTreeMap<String, String>) {
+        self.record(target, true, reason, message, notes);
+    }
+
+    fn record(&self, target: Target, warning: bool, reason: &str, message: String, notes: BTreeMap<String, String>) {
+        let told = Told { target, warning, reason: reason.to_owned(), message, notes, at: Timestamp::now() };
         if self.queue.try_send(told).is_err() {
             tracing::debug!(reason, "event dropped: the queue is full");
         }
@@ -211,10 +217,14 @@ impl Writer {
             involved["fieldPath"] = json!(target.field_path);
         }
         let namespace = if target.namespace.is_empty() { "default" } else { &target.namespace };
+        let mut metadata = json!({ "name": name, "namespace": namespace });
+        if !told.notes.is_empty() {
+            metadata["annotations"] = json!(told.notes);
+        }
         json!({
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": { "name": name, "namespace": namespace },
+            "metadata": metadata,
             "involvedObject": involved,
             "reason": told.reason,
             "message": told.message.chars().take(1024).collect::<String>(),
@@ -285,7 +295,7 @@ mod tests {
             field_path: String::new(),
         };
         let at = Timestamp::from_second(second).unwrap();
-        Told { target, warning: true, reason: reason.into(), message: "m".into(), at }
+        Told { target, warning: true, reason: reason.into(), message: "m".into(), notes: BTreeMap::new(), at }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 mod facts;
 mod status;
 
+use crate::eviction::Pressure;
 use cri::v1;
 use facts::{Machine, Seen};
 use http::StatusCode;
@@ -53,6 +54,8 @@ pub struct Options {
     pub max_pods: u32,
     /// How many images the status lists; `None` for all.
     pub images_max: Option<usize>,
+    /// The conditions that eviction has found.
+    pub pressure: watch::Receiver<Pressure>,
     /// The data directory, whose file system holds the pods' ephemeral storage.
     pub data_dir: PathBuf,
 }
@@ -75,6 +78,7 @@ pub async fn run(options: Options, ready: watch::Sender<bool>, cancel: Cancellat
         nodes: Api::all(options.client.clone()),
         leases: Api::namespaced(options.client.clone(), LEASE_NAMESPACE),
         machine: Machine::read(&options.data_dir),
+        pressure: options.pressure.clone(),
         options,
         is_registered: false,
         written: None,
@@ -93,14 +97,17 @@ pub async fn run(options: Options, ready: watch::Sender<bool>, cancel: Cancellat
                 if heart.written.is_some() { LOOK_PERIOD } else { RETRY_PERIOD }
             }
         };
-        if cancel.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
-            return;
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+            Ok(()) = heart.pressure.changed() => {}
         }
     }
 }
 
 struct Heart {
     options: Options,
+    pressure: watch::Receiver<Pressure>,
     nodes: Api<Node>,
     leases: Api<Lease>,
     machine: Machine,
@@ -135,7 +142,7 @@ impl Heart {
 
     /// Creates the Node object, or brings labels and addresses of an old one up to date.
     async fn register(&mut self, seen: &Seen) -> Result<(), Error> {
-        let node = status::node(&self.options, &self.machine, seen);
+        let node = status::node(&self.options, &self.machine, seen, &self.pressure.borrow());
         let typed: Node = serde_json::from_value(node.clone()).map_err(|e| Error::Runtime(e.to_string()))?;
         match within(self.nodes.create(&PostParams::default(), &typed)).await {
             Ok(_) => {}
@@ -151,7 +158,8 @@ impl Heart {
     }
 
     async fn report(&mut self, seen: &Seen, now: Timestamp) -> Result<(), Error> {
-        let bare = status::status(&self.options, &self.machine, seen);
+        let pressure = self.pressure.borrow_and_update().clone();
+        let bare = status::status(&self.options, &self.machine, seen, &pressure);
         let is_due = self.written_at.is_none_or(|at| is_due(at, now, REPORT_PERIOD));
         if self.written.as_ref() == Some(&bare) && !is_due {
             return Ok(());

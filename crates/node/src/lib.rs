@@ -11,6 +11,7 @@ pub mod collection;
 pub mod config;
 pub mod credentials;
 pub mod event;
+pub mod eviction;
 pub mod heartbeat;
 pub mod image;
 pub mod object;

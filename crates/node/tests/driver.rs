@@ -126,7 +126,7 @@ async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
         runtime_class_fails_pod: true,
     });
     let seen: Pod = serde_json::from_value(pod()).unwrap();
-    let wish = Wish { pod: Arc::new(seen), removed: false, drained: false, relist: 0 };
+    let wish = Wish { pod: Arc::new(seen), ..Wish::default() };
     let (wishes, inbox) = watch::channel(wish);
     let (_news, news) = mpsc::channel(16);
     let task = Task::new(actor.clone(), probes, inbox, news);

@@ -7,6 +7,7 @@ use super::{
     runtime::RuntimeEvent,
 };
 use crate::{
+    eviction::{self, Pressure},
     object::Pod,
     pod::{
         act::Actor,
@@ -38,8 +39,8 @@ use tokio_util::sync::CancellationToken;
 const NEWS_MAX: usize = 256;
 
 /// One pod's end of the channels.
-struct Handle {
-    wishes: watch::Sender<Wish>,
+pub(super) struct Handle {
+    pub(super) wishes: watch::Sender<Wish>,
     news: mpsc::Sender<News>,
 }
 
@@ -47,7 +48,7 @@ struct Handle {
 pub(super) struct Pods {
     pub(super) actor: Arc<Actor>,
     probes: Probes,
-    handles: BTreeMap<String, Handle>,
+    pub(super) handles: BTreeMap<String, Handle>,
     tasks: JoinSet<(String, bool)>,
     cancel: CancellationToken,
     /// Pods whose task has ended and of which the API may still tell old news.
@@ -57,6 +58,8 @@ pub(super) struct Pods {
     /// The API's pods are all known.
     synced: bool,
     max_pods: u32,
+    /// The conditions that eviction has found.
+    pressure: watch::Receiver<Pressure>,
     pub(super) orphans: housekeeping::Orphans,
 }
 
@@ -77,7 +80,7 @@ pub(super) async fn list(client: &kube::Client, node_name: &str) -> Result<Vec<P
 }
 
 impl Pods {
-    pub(super) fn new(actor: Arc<Actor>, probes: Probes, max_pods: u32) -> Self {
+    pub(super) fn new(actor: Arc<Actor>, probes: Probes, max_pods: u32, pressure: watch::Receiver<Pressure>) -> Self {
         Self {
             actor,
             probes,
@@ -88,6 +91,7 @@ impl Pods {
             listed: BTreeSet::new(),
             synced: false,
             max_pods,
+            pressure,
             orphans: housekeeping::Orphans::default(),
         }
     }
@@ -152,14 +156,15 @@ impl Pods {
         let ctx = &self.actor.ctx;
         let room = Room { pods: self.max_pods.into(), cpu_milli: ctx.cpu_milli, memory_bytes: ctx.memory_bytes };
         let others: Vec<Arc<Pod>> = self.handles.values().map(|handle| handle.wishes.borrow().pod.clone()).collect();
-        let Some((reason, message)) = refusal(pod, &others, room) else { return };
+        let short = eviction::admission::refusal(pod, &self.pressure.borrow());
+        let Some((reason, message)) = short.or_else(|| refusal(pod, &others, room)) else { return };
         let mut checkpoint = self.actor.checkpoints.load(pod.uid());
         if checkpoint.verdict.is_some() {
             return;
         }
         self.actor.recorder.warning(crate::event::Target::pod(pod), &reason, message.clone());
         let (at, message) = (self.actor.clock.now(), format!("Pod was rejected: {message}"));
-        checkpoint.verdict = Some(Verdict { reason, message, at, grace_seconds: 1 });
+        checkpoint.verdict = Some(Verdict { reason, message, at, grace_seconds: 1, is_disruption: false });
         if let Err(error) = self.actor.checkpoints.save(pod.uid(), &checkpoint) {
             tracing::error!(uid = pod.uid(), %error, "checkpoint not written");
         }
@@ -184,7 +189,7 @@ impl Pods {
     fn begin(&mut self, pod: Arc<Pod>, drained: bool) {
         let uid = pod.uid().to_owned();
         self.actor.credentials.refer(&pod);
-        let (wishes, wish) = watch::channel(Wish { pod, removed: false, drained, relist: 0 });
+        let (wishes, wish) = watch::channel(Wish { pod, drained, ..Wish::default() });
         let (news, inbox) = mpsc::channel(NEWS_MAX);
         let task = Task::new(self.actor.clone(), self.probes.clone(), wish, inbox);
         let (cancel, ended) = (self.cancel.clone(), uid.clone());

@@ -3,12 +3,16 @@
 use super::Options;
 use crate::{
     collection::{self, Collector},
+    eviction::{self, Ask, Evictor, Pressure},
     heartbeat,
     pod::act::Actor,
     port,
 };
-use std::time::Duration;
-use tokio::{sync::watch, task::JoinSet};
+use std::{sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+};
 use tokio_util::sync::CancellationToken;
 
 /// Between two beginnings of a service that fails.
@@ -30,8 +34,24 @@ impl Options {
     }
 
     /// Begins the services in the background.
-    pub(super) fn serve_node(self, actor: &Actor, background: &mut JoinSet<()>, cancel: CancellationToken) {
+    pub(super) fn serve_node(
+        self,
+        actor: &Arc<Actor>,
+        (agent, pressure): (mpsc::Sender<Ask>, watch::Sender<Pressure>),
+        background: &mut JoinSet<()>,
+        cancel: CancellationToken,
+    ) {
         let collector = self.collector(actor);
+        let (pressed, evictions) = (pressure.subscribe(), eviction::Metrics::default());
+        let evictor = Evictor::new(eviction::Options {
+            policy: self.eviction.clone(),
+            actor: actor.clone(),
+            collector: collector.clone(),
+            agent,
+            pressure,
+            metrics: evictions.clone(),
+        });
+        background.spawn(evictor.run(cancel.clone()));
         let board = actor.pulls.board.clone();
         let (metrics, records) = (actor.pulls.metrics.clone(), actor.records.clone());
         background.spawn(collector.clone().run(cancel.clone()));
@@ -45,6 +65,7 @@ impl Options {
             pod_cidr: self.pod_cidr.clone(),
             max_pods: self.max_pods,
             images_max: self.status_images_max,
+            pressure: pressed,
             data_dir: self.data_dir.clone(),
         };
         background.spawn(heartbeat::run(beat, watch::Sender::new(false), cancel.clone()));
@@ -59,6 +80,7 @@ impl Options {
                     node_name: self.node_name.clone(),
                     board: board.clone(),
                     metrics: metrics.clone(),
+                    evictions: evictions.clone(),
                     records: records.clone(),
                     collector: collector.clone(),
                 };

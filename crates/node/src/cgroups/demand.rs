@@ -110,6 +110,15 @@ pub fn demand(pod: &Pod) -> Demand {
     }
 }
 
+/// Requested bytes of the node's disk, with the pod's overhead on top of a request (RTC-70).
+pub fn storage_request(pod: &Pod) -> i64 {
+    let name = "ephemeral-storage";
+    match total(pod, &|c| Some(requested(&c.resources, name, quantity::whole))).unwrap_or(0) {
+        0 => 0,
+        bytes => bytes.saturating_add(quantity::whole_of(&pod.spec.overhead, name)),
+    }
+}
+
 type Scale = fn(&str) -> Option<i64>;
 
 fn requested(resources: &Resources, name: &str, scale: Scale) -> i64 {

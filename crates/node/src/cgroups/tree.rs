@@ -30,6 +30,15 @@ pub(super) struct Tree {
     hierarchies: Vec<Hierarchy>,
 }
 
+/// What a cgroup uses; `None` where no hierarchy tells.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// Memory but for file pages that have not been touched for long.
+    pub working_set_bytes: Option<u64>,
+    /// Processes and threads.
+    pub pids: Option<u64>,
+}
+
 impl Tree {
     /// Reads what is mounted on this machine.
     pub fn discover() -> Tree {
@@ -71,6 +80,15 @@ impl Tree {
             }
         }
         refused
+    }
+
+    /// What a cgroup with all below it uses; "" is the machine.
+    pub fn usage(&self, path: &str) -> Usage {
+        let directories = || self.hierarchies.iter().map(|h| h.directory(path));
+        Usage {
+            working_set_bytes: directories().find_map(|directory| working_set(&directory)),
+            pids: directories().find_map(|directory| number(&directory, "pids.current")),
+        }
     }
 
     /// The names of the child cgroups in any hierarchy.
@@ -133,6 +151,23 @@ impl Hierarchy {
         }
         out
     }
+}
+
+/// What is used but for inactive file pages. The root of v2 has no figure of its own; its parts add up to it.
+fn working_set(directory: &Path) -> Option<u64> {
+    let table = fs::read_to_string(directory.join("memory.stat")).ok()?;
+    let stat = |name: &str| {
+        let mut fields = table.lines().filter_map(|line| line.split_once(' '));
+        fields.find(|(key, _)| *key == name).and_then(|(_, value)| value.trim().parse::<u64>().ok())
+    };
+    let used = number(directory, "memory.usage_in_bytes").or_else(|| number(directory, "memory.current"));
+    let used = used.or_else(|| Some(stat("anon")?.saturating_add(stat("file")?)))?;
+    let inactive = stat("total_inactive_file").or_else(|| stat("inactive_file")).unwrap_or(0);
+    Some(used.saturating_sub(inactive))
+}
+
+fn number(directory: &Path, file: &str) -> Option<u64> {
+    fs::read_to_string(directory.join(file)).ok()?.trim().parse().ok()
 }
 
 /// The v2 weight (1..10000) of v1 shares (2..262144).
@@ -205,6 +240,20 @@ mod tests {
             plain,
             [("/sys/fs/cgroup/cpu", "cpu,cpuacct".to_owned(), false), ("/sys/fs/cgroup/unified", String::new(), true)]
         );
+    }
+
+    #[test]
+    fn the_working_set_leaves_out_what_the_kernel_can_drop_in_each_version() {
+        let directory = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(directory.path().join(name), text).unwrap();
+        assert_eq!(working_set(directory.path()), None);
+        write("memory.stat", "anon 100\nfile 50\nactive_file 20\ninactive_file 30\n");
+        assert_eq!(working_set(directory.path()), Some(120), "the root of v2");
+        write("memory.current", "170\n");
+        assert_eq!(working_set(directory.path()), Some(140), "v2");
+        write("memory.stat", "cache 1\ninactive_file 30\ntotal_inactive_file 40\n");
+        write("memory.usage_in_bytes", "200\n");
+        assert_eq!(working_set(directory.path()), Some(160), "v1, with those below");
     }
 
     #[test]

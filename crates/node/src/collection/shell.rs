@@ -159,6 +159,27 @@ impl Collector {
         Ok(done)
     }
 
+    /// IMG-265: removes all images that nobody uses and that are neither pinned nor too young, however much room there is.
+    ///
+    /// # Errors
+    /// As [`Self::collect`], but never for want of images.
+    pub async fn collect_all(&self) -> Result<Done, Error> {
+        let shared = &self.shared;
+        let mut inventory = shared.inventory.lock().await;
+        let began = shared.options.clock.now();
+        let (plan, _) = shared.look(&mut inventory).await?;
+        let plan = Plan { goal_bytes: u64::MAX, ..plan };
+        let done = act::carry_out(&shared.options.cri, &shared.options.pulls.metrics, &plan).await;
+        shared.forget(began).await;
+        match done.failures.as_slice() {
+            [] => Ok(done),
+            failures => {
+                let failures = format!("[{}]", failures.join(", "));
+                Err(Error::Removal { wanted: plan.goal_bytes, freed: done.freed_bytes, failures })
+            }
+        }
+    }
+
     /// What a round would do now.
     ///
     /// # Errors

@@ -6,6 +6,7 @@ use super::{
     Options,
     facts::{Machine, Seen},
 };
+use crate::eviction::{Condition, Pressure};
 use cri::v1;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -24,7 +25,7 @@ fn architecture() -> &'static str {
 }
 
 /// The object with which the node registers.
-pub(super) fn node(options: &Options, machine: &Machine, seen: &Seen) -> Value {
+pub(super) fn node(options: &Options, machine: &Machine, seen: &Seen, pressure: &Pressure) -> Value {
     let mut labels = Map::new();
     for prefix in ["kubernetes.io", "beta.kubernetes.io"] {
         labels.insert(format!("{prefix}/os"), json!("linux"));
@@ -36,7 +37,7 @@ pub(super) fn node(options: &Options, machine: &Machine, seen: &Seen) -> Value {
         spec.insert("podCIDR".to_owned(), json!(options.pod_cidr));
         spec.insert("podCIDRs".to_owned(), json!([options.pod_cidr]));
     }
-    let mut status = status(options, machine, seen);
+    let mut status = status(options, machine, seen, pressure);
     if let Some(status) = status.as_object_mut() {
         // Conditions carry times; they come with the first report.
         status.remove("conditions");
@@ -46,7 +47,7 @@ pub(super) fn node(options: &Options, machine: &Machine, seen: &Seen) -> Value {
 }
 
 /// The status without times.
-pub(super) fn status(options: &Options, machine: &Machine, seen: &Seen) -> Value {
+pub(super) fn status(options: &Options, machine: &Machine, seen: &Seen, pressure: &Pressure) -> Value {
     let capacity = capacity(options, machine);
     json!({
         "capacity": capacity,
@@ -59,7 +60,7 @@ pub(super) fn status(options: &Options, machine: &Machine, seen: &Seen) -> Value
             "architecture": architecture(), "containerRuntimeVersion": seen.runtime_version,
             "kubeletVersion": KUBELET_VERSION, "kubeProxyVersion": "",
         },
-        "conditions": conditions(seen),
+        "conditions": conditions(seen, pressure),
         "images": images(&seen.images, options.images_max),
         "runtimeHandlers": seen.handlers.iter().map(handler).collect::<Vec<_>>(),
         "features": seen.features.as_ref().map(|f| json!({ "supplementalGroupsPolicy": f.supplemental_groups_policy })),
@@ -130,20 +131,19 @@ pub(super) fn ready(seen: &Seen) -> Result<(), String> {
     }
 }
 
-fn conditions(seen: &Seen) -> Value {
+fn conditions(seen: &Seen, pressure: &Pressure) -> Value {
     let (state, reason, message) = match ready(seen) {
         Ok(()) => ("True", "KubeletReady", "kubelet is posting ready status".to_owned()),
         Err(problem) => ("False", "KubeletNotReady", problem),
     };
-    json!([
-        { "type": "MemoryPressure", "status": "False", "reason": "KubeletHasSufficientMemory",
-          "message": "kubelet has sufficient memory available" },
-        { "type": "DiskPressure", "status": "False", "reason": "KubeletHasNoDiskPressure",
-          "message": "kubelet has no disk pressure" },
-        { "type": "PIDPressure", "status": "False", "reason": "KubeletHasSufficientPID",
-          "message": "kubelet has sufficient PID available" },
-        { "type": "Ready", "status": state, "reason": reason, "message": message },
-    ])
+    let pressures = Condition::ALL.into_iter().map(|condition| {
+        let holds = pressure.contains(&condition);
+        let (reason, message) = condition.words(holds);
+        let state = if holds { "True" } else { "False" };
+        json!({ "type": condition.name(), "status": state, "reason": reason, "message": message })
+    });
+    let ready = json!({ "type": "Ready", "status": state, "reason": reason, "message": message });
+    pressures.chain([ready]).collect()
 }
 
 /// Our conditions with their times, behind the conditions that others wrote. A transition time moves only when the
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn a_transition_time_moves_only_with_the_status_and_foreign_conditions_stay() {
-        let status = json!({ "conditions": conditions(&seen(true)) });
+        let status = json!({ "conditions": conditions(&seen(true), &Pressure::new()) });
         let known = json!([
             { "type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" },
             { "type": "DiskPressure", "status": "True", "lastTransitionTime": "2026-01-01T00:00:00Z" },
@@ -204,6 +204,34 @@ mod tests {
         assert_eq!(find("Ready")["lastHeartbeatTime"], "2026-02-02T00:00:00Z");
         assert_eq!(find("DiskPressure")["lastTransitionTime"], "2026-02-02T00:00:00Z");
         assert_eq!(find("Foreign")["status"], "True");
+    }
+
+    #[test]
+    fn a_shortage_is_told_in_the_kubelets_words() {
+        let told = |pressure: &[Condition]| {
+            let conditions = conditions(&seen(true), &pressure.iter().copied().collect());
+            let one =
+                |c: &Value| [&c["type"], &c["status"], &c["reason"]].map(|v| v.as_str().unwrap().to_owned()).join(" ");
+            conditions.as_array().unwrap().iter().map(one).collect::<Vec<_>>()
+        };
+        assert_eq!(
+            told(&[]),
+            [
+                "MemoryPressure False KubeletHasSufficientMemory",
+                "DiskPressure False KubeletHasNoDiskPressure",
+                "PIDPressure False KubeletHasSufficientPID",
+                "Ready True KubeletReady",
+            ]
+        );
+        assert_eq!(
+            told(&Condition::ALL),
+            [
+                "MemoryPressure True KubeletHasInsufficientMemory",
+                "DiskPressure True KubeletHasDiskPressure",
+                "PIDPressure True KubeletHasInsufficientPID",
+                "Ready True KubeletReady",
+            ]
+        );
     }
 
     #[test]

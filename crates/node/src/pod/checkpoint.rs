@@ -61,6 +61,9 @@ pub struct Verdict {
     pub at: Timestamp,
     /// Seconds that the containers get.
     pub grace_seconds: i64,
+    /// The pod was running well and had to go: it gets the condition DisruptionTarget.
+    #[serde(default)]
+    pub is_disruption: bool,
 }
 
 /// The runs of one container's hooks.

@@ -329,12 +329,17 @@ fn alive(draft: &mut Draft<'_>) -> Stage {
 
 /// The termination that holds: the wish, the node's verdict, a terminal phase, or the pod's own end.
 pub fn termination(view: &View) -> Option<Stop> {
-    if let super::view::Desired::Stop(stop) = view.desired {
-        return Some(stop);
-    }
-    if let Some(verdict) = &view.observed.checkpoint.verdict {
+    let verdict = view.observed.checkpoint.verdict.as_ref().map(|verdict| {
         let deadline = verdict.at + jiff::SignedDuration::from_secs(verdict.grace_seconds.max(1));
-        return Some(Stop { cause: Cause::Verdict, since: verdict.at, deadline });
+        Stop { cause: Cause::Verdict, since: verdict.at, deadline }
+    });
+    if let super::view::Desired::Stop(stop) = view.desired {
+        // HOOK-109: of two terminations the shorter grace holds.
+        let deadline = verdict.map_or(stop.deadline, |verdict| verdict.deadline.min(stop.deadline));
+        return Some(Stop { deadline, ..stop });
+    }
+    if verdict.is_some() {
+        return verdict;
     }
     if view.pod.is_terminal() {
         let since = last_exit(view);

@@ -9,7 +9,7 @@ mod publish;
 
 use super::{
     act::{Actor, Outcome, Scene},
-    checkpoint::StopRecord,
+    checkpoint::{StopRecord, Verdict},
     decide::{Action, InFlight, Key, Plan, Stage, Verb, decide},
     observe::{self, Listing},
     view::{Cause, Desired, Fact, Observed, Stop, View},
@@ -33,7 +33,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const PROGRESS: SignedDuration = SignedDuration::from_secs(1);
 
 /// What the agent wants of a pod; only the latest counts.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Wish {
     /// The pod as last seen in the API.
     pub pod: Arc<Pod>,
@@ -43,6 +43,10 @@ pub struct Wish {
     pub drained: bool,
     /// Counts the requests to list the runtime again.
     pub relist: u64,
+    /// The node's verdict on a pod that runs.
+    pub verdict: Option<Verdict>,
+    /// Once the pod has ended, nothing but its status is to stay.
+    pub spare: bool,
 }
 
 /// What happens to a pod beside its own actions.
@@ -213,7 +217,17 @@ impl Task {
         }
         self.look_wanted |= wish.relist != self.relists_seen;
         self.relists_seen = wish.relist;
+        self.view.observed.records_spare |= wish.spare;
+        self.take_verdict(wish.verdict);
         self.take_stop(wish.removed, wish.drained);
+    }
+
+    /// A verdict is on disk before the first signal. The first one holds, and an ended pod gets none.
+    fn take_verdict(&mut self, verdict: Option<Verdict>) {
+        if verdict.is_some() && self.view.observed.checkpoint.verdict.is_none() && !self.view.pod.is_terminal() {
+            self.view.observed.checkpoint.verdict = verdict;
+            self.save();
+        }
     }
 
     /// Only a newer version of the pod replaces the one that is known.

@@ -112,6 +112,8 @@ pub struct Observed {
     pub told: BTreeSet<String>,
     /// The API no longer has this pod.
     pub api_gone: bool,
+    /// Once the pod has ended, the records of its containers are to go: the disk is short (IMG-265).
+    pub records_spare: bool,
     /// Termination messages by container id, read when the end was seen (POD-38).
     pub last_words: BTreeMap<String, String>,
     /// What is on disk.

@@ -29,6 +29,7 @@ pub(super) async fn answer(node: &Node) -> Answer {
     let ready = sandboxes.iter().filter(|s| s.state == v1::PodSandboxState::SandboxReady as i32).count();
     let mut out = render(&node.name, ready, &by_state);
     out.push_str(&node.metrics.render());
+    out.push_str(&node.evictions.render());
     out.push_str(&records(&node.records.numbers().await));
     typed(StatusCode::OK, KIND, out)
 }

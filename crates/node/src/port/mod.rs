@@ -55,6 +55,8 @@ pub struct Options {
     pub board: Board,
     /// The numbers of pulls and of collection.
     pub metrics: Arc<Metrics>,
+    /// The numbers of evictions.
+    pub evictions: crate::eviction::Metrics,
     /// Who may use an image.
     pub records: Records,
     /// What would be collected.
@@ -81,6 +83,7 @@ struct Node {
     name: String,
     board: Board,
     metrics: Arc<Metrics>,
+    evictions: crate::eviction::Metrics,
     records: Records,
     collector: Collector,
 }
@@ -92,8 +95,8 @@ struct Node {
 pub async fn serve(options: Options, cancel: CancellationToken) -> Result<(), Error> {
     options.listener.set_nonblocking(true).map_err(Error::Socket)?;
     let listener = tokio::net::TcpListener::from_std(options.listener).map_err(Error::Socket)?;
-    let Options { tls, client, cri, node_name: name, board, metrics, records, collector, .. } = options;
-    let node = Arc::new(Node { client, cri, name, board, metrics, records, collector });
+    let Options { tls, client, cri, node_name: name, board, metrics, evictions, records, collector, .. } = options;
+    let node = Arc::new(Node { client, cri, name, board, metrics, evictions, records, collector });
     let acceptor = TlsAcceptor::from(tls);
     let mut connections = JoinSet::new();
     loop {

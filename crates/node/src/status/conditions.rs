@@ -23,8 +23,20 @@ pub(super) fn conditions(view: &View, status: &PodStatus, now: Timestamp) -> Vec
         .zip(made)
         .map(|(type_, verdict)| verdict.into_condition(type_, known, view.pod.metadata.generation, now))
         .collect();
-    all.extend(known.iter().filter(|condition| !OURS.contains(&condition.type_.as_str())).cloned());
+    all.extend(disruption(view, status, now));
+    let others = known.iter().filter(|known| !all.iter().any(|own| own.type_ == known.type_));
+    let others: Vec<PodCondition> = others.cloned().collect();
+    all.extend(others);
     all
+}
+
+/// HOOK-93: an evicted pod says that the node has ended it, as soon as it has.
+fn disruption(view: &View, status: &PodStatus, now: Timestamp) -> Option<PodCondition> {
+    let verdict = view.observed.checkpoint.verdict.as_ref()?;
+    let tells = verdict.is_disruption && status.phase == "Failed";
+    let made = Verdict { holds: true, reason: "TerminationByKubelet", message: verdict.message.clone() };
+    let known = &view.pod.status.conditions;
+    tells.then(|| made.into_condition("DisruptionTarget", known, view.pod.metadata.generation, now))
 }
 
 /// What a condition says.

@@ -45,7 +45,8 @@ pub fn generate(view: &View, stage: Stage, waiting: &BTreeMap<String, Waiting>, 
         ..PodStatus::default()
     };
     status.phase = phase::phase(view, stage, &status).to_owned();
-    if let Some(verdict) = &view.observed.checkpoint.verdict {
+    // POD-45, TR-15: the verdict is told when nothing runs any more.
+    if let Some(verdict) = view.observed.checkpoint.verdict.as_ref().filter(|_| status.phase == "Failed") {
         status.reason.clone_from(&verdict.reason);
         status.message.clone_from(&verdict.message);
     }

@@ -5,7 +5,7 @@ use crate::{
     object::{ContainerKind, PodStatus},
     pod::{
         decide::{Stage, init_failed, is_initialised, restarts, termination},
-        view::{Cause, View},
+        view::View,
     },
 };
 
@@ -30,7 +30,7 @@ pub(super) fn phase(view: &View, stage: Stage, status: &PodStatus) -> &'static s
 
 /// HOOK-85: Succeeded only if every app container is known to have exited with 0.
 fn ended(view: &View) -> &'static str {
-    let verdict = termination(view).is_some_and(|stop| stop.cause == Cause::Verdict);
+    let verdict = view.observed.checkpoint.verdict.is_some();
     let all_well = view.pod.spec.containers.iter().all(|container| {
         let record = view.observed.newest(&container.name);
         record.and_then(|record| record.exit()).is_some_and(|exit| exit.code == 0)

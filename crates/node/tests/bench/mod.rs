@@ -216,7 +216,7 @@ impl Bench {
         let name = value["metadata"]["name"].as_str().unwrap().to_owned();
         let seen: Pod = serde_json::from_value(value.clone()).unwrap();
         self.api.pods.send_modify(|pods| drop(pods.insert(name, value)));
-        let wish = Wish { pod: Arc::new(seen), removed: false, drained: false, relist: 0 };
+        let wish = Wish { pod: Arc::new(seen), ..Wish::default() };
         let (wishes, inbox) = watch::channel(wish);
         let (news, inner) = mpsc::channel(16);
         let task = Task::new(self.actor.clone(), self.probes.clone(), inbox, inner);

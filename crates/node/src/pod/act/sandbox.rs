@@ -72,7 +72,13 @@ impl Actor {
         }
         if terminal && self.runtime_class_fails_pod {
             let reason = "RuntimeClassUnavailable".to_owned();
-            return Outcome::Verdict(Verdict { reason, message, at: self.clock.now(), grace_seconds: 1 });
+            return Outcome::Verdict(Verdict {
+                reason,
+                message,
+                at: self.clock.now(),
+                grace_seconds: 1,
+                is_disruption: false,
+            });
         }
         Outcome::Failed(message)
     }

@@ -155,8 +155,24 @@ fn clean(draft: &mut Draft<'_>, cause: Cause) -> Stage {
         draft.act(Action::RemoveCgroup);
     } else if cause.removes_records() {
         return remove_records(draft, cause, sandboxes);
+    } else if observed.records_spare && draft.view.pod.is_terminal() && !draft.is_busy(Verb::Publish, "") {
+        return spare_records(draft, sandboxes);
     } else {
         return Stage::Finished;
+    }
+    Stage::Cleaning
+}
+
+/// IMG-265: the disk is short, so an ended pod keeps nothing but its status; its containers go with their logs.
+fn spare_records(draft: &mut Draft<'_>, sandboxes: Vec<String>) -> Stage {
+    let records: Vec<String> = draft.view.observed.containers.keys().cloned().collect();
+    if records.is_empty() && sandboxes.is_empty() {
+        return Stage::Finished;
+    }
+    if records.is_empty() {
+        sandboxes.into_iter().for_each(|id| draft.act(Action::RemoveSandbox { id }));
+    } else {
+        records.into_iter().for_each(|id| draft.act(Action::RemoveContainer { id }));
     }
     Stage::Cleaning
 }

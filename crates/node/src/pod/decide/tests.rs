@@ -209,6 +209,64 @@ fn trace_14_a_post_start_that_was_lost_is_delivered_after_the_restart() {
 }
 
 #[test]
+fn trace_15_an_evicted_pod_fails_in_the_nodes_words_when_nothing_runs_any_more() {
+    let mut world = one(hooks(json!({"preStop": exec()})))
+        .with("c", Behaviour { pre_stop: (9999, true), on_term: Some((1, 0)), ..Behaviour::default() });
+    world.run_until(5);
+    world.evict(1);
+    world.run_until(6);
+    let status = &world.view.pod.status;
+    assert_eq!((status.phase.as_str(), status.reason.as_str(), status.message.as_str()), ("Running", "", ""));
+    assert!(status.conditions.iter().all(|condition| condition.type_ != "DisruptionTarget"));
+    world.run_until(60);
+    check(&world, &["5 H preStop c", "6 C S(2) c", "7 exit c 0", "7 A Failed"]);
+    let status = &world.view.pod.status;
+    assert_eq!(
+        (status.reason.as_str(), status.message.as_str()),
+        ("Evicted", "The node was low on resource: memory. ")
+    );
+    let told = status.conditions.iter().find(|condition| condition.type_ == "DisruptionTarget").unwrap();
+    assert_eq!((told.status.as_str(), told.reason.as_str()), ("True", "TerminationByKubelet"));
+    assert_eq!(told.message, status.message);
+    assert!(!world.is_clean(), "its records stay for the API's clients");
+}
+
+#[test]
+fn an_eviction_and_a_deletion_are_one_termination_with_the_lesser_grace() {
+    for (first_grace, then_delete, stop) in [(20, 40, "25 C S(2) c"), (20, 3, "10 C S(2) c")] {
+        let mut world = one(hooks(json!({"preStop": exec()})))
+            .with("c", Behaviour { pre_stop: (9999, true), on_term: Some((1, 0)), ..Behaviour::default() });
+        world.run_until(5);
+        world.evict(first_grace);
+        world.run_until(7);
+        world.delete(then_delete);
+        world.run_until(200);
+        check(&world, &["5 H preStop c", stop]);
+        assert_eq!(world.trace.iter().filter(|line| line.contains("H preStop")).count(), 1, "{:#?}", world.trace);
+        assert_eq!(world.view.pod.status.reason, "Evicted");
+        assert_eq!(world.view.pod.status.phase, "Failed");
+        assert!(world.is_clean());
+    }
+}
+
+#[test]
+fn an_ended_pod_gives_up_its_records_for_room_and_keeps_its_status() {
+    let done = Behaviour { ends: Some((1, 3)), ..Behaviour::default() };
+    let mut world = one(json!({"restartPolicy": "Never"})).with("c", done);
+    world.view.observed.records_spare = true;
+    world.run_until(60);
+    assert!(world.is_clean());
+    assert!(world.in_api, "the pod itself stays");
+    let status = &world.view.pod.status;
+    assert_eq!((status.phase.as_str(), status.container_statuses.len()), ("Failed", 1));
+    assert_eq!(status.container_statuses[0].state.terminated.as_ref().unwrap().exit_code, 3);
+    let mut lives = one(json!({}));
+    lives.view.observed.records_spare = true;
+    lives.run_until(60);
+    assert_eq!(lives.running(), ["c"], "a pod that has not ended loses nothing");
+}
+
+#[test]
 fn trace_17_a_deletion_does_not_wait_for_post_start() {
     let mut world = one(hooks(json!({"postStart": exec(), "preStop": exec()})))
         .with("c", Behaviour { post_start: (300, true), ..Behaviour::default() });

@@ -27,6 +27,8 @@ enum Turn {
     Break(&'static str, &'static str),
     Mend(&'static str),
     Tell(Cause),
+    Evict(i64),
+    Spare,
 }
 
 fn image_turn() -> impl Strategy<Value = Turn> {
@@ -48,6 +50,8 @@ fn turn() -> impl Strategy<Value = Turn> {
         2 => Just(Turn::Crash),
         1 => Just(Turn::KillSandbox),
         1 => (0..40i64).prop_map(Turn::Delete),
+        1 => (1..40i64).prop_map(Turn::Evict),
+        1 => Just(Turn::Spare),
         3 => image_turn(),
     ]
 }
@@ -97,6 +101,8 @@ proptest! {
                 Turn::Break(image, text) => world.break_image(image, text),
                 Turn::Mend(image) => world.mend_image(image),
                 Turn::Tell(cause) if world.in_api => world.tell(cause),
+                Turn::Evict(grace) if world.in_api => world.evict(grace),
+                Turn::Spare => world.view.observed.records_spare = true,
                 _ => {}
             }
         }

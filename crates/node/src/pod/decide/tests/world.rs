@@ -177,6 +177,16 @@ impl World {
         Arc::make_mut(&mut self.view.pod).metadata.deletion_timestamp = Some(crate::object::Time::from(deadline));
     }
 
+    /// The node evicts the pod; like its task, it keeps the first verdict and gives none to an ended pod.
+    pub fn evict(&mut self, grace_seconds: i64) {
+        if self.view.observed.checkpoint.verdict.is_none() && !self.view.pod.is_terminal() {
+            let (reason, message) = ("Evicted".to_owned(), "The node was low on resource: memory. ".to_owned());
+            let verdict =
+                crate::pod::checkpoint::Verdict { reason, message, at: self.now, grace_seconds, is_disruption: true };
+            self.view.observed.checkpoint.verdict = Some(verdict);
+        }
+    }
+
     /// The agent dies and comes back: what was in flight may or may not have happened.
     pub fn crash(&mut self) {
         let pending: Vec<_> = self.queue.iter().map(|(key, happening)| (*key, happening.clone())).collect();
@@ -414,7 +424,7 @@ impl World {
     }
 
     fn is_stopping(&self) -> bool {
-        matches!(self.view.desired, Desired::Stop(_))
+        matches!(self.view.desired, Desired::Stop(_)) || self.view.observed.checkpoint.verdict.is_some()
     }
 
     fn latency(&mut self, action: &Action, fails: bool) -> i64 {
