@@ -92,25 +92,28 @@ impl Recorder {
 
     /// A Normal event.
     pub fn normal(&self, target: Target, reason: &str, message: impl Into<String>) {
-        self.record(target, false, reason, message.into(), BTreeMap::new());
+        self.record(told(target, false, reason, message.into()));
     }
 
     /// A Warning event.
     pub fn warning(&self, target: Target, reason: &str, message: impl Into<String>) {
-        self.record(target, true, reason, message.into(), BTreeMap::new());
+        self.record(told(target, true, reason, message.into()));
     }
 
     /// A Warning event with annotations.
     pub fn warning_with(&self, target: Target, reason: &str, message: String, notes: BTreeMap<String, String>) {
-        self.record(target, true, reason, message, notes);
+        self.record(Told { notes, ..told(target, true, reason, message) });
     }
 
-    fn record(&self, target: Target, warning: bool, reason: &str, message: String, notes: BTreeMap<String, String>) {
-        let told = Told { target, warning, reason: reason.to_owned(), message, notes, at: Timestamp::now() };
-        if self.queue.try_send(told).is_err() {
-            tracing::debug!(reason, "event dropped: the queue is full");
+    fn record(&self, told: Told) {
+        if let Err(error) = self.queue.try_send(told) {
+            tracing::debug!(%error, "event dropped");
         }
     }
+}
+
+fn told(target: Target, warning: bool, reason: &str, message: String) -> Told {
+    Told { target, warning, reason: reason.to_owned(), message, notes: BTreeMap::new(), at: Timestamp::now() }
 }
 
 /// What has been written and may be counted up.

@@ -104,6 +104,9 @@ pub(super) async fn evict(actor: &Actor, agent: &mpsc::Sender<Ask>, pod: &Pod, e
         while actor.cgroups.known().contains(&uid) || actor.volumes.known().contains(&uid) {
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+        while has_records(actor, &[uid.clone()].into()).await {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
     };
     let grace = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(0));
     if tokio::time::timeout(grace * 3 / 2 + LEAVE_WITHIN, gone).await.is_err() {

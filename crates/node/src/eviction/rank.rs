@@ -39,7 +39,7 @@ fn rank(candidate: &Candidate, signal: Signal, layout: Layout) -> Rank {
 }
 
 /// The pods in the order of eviction.
-pub fn order<'a>(candidates: &'a [Candidate], signal: Signal, layout: Layout) -> Vec<&'a Candidate> {
+pub fn order(candidates: &[Candidate], signal: Signal, layout: Layout) -> Vec<&Candidate> {
     let mut ordered: Vec<&Candidate> = candidates.iter().collect();
     ordered.sort_by_cached_key(|candidate| (rank(candidate, signal, layout), candidate.pod.uid().to_owned()));
     ordered

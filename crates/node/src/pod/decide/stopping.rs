@@ -155,7 +155,7 @@ fn clean(draft: &mut Draft<'_>, cause: Cause) -> Stage {
         draft.act(Action::RemoveCgroup);
     } else if cause.removes_records() {
         return remove_records(draft, cause, sandboxes);
-    } else if observed.records_spare && draft.view.pod.is_terminal() && !draft.is_busy(Verb::Publish, "") {
+    } else if is_spare(draft) {
         return spare_records(draft, sandboxes);
     } else {
         return Stage::Finished;
@@ -163,7 +163,15 @@ fn clean(draft: &mut Draft<'_>, cause: Cause) -> Stage {
     Stage::Cleaning
 }
 
-/// IMG-265: the disk is short, so an ended pod keeps nothing but its status; its containers go with their logs.
+/// True for an ended pod that is to keep nothing but its status: the disk is short (IMG-265), or the pod was evicted, as
+/// upstream has it.
+fn is_spare(draft: &Draft<'_>) -> bool {
+    let observed = &draft.view.observed;
+    let was_evicted = observed.checkpoint.verdict.as_ref().is_some_and(|verdict| verdict.is_disruption);
+    (observed.records_spare || was_evicted) && draft.view.pod.is_terminal() && !draft.is_busy(Verb::Publish, "")
+}
+
+/// The containers go with their logs, then the sandbox.
 fn spare_records(draft: &mut Draft<'_>, sandboxes: Vec<String>) -> Stage {
     let records: Vec<String> = draft.view.observed.containers.keys().cloned().collect();
     if records.is_empty() && sandboxes.is_empty() {
