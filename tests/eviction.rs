@@ -218,7 +218,7 @@ fn a_full_disk_costs_unused_images_first_and_then_the_pod_that_uses_most_beyond_
     wait("the pressure has gone", || !story.pressure("DiskPressure"));
     assert!(story.available() >= LEFT_MI * MI, "what the pod wrote is free again");
     assert!(story.has_image("open/kept:1") && story.is_running("modest"));
-    let told = story.lab.events(&story.node()["metadata"]["name"].as_str().unwrap().to_owned());
+    let told = story.lab.events(story.node()["metadata"]["name"].as_str().unwrap());
     for (reason, message) in [
         ("EvictionThresholdMet", "Attempting to reclaim ephemeral-storage"),
         ("NodeHasDiskPressure", "NodeHasDiskPressure"),
