@@ -152,9 +152,19 @@ fn owners_at(stored: &[u8]) -> Option<(usize, usize)> {
 
 /// Stored bytes without the owners.
 fn without_owners(stored: &[u8]) -> Cow<'_, [u8]> {
-    let Some((start, end)) = owners_at(stored) else { return Cow::Borrowed(stored) };
+    owners_at(stored).map_or(Cow::Borrowed(stored), |place| Cow::Owned(cut(stored, place)))
+}
+
+fn cut(stored: &[u8], (start, end): (usize, usize)) -> Vec<u8> {
     let end = if stored.get(end) == Some(&b',') { end + 1 } else { end };
-    Cow::Owned([&stored[..start], &stored[end..]].concat())
+    [&stored[..start], &stored[end..]].concat()
+}
+
+/// The entry as [`decode`] has it, and the owners of its fields as bytes.
+pub fn open<'a>(kind: &Kind, entry: &'a Entry) -> (Value, &'a [u8]) {
+    let stored: &[u8] = &entry.value;
+    let Some((start, end)) = owners_at(stored) else { return (document(kind, stored, entry.modified), &[]) };
+    (document(kind, &cut(stored, (start, end)), entry.modified), &stored[start + MANAGED.len()..end])
 }
 
 /// The entry as a document of `kind`, with its resourceVersion and without the owners of its fields.

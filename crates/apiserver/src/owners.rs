@@ -72,7 +72,7 @@ pub fn writer<'a>(call: &Call<'a>) -> Writer<'a> {
 
 /// The owners of a new object.
 pub fn of_new(call: &Call<'_>, object: &Value) -> Vec<u8> {
-    apply::update(&writer(call), (None, object), Vec::new).map(|entries| apply::write(&entries)).unwrap_or_default()
+    apply::update_stored(&writer(call), (None, object), b"").unwrap_or_default()
 }
 
 /// The owners of a changed object. `claimed` are those that the client sent, `live` those that are stored.
@@ -90,16 +90,11 @@ pub fn of_changed<'a>(
         return Cow::Owned(Vec::new());
     }
     let claimed: Option<Vec<Entry>> = claimed.and_then(apply::read_foreign).filter(|entries| !entries.is_empty());
-    let written = |entries: &[Entry]| Cow::Owned(apply::write(entries));
-    let followed = apply::update(&writer(call), (Some(old), new), || match &claimed {
-        Some(entries) => entries.clone(),
-        None => apply::read(live),
-    });
-    match (followed, &claimed) {
-        (Some(entries), _) => written(&entries),
-        (None, Some(entries)) => written(entries),
-        (None, None) => Cow::Borrowed(live),
-    }
+    let Some(claimed) = claimed else {
+        return apply::update_stored(&writer(call), (Some(old), new), live).map_or(Cow::Borrowed(live), Cow::Owned);
+    };
+    let followed = apply::update(&writer(call), (Some(old), new), || claimed.clone());
+    Cow::Owned(apply::write(followed.as_ref().unwrap_or(&claimed)))
 }
 
 fn is_reset(claimed: &Value) -> bool {

@@ -238,8 +238,8 @@ impl Registry {
         change: &Change<'_>,
     ) -> Result<Option<Written>, Status> {
         let kind = call.kind;
-        let old = object::decode(kind, entry);
-        let live = Live { object: &old, managed: object::managed(&entry.value) };
+        let (old, managed) = object::open(kind, entry);
+        let live = Live { object: &old, managed };
         let Next { object: mut new, owners } = change(&live)?;
         check_unchanged_identity(call, &new, &old)?;
         let claimed = look::remove(object::metadata_mut(&mut new), "managedFields");

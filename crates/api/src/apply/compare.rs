@@ -22,6 +22,15 @@ impl Difference {
     pub fn is_empty(&self) -> bool {
         self.changed.is_empty() && self.removed.is_empty()
     }
+
+    /// Bytes one of which stands in each stored set that has a field in common with this.
+    pub(super) fn marks(&self) -> Vec<String> {
+        let nodes = self.changed.nodes().iter().chain(self.removed.nodes());
+        let mut marks: Vec<String> = nodes.map(|node| Value::from(&*node.element).to_string()).collect();
+        marks.sort_unstable();
+        marks.dedup();
+        marks
+    }
 }
 
 /// The fields of an object: every scalar and every piece that is replaced whole, every item of a list that is merged.

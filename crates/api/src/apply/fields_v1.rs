@@ -169,40 +169,71 @@ pub fn read_foreign(value: &Value) -> Option<Vec<Entry>> {
     Some(entries)
 }
 
+/// Reads one of them.
+pub(super) fn read_one(text: &str) -> Option<Entry> {
+    serde_json::from_str::<Raw>(text).ok().and_then(Raw::entry)
+}
+
 /// The entries as a JSON list; no bytes at all when there are none.
 pub fn write(entries: &[Entry]) -> Vec<u8> {
-    let mut out = Vec::new();
-    if entries.is_empty() {
-        return out;
+    let mut stored = Stored::default();
+    entries.iter().for_each(|entry| stored.add(entry));
+    stored.end()
+}
+
+/// A JSON list of entries in the making.
+#[derive(Default)]
+pub(super) struct Stored {
+    out: Vec<u8>,
+}
+
+impl Stored {
+    fn begin(&mut self) -> &mut Vec<u8> {
+        if self.out.is_empty() {
+            self.out.reserve(2048);
+        }
+        self.out.push(if self.out.is_empty() { b'[' } else { b',' });
+        &mut self.out
     }
-    out.reserve(1024);
-    out.push(b'[');
-    for (index, entry) in entries.iter().enumerate() {
-        out.extend_from_slice(if index > 0 { b",{" } else { b"{" });
+
+    /// Adds an entry as it was written before.
+    pub(super) fn pass(&mut self, text: &str) {
+        self.begin().extend_from_slice(text.as_bytes());
+    }
+
+    /// Adds an entry.
+    pub(super) fn add(&mut self, entry: &Entry) {
+        let out = self.begin();
         let operation = match entry.operation {
             Operation::Apply => "Apply",
             Operation::Update => "Update",
         };
         let mut member = |name: &str, text: &str| {
             out.extend_from_slice(name.as_bytes());
-            write_text(text, &mut out);
+            write_text(text, out);
         };
-        member("\"manager\":", &entry.manager);
+        member("{\"manager\":", &entry.manager);
         member(",\"operation\":", operation);
         member(",\"apiVersion\":", &entry.api_version);
         if let Some(time) = &entry.time {
             member(",\"time\":", time);
         }
         out.extend_from_slice(b",\"fieldsType\":\"FieldsV1\",\"fieldsV1\":");
-        entry.fields.write(&mut out);
+        entry.fields.write(out);
         if !entry.subresource.is_empty() {
             out.extend_from_slice(b",\"subresource\":");
-            write_text(&entry.subresource, &mut out);
+            write_text(&entry.subresource, out);
         }
         out.push(b'}');
     }
-    out.push(b']');
-    out
+
+    /// The list; no bytes when nothing was added.
+    pub(super) fn end(mut self) -> Vec<u8> {
+        if !self.out.is_empty() {
+            self.out.push(b']');
+        }
+        self.out
+    }
 }
 
 #[cfg(test)]

@@ -4,8 +4,10 @@
 
 use jiff::Timestamp;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::compare::{Difference, compare, fields_of};
+use super::fields_v1::Stored;
 use super::merge::{merge, prune};
 use super::set::{Branch, Set};
 use super::shape::Form;
@@ -46,6 +48,11 @@ impl Entry {
             && self.operation == other.operation
             && self.subresource == other.subresource
             && (self.operation == Operation::Apply || self.api_version == other.api_version)
+    }
+
+    /// Bytes that stand in each stored entry of this manager.
+    fn mark(&self) -> String {
+        format!("\"manager\":{}", Value::from(self.manager.as_str()))
     }
 
     /// The manager as messages name it.
@@ -159,32 +166,75 @@ pub fn update(
     if entries.is_empty() && old.is_some() {
         return None;
     }
-    take(&mut entries, writer.entry(Operation::Update, Set::default()), difference);
+    take(&mut entries, writer.entry(Operation::Update, Set::default()), &difference);
     cap(&mut entries);
     sort(&mut entries);
     Some(entries)
 }
 
-fn take(entries: &mut Vec<Entry>, mut own: Entry, difference: Difference) {
-    let Difference { changed, removed } = difference;
-    let mut present = false;
-    for entry in entries.iter_mut() {
-        entry.fields.subtract(&removed);
-        if entry.is_of(&own) {
-            present = true;
-            if !changed.is_empty() {
-                entry.fields.unite(&changed);
-                entry.time.clone_from(&own.time);
-            }
-        } else {
-            entry.fields.subtract(&changed);
+/// The same on stored bytes. An entry that has nothing to do with the change is passed on as it is: on the way of a node's
+/// status that is all but one.
+pub fn update_stored(writer: &Writer<'_>, (old, new): (Option<&Value>, &Value), stored: &[u8]) -> Option<Vec<u8>> {
+    let difference = writer.difference(old, new);
+    if difference.is_empty() || (stored.is_empty() && old.is_some()) {
+        return None;
+    }
+    let own = writer.entry(Operation::Update, Set::default());
+    let raw: Vec<&RawValue> = if stored.is_empty() { Vec::new() } else { serde_json::from_slice(stored).ok()? };
+    if raw.len() >= UPDATES_MAX {
+        let mut entries = super::read(stored);
+        take(&mut entries, own, &difference);
+        cap(&mut entries);
+        sort(&mut entries);
+        return Some(super::write(&entries));
+    }
+    let mut marks = difference.marks();
+    marks.push(own.mark());
+    let mut out = Stored::default();
+    let mut last = None;
+    for raw in raw.iter().map(|raw| raw.get()) {
+        if !marks.iter().any(|mark| raw.contains(mark.as_str())) {
+            out.pass(raw);
+            continue;
+        }
+        let Some(mut entry) = super::fields_v1::read_one(raw) else { continue };
+        let is_own = settle(&mut entry, &own, &difference);
+        if is_own && !difference.changed.is_empty() {
+            // Its time is the newest now.
+            last = Some(entry);
+        } else if !entry.fields.is_empty() {
+            out.add(&entry);
         }
     }
-    if !present && !changed.is_empty() {
-        own.fields = changed;
-        entries.push(own);
+    let own = last.unwrap_or(Entry { fields: difference.changed, ..own });
+    if !own.fields.is_empty() {
+        out.add(&own);
+    }
+    Some(out.end())
+}
+
+fn take(entries: &mut Vec<Entry>, own: Entry, difference: &Difference) {
+    let mut present = false;
+    for entry in entries.iter_mut() {
+        present |= settle(entry, &own, difference);
+    }
+    if !present {
+        entries.push(Entry { fields: difference.changed.clone(), ..own });
     }
     entries.retain(|entry| !entry.fields.is_empty());
+}
+
+/// One entry after a write. Tells whether it is the writer's own.
+fn settle(entry: &mut Entry, own: &Entry, difference: &Difference) -> bool {
+    entry.fields.subtract(&difference.removed);
+    let is_own = entry.is_of(own);
+    if !is_own {
+        entry.fields.subtract(&difference.changed);
+    } else if !difference.changed.is_empty() {
+        entry.fields.unite(&difference.changed);
+        entry.time.clone_from(&own.time);
+    }
+    is_own
 }
 
 /// Folds the oldest updates into one entry a version, as soon as there are too many.
@@ -245,7 +295,7 @@ pub fn apply(
     check_config(writer.kind, config)?;
     if let Some(live) = live.filter(|_| entries.is_empty()) {
         let before = Writer { manager: BEFORE_FIRST_APPLY, ..*writer };
-        take(&mut entries, before.entry(Operation::Update, Set::default()), before.difference(None, live));
+        take(&mut entries, before.entry(Operation::Update, Set::default()), &before.difference(None, live));
     }
     let mut applied = match attempt(writer, (live, config), entries.clone(), force) {
         // kubectl's own migration: what client-side apply wrote and nobody touched since is not worth a conflict.

@@ -19,7 +19,7 @@ mod tests;
 
 pub use compare::Difference;
 pub use fields_v1::{read, read_foreign, write};
-pub use managers::{Applied, Entry, Operation, Writer, apply, check_config, same_but_for_times, update};
+pub use managers::{Applied, Entry, Operation, Writer, apply, check_config, same_but_for_times, update, update_stored};
 pub use set::Set;
 
 /// A field that an apply would take from another manager.

@@ -440,6 +440,20 @@ proptest! {
     }
 
     #[test]
+    fn stored_owners_follow_a_write_as_read_ones_do(live in config(), a in config(), next in config(), again in any::<bool>()) {
+        let mut world = World::deployment();
+        world.write("w", live);
+        world.write_to("s", Some("status"), json!({"status": {"replicas": 1}}));
+        world.apply("a", a, true).unwrap();
+        let next = world.whole(next);
+        let writer = world.writer(if again { "w" } else { "z" }, None);
+        let old = world.object.as_ref();
+        let slow = update(&writer, (old, &next), || world.entries.clone());
+        let fast = update_stored(&writer, (old, &next), &write(&world.entries));
+        prop_assert_eq!(fast, slow.map(|entries| write(&entries)));
+    }
+
+    #[test]
     fn sets_survive_their_written_form(config in config()) {
         let set = super::compare::fields_of(super::shape::Form::root("apps.v1.Deployment"), &config).below;
         let mut out = Vec::new();
