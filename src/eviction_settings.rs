@@ -47,13 +47,13 @@ impl Settings {
                 signed(&text).with_context(|| format!("invalid configuration: evictionSoftGracePeriod {signal}"));
             soft_grace.insert(signal, grace?);
         }
-        let transition = self.eviction_pressure_transition_period.as_deref().map(signed).transpose();
+        let transition = self.eviction_transition.as_deref().map(signed).transpose();
         let given = Given {
             hard: self.eviction_hard.clone().map(|statements| statements.0),
             soft: map(&self.eviction_soft),
             soft_grace,
             reclaim: map(&self.eviction_minimum_reclaim),
-            merges_defaults: self.merge_default_eviction_settings.unwrap_or(false),
+            merges_defaults: self.eviction_defaults_merged.unwrap_or(false),
             pod_grace_max_seconds: self.eviction_max_pod_grace_period.unwrap_or(0).into(),
             transition: transition.context("invalid configuration: evictionPressureTransitionPeriod")?,
         };

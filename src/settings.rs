@@ -104,11 +104,22 @@ pub struct Settings {
     #[arg(long, env = "SAMPAN_EVICTION_MINIMUM_RECLAIM", value_name = "SIGNAL=VALUE,...")]
     pub eviction_minimum_reclaim: Option<Statements>,
     /// How long the node shows a pressure after it was last seen [default: 5m]
-    #[arg(long, env = "SAMPAN_EVICTION_PRESSURE_TRANSITION_PERIOD", value_name = "DURATION")]
-    pub eviction_pressure_transition_period: Option<String>,
+    #[arg(
+        long = "eviction-pressure-transition-period",
+        env = "SAMPAN_EVICTION_PRESSURE_TRANSITION_PERIOD",
+        value_name = "DURATION"
+    )]
+    #[serde(rename = "evictionPressureTransitionPeriod")]
+    pub eviction_transition: Option<String>,
     /// What --eviction-hard does not name keeps its default
-    #[arg(long, env = "SAMPAN_MERGE_DEFAULT_EVICTION_SETTINGS", num_args = 0..=1, default_missing_value = "true")]
-    pub merge_default_eviction_settings: Option<bool>,
+    #[arg(
+        long = "merge-default-eviction-settings",
+        env = "SAMPAN_MERGE_DEFAULT_EVICTION_SETTINGS",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    #[serde(rename = "mergeDefaultEvictionSettings")]
+    pub eviction_defaults_merged: Option<bool>,
     /// Images that the Node's status lists, the largest first; -1 for all [default: 50]
     #[arg(long, env = "SAMPAN_NODE_STATUS_MAX_IMAGES", value_name = "N", allow_negative_numbers = true)]
     pub node_status_max_images: Option<i32>,
@@ -282,12 +293,8 @@ impl Settings {
             eviction_soft_grace_period: self.eviction_soft_grace_period.or(below.eviction_soft_grace_period),
             eviction_max_pod_grace_period: self.eviction_max_pod_grace_period.or(below.eviction_max_pod_grace_period),
             eviction_minimum_reclaim: self.eviction_minimum_reclaim.or(below.eviction_minimum_reclaim),
-            eviction_pressure_transition_period: self
-                .eviction_pressure_transition_period
-                .or(below.eviction_pressure_transition_period),
-            merge_default_eviction_settings: self
-                .merge_default_eviction_settings
-                .or(below.merge_default_eviction_settings),
+            eviction_transition: self.eviction_transition.or(below.eviction_transition),
+            eviction_defaults_merged: self.eviction_defaults_merged.or(below.eviction_defaults_merged),
             enable_admission_plugins: self.enable_admission_plugins.or(below.enable_admission_plugins),
             pin_image_digests_failure_policy: self
                 .pin_image_digests_failure_policy
