@@ -4,6 +4,7 @@
 //! It must not change anything. Start at [`NodeAuthorizer`].
 
 use api::look;
+use api::pod::reference::SECRET_SOURCES;
 use async_trait::async_trait;
 use serde_json::Value;
 
@@ -114,17 +115,6 @@ pub fn refers(pod: &Value, resource: &str, name: &str) -> bool {
         _ => false,
     }
 }
-
-/// Volume sources carry Secret names in several fields of their own.
-const SECRET_SOURCES: &[(&str, &str)] = &[
-    ("cephfs", "secretRef"),
-    ("csi", "nodePublishSecretRef"),
-    ("flexVolume", "secretRef"),
-    ("iscsi", "secretRef"),
-    ("rbd", "secretRef"),
-    ("scaleIO", "secretRef"),
-    ("storageos", "secretRef"),
-];
 
 fn volumes_refer(spec: &Value, source: &str, name: &str) -> bool {
     look::list(spec, "volumes").iter().any(|volume| {

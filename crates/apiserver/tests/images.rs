@@ -7,7 +7,7 @@ use api::look;
 use apiserver::{ApiServer, DEFAULT_PLUGINS, DigestQuery, Options, UnresolvedTags, UserInfo};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use door::{Door, PODS, door, pod, server_with};
+use door::{Door, PODS, door, mirror, pod, server_with};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -344,10 +344,8 @@ async fn img_222_only_a_new_image_forces_the_policy_of_an_old_pod() {
 #[tokio::test]
 async fn img_225_a_nodes_own_mirror_pod_stays_and_nobody_elses_does() {
     let (_, door) = always().await;
-    let mut mirror = pod("static");
-    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    let mut mirror = door::mirror(&door, "static").await;
     mirror["spec"]["containers"][0]["image"] = json!("x:1");
-    mirror["spec"]["nodeName"] = json!("n1");
     let (code, made) = door.of(UserInfo::node("n1")).post(PODS, &mirror).await;
     assert_eq!((code, &made["spec"]["containers"][0]["imagePullPolicy"]), (201, &json!("IfNotPresent")), "{made}");
     mirror["metadata"]["name"] = json!("trick");
@@ -439,11 +437,10 @@ async fn img_189_an_account_may_demand_that_it_knows_every_secret() {
 
 #[tokio::test]
 async fn img_190_mirror_pods_refer_to_nothing() {
-    let node = door().await.of(UserInfo::node("n1"));
+    let door = door().await;
+    let (node, whole) = (door.of(UserInfo::node("n1")), mirror(&door, "m").await);
     let post = async |spec: Value| {
-        let mut object = pod("m");
-        object["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
-        object["spec"]["nodeName"] = json!("n1");
+        let mut object = whole.clone();
         object["spec"].as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
         let (code, status) = node.post(&format!("{PODS}?dryRun=All"), &object).await;
         (code, status["message"].as_str().unwrap_or_default().to_owned())

@@ -6,10 +6,12 @@
 //! - [`requests`]: effective requests and limits (RTC-57 to RTC-59, RTC-64);
 //! - [`qos`]: the QoS class (RTC-66);
 //! - [`toleration`]: taints and tolerations (RTC-33, RTC-34, RTC-56);
-//! - [`affinity`]: node selectors and node affinity (RTC-55).
+//! - [`affinity`]: node selectors and node affinity (RTC-55);
+//! - [`reference`]: which kinds of objects in the API a spec refers to (IMG-190).
 
 pub mod affinity;
 pub mod qos;
+pub mod reference;
 pub mod requests;
 pub mod toleration;
 

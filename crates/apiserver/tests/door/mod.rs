@@ -102,3 +102,19 @@ impl Door {
         assert_eq!(code, 201, "{status}");
     }
 }
+
+/// A mirror of a static pod of node `n1`, which is made with it.
+pub async fn mirror(door: &Door, name: &str) -> Value {
+    let node = door.of(UserInfo::node("n1"));
+    if node.get("/api/v1/nodes/n1").await.0 == 404 {
+        assert_eq!(node.post("/api/v1/nodes", &json!({"metadata": {"name": "n1"}})).await.0, 201);
+    }
+    let (_, made) = node.get("/api/v1/nodes/n1").await;
+    let mut mirror = pod(name);
+    mirror["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": "x"});
+    mirror["metadata"]["ownerReferences"] = json!([{
+        "apiVersion": "v1", "kind": "Node", "name": "n1", "uid": made["metadata"]["uid"], "controller": true,
+    }]);
+    mirror["spec"]["nodeName"] = json!("n1");
+    mirror
+}
