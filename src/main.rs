@@ -21,6 +21,7 @@ mod pins;
 mod progress;
 mod roles;
 mod settings;
+mod static_pods;
 mod supervise;
 mod tokens;
 mod up;

@@ -136,8 +136,13 @@ pub struct Settings {
     #[arg(long, env = "SAMPAN_ENABLE_ADMISSION_PLUGINS", value_name = "A,B", value_delimiter = ',')]
     pub enable_admission_plugins: Option<Vec<String>>,
     /// What PinImageDigests does with a tag that cannot be looked up: Refuse or LetPass [default: Refuse]
-    #[arg(long, env = "SAMPAN_PIN_IMAGE_DIGESTS_FAILURE_POLICY", value_name = "POLICY")]
-    pub pin_image_digests_failure_policy: Option<String>,
+    #[arg(
+        long = "pin-image-digests-failure-policy",
+        env = "SAMPAN_PIN_IMAGE_DIGESTS_FAILURE_POLICY",
+        value_name = "POLICY"
+    )]
+    #[serde(rename = "pinImageDigestsFailurePolicy")]
+    pub unresolved_tags: Option<String>,
     /// Let PinImageDigests ask registries at loopback and link-local addresses
     #[arg(long, env = "SAMPAN_PIN_IMAGE_DIGESTS_ALLOW_LOCAL", num_args = 0..=1, default_missing_value = "true")]
     pub pin_image_digests_allow_local: Option<bool>,
@@ -158,11 +163,22 @@ pub struct Settings {
     pub image_credential_provider_bin_dir: Option<PathBuf>,
     /// Whose credentials are verified before an image that is there is used: NeverVerify, NeverVerifyPreloadedImages,
     /// NeverVerifyAllowlistedImages, AlwaysVerify [default: NeverVerifyPreloadedImages]
-    #[arg(long, env = "SAMPAN_IMAGE_PULL_CREDENTIALS_VERIFICATION_POLICY", value_name = "POLICY")]
-    pub image_pull_credentials_verification_policy: Option<String>,
+    #[arg(
+        long = "image-pull-credentials-verification-policy",
+        env = "SAMPAN_IMAGE_PULL_CREDENTIALS_VERIFICATION_POLICY",
+        value_name = "POLICY"
+    )]
+    #[serde(rename = "imagePullCredentialsVerificationPolicy")]
+    pub verification_policy: Option<String>,
     /// Images that NeverVerifyAllowlistedImages exempts: names without tag, or ending in /*
-    #[arg(long, env = "SAMPAN_PRELOADED_IMAGES_VERIFICATION_ALLOWLIST", value_name = "A,B", value_delimiter = ',')]
-    pub preloaded_images_verification_allowlist: Option<Vec<String>>,
+    #[arg(
+        long = "preloaded-images-verification-allowlist",
+        env = "SAMPAN_PRELOADED_IMAGES_VERIFICATION_ALLOWLIST",
+        value_name = "A,B",
+        value_delimiter = ','
+    )]
+    #[serde(rename = "preloadedImagesVerificationAllowlist")]
+    pub verification_allowlist: Option<Vec<String>>,
     /// That list holds only for images which this node has not pulled itself
     #[arg(long, env = "SAMPAN_ALLOWLIST_NEEDS_PRELOADED", num_args = 0..=1, default_missing_value = "true")]
     pub allowlist_needs_preloaded: Option<bool>,
@@ -184,6 +200,23 @@ pub struct Settings {
     /// Run the credential helpers (credHelpers, credsStore) that the node's docker configuration names
     #[arg(long, env = "SAMPAN_DOCKER_CREDENTIAL_HELPERS", num_args = 0..=1, default_missing_value = "true")]
     pub docker_credential_helpers: Option<bool>,
+    /// Static pods: a directory with one manifest a file, or one such file; watched
+    #[arg(long, alias = "pod-manifest-path", env = "SAMPAN_STATIC_POD_PATH", value_name = "PATH")]
+    pub static_pod_path: Option<PathBuf>,
+    /// Static pods: a URL that answers with a Pod or a PodList
+    #[arg(long, alias = "manifest-url", env = "SAMPAN_STATIC_POD_URL", value_name = "URL")]
+    #[serde(rename = "staticPodURL")]
+    pub static_pod_url: Option<String>,
+    /// Headers for that URL, by name (configuration file only)
+    #[arg(skip)]
+    #[serde(rename = "staticPodURLHeader")]
+    pub static_pod_url_header: crate::static_pods::Headers,
+    /// Between two looks at static pods' files that nobody told of [default: 20s]
+    #[arg(long, env = "SAMPAN_FILE_CHECK_FREQUENCY", value_name = "DURATION")]
+    pub file_check_frequency: Option<String>,
+    /// Between two requests to static pods' URL [default: 20s]
+    #[arg(long, env = "SAMPAN_HTTP_CHECK_FREQUENCY", value_name = "DURATION")]
+    pub http_check_frequency: Option<String>,
     /// Do not add a context `sampan` to the user's kubeconfig
     #[arg(long, env = "SAMPAN_NO_MERGE_KUBECONFIG", num_args = 0..=1, default_missing_value = "true")]
     pub no_merge_kubeconfig: Option<bool>,
@@ -228,6 +261,7 @@ pub struct Resolved {
     pub eviction: node::eviction::Policy,
     pub credentials: node::credentials::Options,
     pub verification: node::records::Rules,
+    pub static_pods: node::static_pods::Options,
 }
 
 /// Gates whose feature has long been part of Kubernetes: accepted, without effect, and said so.
@@ -296,9 +330,7 @@ impl Settings {
             eviction_transition: self.eviction_transition.or(below.eviction_transition),
             eviction_defaults_merged: self.eviction_defaults_merged.or(below.eviction_defaults_merged),
             enable_admission_plugins: self.enable_admission_plugins.or(below.enable_admission_plugins),
-            pin_image_digests_failure_policy: self
-                .pin_image_digests_failure_policy
-                .or(below.pin_image_digests_failure_policy),
+            unresolved_tags: self.unresolved_tags.or(below.unresolved_tags),
             pin_image_digests_allow_local: self.pin_image_digests_allow_local.or(below.pin_image_digests_allow_local),
             event_ttl: self.event_ttl.or(below.event_ttl),
             token_auth_file: self.token_auth_file.or(below.token_auth_file),
@@ -309,12 +341,8 @@ impl Settings {
             image_credential_provider_bin_dir: self
                 .image_credential_provider_bin_dir
                 .or(below.image_credential_provider_bin_dir),
-            image_pull_credentials_verification_policy: self
-                .image_pull_credentials_verification_policy
-                .or(below.image_pull_credentials_verification_policy),
-            preloaded_images_verification_allowlist: self
-                .preloaded_images_verification_allowlist
-                .or(below.preloaded_images_verification_allowlist),
+            verification_policy: self.verification_policy.or(below.verification_policy),
+            verification_allowlist: self.verification_allowlist.or(below.verification_allowlist),
             allowlist_needs_preloaded: self.allowlist_needs_preloaded.or(below.allowlist_needs_preloaded),
             rotated_secret_requires_pull: self.rotated_secret_requires_pull.or(below.rotated_secret_requires_pull),
             credential_globs: self.credential_globs.or(below.credential_globs),
@@ -322,6 +350,11 @@ impl Settings {
             anonymous_fallback: self.anonymous_fallback.or(below.anonymous_fallback),
             http_headers: self.http_headers.or(below.http_headers),
             docker_credential_helpers: self.docker_credential_helpers.or(below.docker_credential_helpers),
+            static_pod_path: self.static_pod_path.or(below.static_pod_path),
+            static_pod_url: self.static_pod_url.or(below.static_pod_url),
+            static_pod_url_header: below.static_pod_url_header,
+            file_check_frequency: self.file_check_frequency.or(below.file_check_frequency),
+            http_check_frequency: self.http_check_frequency.or(below.http_check_frequency),
             no_merge_kubeconfig: self.no_merge_kubeconfig.or(below.no_merge_kubeconfig),
             log: self.log.or(below.log),
             handlers: below.handlers,
@@ -369,9 +402,11 @@ impl Settings {
         }
         let (images, eviction) = (self.images()?, self.eviction()?);
         let (credentials, verification) = (self.credentials()?, self.verification()?);
+        let static_pods = self.static_pods()?;
         Ok(Resolved {
             images,
             eviction,
+            static_pods,
             credentials,
             verification,
             instance: self.instance(),
@@ -385,7 +420,7 @@ impl Settings {
             default_handler: self.default_handler,
             handlers: self.handlers,
             admission: self.enable_admission_plugins.unwrap_or_default(),
-            unresolved_tags: unresolved_tags(self.pin_image_digests_failure_policy.as_deref())?,
+            unresolved_tags: unresolved_tags(self.unresolved_tags.as_deref())?,
             local_registries_pinned: self.pin_image_digests_allow_local.unwrap_or(false),
             event_ttl: duration(self.event_ttl.as_deref().unwrap_or("1h")).context("--event-ttl")?,
             token_auth_file: self.token_auth_file,
@@ -433,8 +468,8 @@ impl Settings {
 
     /// Who may use an image that is there (IMG-232, IMG-233).
     fn verification(&self) -> anyhow::Result<node::records::Rules> {
-        let list = self.preloaded_images_verification_allowlist.as_deref().unwrap_or_default();
-        let policy = node::records::Policy::parse(self.image_pull_credentials_verification_policy.as_deref(), list)?;
+        let list = self.verification_allowlist.as_deref().unwrap_or_default();
+        let policy = node::records::Policy::parse(self.verification_policy.as_deref(), list)?;
         Ok(node::records::Rules {
             policy,
             rotated_secret_requires_pull: self.rotated_secret_requires_pull.unwrap_or(false),
@@ -597,8 +632,8 @@ mod tests {
     #[test]
     fn the_verification_policy_is_checked_with_upstreams_words() {
         let with = |policy: Option<&str>, list: &[&str]| Settings {
-            image_pull_credentials_verification_policy: policy.map(str::to_owned),
-            preloaded_images_verification_allowlist: Some(list.iter().map(|e| (*e).to_owned()).collect()),
+            verification_policy: policy.map(str::to_owned),
+            verification_allowlist: Some(list.iter().map(|e| (*e).to_owned()).collect()),
             ..Settings::default()
         };
         let error = |settings: Settings| settings.resolve().unwrap_err().to_string();

@@ -298,6 +298,7 @@ fn node_options(
         runtime_class_fails_pod: true,
         credentials: resolved.credentials.clone(),
         verification: resolved.verification.clone(),
+        static_pods: resolved.static_pods.clone(),
     }
 }
 

@@ -11,6 +11,7 @@ mod options;
 mod pods;
 mod runtime;
 mod services;
+mod statics;
 
 pub use options::{DrainOptions, Error, Options};
 
@@ -28,12 +29,14 @@ use crate::{
     },
     probes::Probes,
     records::Records,
+    static_pods::{self, Origin, ledger::Ledger, mirror},
     volumes::{Sources, Volumes},
 };
 use cri::v1;
 use futures_util::StreamExt as _;
 use pods::Pods;
-use std::{sync::Arc, time::Duration};
+use statics::Statics;
+use std::{path::Path, sync::Arc, time::Duration};
 use tokio::{
     sync::{mpsc, watch as watch_channel},
     task::JoinSet,
@@ -65,7 +68,14 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     settle_pulls(&actor).await;
     let (pressure, pressed) = watch_channel::channel(Pressure::new());
     let (asks, mut asked) = mpsc::channel(ASKS_MAX);
-    let mut agent = Pods::new(actor.clone(), probes, options.max_pods, pressed);
+    let ledger = ledger(&options.data_dir)?;
+    let known = ledger.all();
+    let statics = Statics::new(ledger, options.static_pods.origins());
+    background.spawn(mirror::keep(options.client.clone(), options.node_name.clone(), actor.clock, statics.mirrors()));
+    let mut updates =
+        static_pods::watch(&options.static_pods, &options.node_name, actor.clock, &known, &mut background);
+    let mut agent = Pods::new(actor.clone(), probes, options.max_pods, pressed, statics);
+    agent.settle_statics();
     let mut watch = std::pin::pin!(pods::watch(&options.client, &options.node_name));
     options.serve_node(&actor, (asks, pressure), &mut background, cancel.clone());
     let mut events = runtime::subscribe(actor.cri.clone(), cancel.clone(), &mut background);
@@ -76,6 +86,7 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
             biased;
             () = cancel.cancelled() => break,
             Some(change) = watch.next() => agent.take_change(change),
+            Some(update) = updates.recv() => agent.take_update(update),
             Some(event) = events.recv() => agent.take_event(event),
             Some(report) = probe_reports.recv() => agent.take_report(report),
             Some(ended) = agent.join_next() => agent.take_end(ended),
@@ -99,10 +110,13 @@ pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Res
     background.spawn(writer.run(options.client.clone()));
     let (probes, _reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
     let (_, pressed) = watch_channel::channel(Pressure::new());
-    let mut agent = Pods::new(actor.clone(), probes, u32::MAX, pressed);
+    let ledger = ledger(&options.data_dir)?;
+    let static_pods: Vec<_> = ledger.all().into_iter().map(|known| (*known.pod).clone()).collect();
+    let mut agent = Pods::new(actor.clone(), probes, u32::MAX, pressed, Statics::new(ledger, [Origin::File]));
     let mut events = runtime::subscribe(actor.cri.clone(), CancellationToken::new(), &mut background);
     let present = housekeeping::present(&actor.cri).await.map_err(Error::Runtime)?;
-    for pod in pods::list(&options.client, &options.node_name).await? {
+    // Mirrors are no pods: their UIDs are not in the runtime.
+    for pod in pods::list(&options.client, &options.node_name).await?.into_iter().chain(static_pods) {
         if present.contains_key(pod.uid()) {
             progress(&format!("stopping pod {}/{}", pod.namespace(), pod.name()));
             agent.drain(Arc::new(pod));
@@ -139,6 +153,11 @@ async fn settle_pulls(actor: &Actor) {
         Ok(answer) => actor.records.reconcile(&answer.into_inner().images).await,
         Err(status) => tracing::warn!(error = rpc_text(&status), "interrupted pulls are not settled"),
     }
+}
+
+/// The static pods that were begun.
+fn ledger(data_dir: &Path) -> Result<Ledger, Error> {
+    Ledger::open(data_dir).map_err(|source| Error::Directory { path: data_dir.to_owned(), source })
 }
 
 /// What all actions share.

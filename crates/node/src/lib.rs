@@ -19,6 +19,7 @@ pub mod pod;
 pub mod port;
 pub mod probes;
 pub mod records;
+pub mod static_pods;
 pub mod status;
 pub mod volumes;
 

@@ -71,6 +71,9 @@ pub struct Pod {
     pub metadata: ObjectMeta,
     pub spec: PodSpec,
     pub status: PodStatus,
+    /// It comes from the node's own sources, not from the API.
+    #[serde(skip)]
+    pub is_static: bool,
 }
 
 /// A Secret. `Debug` shows key names, never values.
@@ -159,6 +162,20 @@ impl Pod {
     /// The container of that name and its kind.
     pub fn container(&self, name: &str) -> Option<(ContainerKind, &Container)> {
         self.containers().find(|(_, c)| c.name == name)
+    }
+
+    pub fn annotation(&self, name: &str) -> Option<&str> {
+        self.metadata.annotations.as_ref()?.get(name).map(String::as_str)
+    }
+
+    /// True for an object of the API that shows a static pod of some node.
+    pub fn is_mirror(&self) -> bool {
+        self.annotation(crate::static_pods::view::MIRROR).is_some()
+    }
+
+    /// The pull Secrets that count: a static pod's are never read (IMG-190).
+    pub fn pull_secrets(&self) -> &[LocalObjectReference] {
+        if self.is_static { &[] } else { &self.spec.image_pull_secrets }
     }
 
     pub fn is_deleting(&self) -> bool {

@@ -13,6 +13,7 @@ use node::{
         checkpoint::{Checkpoint, VolumeImage},
         clock::Clock,
     },
+    static_pods::{Origin, StaticPod, ledger::Ledger},
 };
 use serde_json::json;
 use std::time::Duration;
@@ -32,6 +33,7 @@ fn collector(bench: &Bench, policy: Policy) -> Collector {
         node_name: "n".into(),
         policy,
         checkpoints: bench.actor.checkpoints.clone(),
+        static_pods: Ledger::open(bench.directory()).unwrap(),
         recorder: bench.actor.recorder.clone(),
         pulls: bench.actor.pulls.clone(),
         records: bench.actor.records.clone(),
@@ -51,7 +53,7 @@ async fn images(fake: &Fake) -> Vec<String> {
 async fn a_full_disk_loses_what_nobody_needs_and_nothing_else() {
     let fake = Fake::new();
     let bench = bench(&fake);
-    for name in ["r/unused:1", "r/named:1", "r/pulling:1", "docker.io/library/short:latest"] {
+    for name in ["r/unused:1", "r/named:1", "r/pulling:1", "r/static:1", "docker.io/library/short:latest"] {
         fake.add_image(name);
     }
     let volume = fake.add_image("r/volume:1");
@@ -64,13 +66,18 @@ async fn a_full_disk_loses_what_nobody_needs_and_nothing_else() {
         pod("about", json!({"containers": [{"name": "c", "image": "r/named:1"}, {"name": "d", "image": "short"}]}));
     bench.api.pods.send_replace([("ended".to_owned(), ended), ("about".to_owned(), about)].into());
     let _pulls = bench.actor.pulls.board.wait("u-x", "ns/x".into(), "r/pulling:1");
+    // Of a static pod whose mirror is refused the API knows nothing.
+    let own = pod("own", json!({"containers": [{"name": "c", "image": "r/static:1"}]}));
+    let own = StaticPod::new(Origin::File, "/m/own.yaml".into(), own).unwrap();
+    Ledger::open(bench.directory()).unwrap().save(&own).unwrap();
 
     let collector = collector(&bench, FULL);
     let plan = collector.plan().await.unwrap();
-    assert_eq!((plan.removals().len(), plan.stays.len()), (1, 4));
-    assert_eq!(images(&fake).await.len(), 5, "a plan removes nothing");
+    assert_eq!((plan.removals().len(), plan.stays.len()), (1, 5));
+    assert_eq!(images(&fake).await.len(), 6, "a plan removes nothing");
     let error = collector.collect().await.unwrap_err().to_string();
-    assert_eq!(images(&fake).await, ["docker.io/library/short:latest", "r/named:1", "r/pulling:1", "r/volume:1"]);
+    let left = ["docker.io/library/short:latest", "r/named:1", "r/pulling:1", "r/static:1", "r/volume:1"];
+    assert_eq!(images(&fake).await, left);
     assert!(error.starts_with("Insufficient free disk space on the node's image filesystem ("), "{error}");
     assert!(error.contains("(freed 1048576 bytes)"), "{error}");
     let events = bench.events(1).await;

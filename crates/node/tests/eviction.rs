@@ -41,6 +41,7 @@ impl Node {
             // The ordinary round never finds reason to remove anything.
             policy: collection::Policy { high_percent: 100, low_percent: 99, age_min, age_max: None },
             checkpoints: bench.actor.checkpoints.clone(),
+            static_pods: node::static_pods::ledger::Ledger::of_node(bench.directory()),
             recorder: bench.actor.recorder.clone(),
             pulls: bench.actor.pulls.clone(),
             records: bench.actor.records.clone(),

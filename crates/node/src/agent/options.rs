@@ -55,6 +55,8 @@ pub struct Options {
     pub credentials: crate::credentials::Options,
     /// Who may use an image that is there.
     pub verification: crate::records::Rules,
+    /// Where pods come from besides the API.
+    pub static_pods: crate::static_pods::Options,
 }
 
 /// What [`crate::drain`] needs: the part of [`Options`] without the node port.

@@ -5,6 +5,7 @@ use super::{
     admission::{Room, refusal},
     housekeeping,
     runtime::RuntimeEvent,
+    statics::Statics,
 };
 use crate::{
     eviction::{self, Pressure},
@@ -61,6 +62,7 @@ pub(super) struct Pods {
     /// The conditions that eviction has found.
     pressure: watch::Receiver<Pressure>,
     pub(super) orphans: housekeeping::Orphans,
+    pub(super) statics: Statics,
 }
 
 type Change = Result<watcher::Event<Pod>, watcher::Error>;
@@ -80,7 +82,13 @@ pub(super) async fn list(client: &kube::Client, node_name: &str) -> Result<Vec<P
 }
 
 impl Pods {
-    pub(super) fn new(actor: Arc<Actor>, probes: Probes, max_pods: u32, pressure: watch::Receiver<Pressure>) -> Self {
+    pub(super) fn new(
+        actor: Arc<Actor>,
+        probes: Probes,
+        max_pods: u32,
+        pressure: watch::Receiver<Pressure>,
+        statics: Statics,
+    ) -> Self {
         Self {
             actor,
             probes,
@@ -93,6 +101,7 @@ impl Pods {
             max_pods,
             pressure,
             orphans: housekeeping::Orphans::default(),
+            statics,
         }
     }
 
@@ -100,14 +109,17 @@ impl Pods {
         self.tasks.is_empty()
     }
 
-    /// The UIDs of all pods that this node is to know; `None` before the API has told them all.
+    /// The UIDs of all pods that this node is to know; `None` before the API and the node's sources have told them all.
     pub(super) fn known(&self) -> Option<BTreeSet<String>> {
-        self.synced.then(|| self.handles.keys().chain(&self.gone).cloned().collect())
+        (self.synced && self.statics.are_complete()).then(|| self.handles.keys().chain(&self.gone).cloned().collect())
     }
 
     pub(super) fn take_change(&mut self, change: Change) {
         match change {
-            Ok(watcher::Event::Init) => self.listed.clear(),
+            Ok(watcher::Event::Init) => {
+                self.listed.clear();
+                self.statics.begin_listing();
+            }
             Ok(watcher::Event::InitApply(pod)) => {
                 self.listed.insert(pod.uid().to_owned());
                 self.apply(pod);
@@ -122,11 +134,12 @@ impl Pods {
     fn end_listing(&mut self) {
         let listed = std::mem::take(&mut self.listed);
         for (uid, handle) in &self.handles {
-            if !listed.contains(uid) {
+            if !listed.contains(uid) && !handle.wishes.borrow().pod.is_static {
                 handle.wishes.send_modify(|wish| wish.removed = true);
             }
         }
         self.gone.retain(|uid| listed.contains(uid));
+        self.end_mirrors();
         if !self.synced {
             self.synced = true;
             self.housekeep();
@@ -134,6 +147,9 @@ impl Pods {
     }
 
     fn apply(&mut self, pod: Pod) {
+        if pod.is_mirror() {
+            return self.take_mirror(pod);
+        }
         let uid = pod.uid().to_owned();
         if self.gone.contains(&uid) {
             return;
@@ -142,7 +158,7 @@ impl Pods {
             Some(handle) => handle.wishes.send_modify(|wish| wish.pod = Arc::new(pod)),
             None => {
                 self.admit(&pod);
-                self.begin(Arc::new(pod), false);
+                self.begin(Wish::of(Arc::new(pod)));
             }
         }
     }
@@ -171,6 +187,9 @@ impl Pods {
     }
 
     fn removed(&mut self, pod: Pod) {
+        if pod.is_mirror() {
+            return self.lose_mirror(&pod);
+        }
         let uid = pod.uid().to_owned();
         self.gone.remove(&uid);
         if let Some(handle) = self.handles.get(&uid) {
@@ -183,13 +202,13 @@ impl Pods {
 
     /// Begins a task that empties the node of this pod.
     pub(super) fn drain(&mut self, pod: Arc<Pod>) {
-        self.begin(pod, true);
+        self.begin(Wish { drained: true, ..Wish::of(pod) });
     }
 
-    fn begin(&mut self, pod: Arc<Pod>, drained: bool) {
-        let uid = pod.uid().to_owned();
-        self.actor.credentials.refer(&pod);
-        let (wishes, wish) = watch::channel(Wish { pod, drained, ..Wish::default() });
+    pub(super) fn begin(&mut self, wish: Wish) {
+        let uid = wish.pod.uid().to_owned();
+        self.actor.credentials.refer(&wish.pod);
+        let (wishes, wish) = watch::channel(wish);
         let (news, inbox) = mpsc::channel(NEWS_MAX);
         let task = Task::new(self.actor.clone(), self.probes.clone(), wish, inbox);
         let (cancel, ended) = (self.cancel.clone(), uid.clone());
@@ -206,9 +225,12 @@ impl Pods {
         match ended {
             Ok((uid, true)) => {
                 self.actor.credentials.forget(&uid);
-                let removed = self.handles.remove(&uid).is_some_and(|handle| handle.wishes.borrow().removed);
-                if !removed {
-                    self.gone.insert(uid);
+                let Some(handle) = self.handles.remove(&uid) else { return };
+                let wish = handle.wishes.borrow().clone();
+                match wish.pod.is_static {
+                    true => self.static_ended(&wish),
+                    false if wish.removed => {}
+                    false => drop(self.gone.insert(uid)),
                 }
             }
             Ok((_, false)) => {}
@@ -216,9 +238,7 @@ impl Pods {
                 tracing::error!(%error, "the task of a pod broke off; it is begun again");
                 let broken: Vec<Wish> =
                     self.handles.values().filter(|h| h.news.is_closed()).map(|h| h.wishes.borrow().clone()).collect();
-                for wish in broken {
-                    self.begin(wish.pod, wish.drained);
-                }
+                broken.into_iter().for_each(|wish| self.begin(wish));
             }
         }
     }

@@ -7,6 +7,7 @@ use crate::{
     heartbeat,
     pod::act::Actor,
     port,
+    static_pods::ledger::Ledger,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -26,6 +27,7 @@ impl Options {
             node_name: self.node_name.clone(),
             policy: self.collection,
             checkpoints: actor.checkpoints.clone(),
+            static_pods: Ledger::of_node(&self.data_dir),
             recorder: actor.recorder.clone(),
             pulls: actor.pulls.clone(),
             records: actor.records.clone(),

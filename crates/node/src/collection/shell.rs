@@ -17,6 +17,7 @@ use crate::{
         clock::Clock,
     },
     records::Records,
+    static_pods::ledger::Ledger,
 };
 use cri::v1;
 use jiff::Timestamp;
@@ -43,6 +44,8 @@ pub struct Options {
     pub policy: Policy,
     /// The pods' checkpoints, which name the images of volumes.
     pub checkpoints: Checkpoints,
+    /// The static pods, of which the API may know nothing.
+    pub static_pods: Ledger,
     /// Events.
     pub recorder: Recorder,
     /// The pulls under way, and the numbers.
@@ -218,7 +221,7 @@ impl Shared {
     }
 
     async fn users(&self) -> Result<Users, Error> {
-        let Options { cri, client, node_name, checkpoints, pulls, .. } = &self.options;
+        let Options { cri, client, node_name, checkpoints, pulls, static_pods, .. } = &self.options;
         let mut users = Users::default();
         users.wanted.extend(pulls.board.images());
         let api: Api<Pod> = Api::all(client.clone());
@@ -228,7 +231,8 @@ impl Shared {
             Ok(Err(error)) => return Err(Error::Api(error.to_string())),
             Err(_) => return Err(Error::Api("no answer".into())),
         };
-        for pod in pods.iter().filter(|pod| !pod.is_terminal()) {
+        let own: Vec<Pod> = static_pods.all().into_iter().map(|known| (*known.pod).clone()).collect();
+        for pod in pods.iter().chain(&own).filter(|pod| !pod.is_terminal()) {
             let volumes = pod.spec.volumes.iter().filter_map(|volume| volume.image.as_ref());
             let images = pod.containers().map(|(_, c)| &c.image).chain(volumes.map(|volume| &volume.reference));
             users.wanted.extend(images.map(|image| full_name(image)));

@@ -76,7 +76,7 @@ impl Credentials {
 
     /// A pod of this node has begun: its pull Secrets are watched until [`Credentials::forget`].
     pub fn refer(&self, pod: &crate::object::Pod) {
-        let names = pod.spec.image_pull_secrets.iter().map(|secret| secret.name.as_str()).filter(|n| !n.is_empty());
+        let names = pod.pull_secrets().iter().map(|secret| secret.name.as_str()).filter(|n| !n.is_empty());
         self.sources.refer(pod.uid(), pod.namespace(), names);
     }
 

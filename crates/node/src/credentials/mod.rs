@@ -118,7 +118,7 @@ impl Credentials {
     /// One ring over all pull Secrets, so that the more specific key wins across them.
     async fn secrets(&self, pod: &Pod, out: &mut Lookup) -> Ring {
         let mut names: Vec<&str> = Vec::new();
-        for reference in &pod.spec.image_pull_secrets {
+        for reference in pod.pull_secrets() {
             if !reference.name.is_empty() && !names.contains(&reference.name.as_str()) {
                 names.push(&reference.name);
             }

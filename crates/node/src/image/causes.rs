@@ -38,7 +38,7 @@ impl Cause {
     pub fn concerns(&self, pod: &Pod, class: Class, failed_host: &str) -> bool {
         match self {
             Self::Secret { namespace, name } => {
-                let named = pod.spec.image_pull_secrets.iter().any(|secret| secret.name == *name);
+                let named = pod.pull_secrets().iter().any(|secret| secret.name == *name);
                 named && pod.namespace() == namespace && class.may_lack_credentials()
             }
             Self::NodeFiles | Self::Plugin => class.may_lack_credentials(),

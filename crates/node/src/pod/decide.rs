@@ -310,10 +310,18 @@ pub fn decide(view: &View, in_flight: &InFlight, now: Timestamp) -> Plan {
     Plan { stage, actions: draft.actions, status, wake_at: draft.wake_at, waiting: draft.waiting }
 }
 
-/// False once the API object is not this pod's any more, or is to stay as it is.
+/// False once the API object is not this pod's any more, or is to stay as it is. Of a static pod that was removed the
+/// mirror tells until the records go (HOOK-101).
 fn publishes(view: &View) -> bool {
-    let drained = matches!(view.desired, super::view::Desired::Stop(Stop { cause: Cause::Drained, .. }));
-    !view.observed.api_gone && !drained
+    let cause = match view.desired {
+        super::view::Desired::Stop(stop) => Some(stop.cause),
+        super::view::Desired::Run => None,
+    };
+    match cause {
+        Some(Cause::Drained) => false,
+        Some(Cause::Removed) if view.pod.is_static => !view.observed.containers.is_empty(),
+        _ => !view.observed.api_gone,
+    }
 }
 
 /// The plan of a pod that is to run.

@@ -6,6 +6,7 @@
 mod apply;
 mod probe;
 mod publish;
+mod static_pod;
 
 use super::{
     act::{Actor, Outcome, Scene},
@@ -47,6 +48,15 @@ pub struct Wish {
     pub verdict: Option<Verdict>,
     /// Once the pod has ended, nothing but its status is to stay.
     pub spare: bool,
+    /// For a static pod, what the API shows of it.
+    pub mirror: Option<Arc<Pod>>,
+}
+
+impl Wish {
+    /// That this pod runs.
+    pub fn of(pod: Arc<Pod>) -> Self {
+        Self { pod, ..Self::default() }
+    }
 }
 
 /// What happens to a pod beside its own actions.
@@ -81,6 +91,8 @@ pub struct Task {
     /// Labels or annotations changed, which volumes may show.
     refresh_wanted: bool,
     publish: publish::Publish,
+    /// What the API shows of a static pod.
+    mirror: Option<Arc<Pod>>,
 }
 
 struct Flight {
@@ -135,6 +147,7 @@ impl Task {
             refreshed_at,
             refresh_wanted: false,
             publish: publish::Publish::default(),
+            mirror: None,
         }
     }
 
@@ -211,9 +224,11 @@ impl Task {
 
     fn take_wish(&mut self) {
         let wish = self.wishes.borrow_and_update().clone();
-        self.take_pod(wish.pod);
-        if wish.removed {
-            self.view.observed.api_gone = true;
+        if wish.pod.is_static {
+            self.take_static(&wish.pod, wish.mirror);
+        } else {
+            self.take_pod(wish.pod);
+            self.view.observed.api_gone |= wish.removed;
         }
         self.look_wanted |= wish.relist != self.relists_seen;
         self.relists_seen = wish.relist;
@@ -291,6 +306,9 @@ impl Task {
             }
             if !recorded {
                 self.look_if_wanted();
+                if self.keep_status(&plan) {
+                    continue;
+                }
                 self.report(&plan, now);
                 return plan;
             }

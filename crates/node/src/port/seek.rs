@@ -47,7 +47,13 @@ pub(super) async fn pods(node: &Node) -> Result<Value, Box<Answer>> {
 pub(super) async fn pod(node: &Node, namespace: &str, name: &str) -> Result<Pod, Box<Answer>> {
     let api: Api<Pod> = Api::namespaced(node.client.clone(), namespace);
     match tokio::time::timeout(API_TIMEOUT, api.get_opt(name)).await {
-        Ok(Ok(Some(pod))) if pod.spec.node_name == node.name => Ok(pod),
+        Ok(Ok(Some(mut pod))) if pod.spec.node_name == node.name => {
+            // What runs has the static pod's UID, not that of its mirror.
+            if let Some(uid) = pod.annotation(crate::static_pods::view::MIRROR) {
+                pod.metadata.uid = Some(uid.to_owned());
+            }
+            Ok(pod)
+        }
         Ok(Ok(_)) => refuse(StatusCode::NOT_FOUND, format!("pod {:?} not found", format!("{name}_{namespace}"))),
         Ok(Err(error)) => refuse(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         Err(_) => refuse(StatusCode::GATEWAY_TIMEOUT, "the API server did not answer".to_owned()),

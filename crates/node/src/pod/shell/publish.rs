@@ -48,8 +48,8 @@ impl Task {
         if !self.publish.flight.is_empty() {
             return;
         }
-        let known = &self.view.pod.status;
-        let Some(change) = patch::merge(self.view.pod.uid(), known, wanted) else {
+        let Some((uid, known)) = self.shown() else { return };
+        let Some(change) = patch::merge(uid, known, wanted) else {
             self.publish.due_at = None;
             return;
         };
@@ -81,8 +81,12 @@ impl Task {
         match answer {
             Answer::Taken(pod) => {
                 self.view.observed.retries.remove(&key);
-                self.take_pod(Arc::new(*pod));
+                match self.view.pod.is_static {
+                    true => self.take_mirror(Arc::new(*pod)),
+                    false => self.take_pod(Arc::new(*pod)),
+                }
             }
+            Answer::Gone if self.view.pod.is_static => self.mirror = None,
             Answer::Gone => self.view.observed.api_gone = true,
             Answer::Failed(error) => {
                 tracing::warn!(pod = self.view.pod.full_name(), error, "status not published");
