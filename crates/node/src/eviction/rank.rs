@@ -11,14 +11,11 @@ use std::cmp::Reverse;
 
 /// Pods of this priority and above keep the node alive.
 const SYSTEM_CRITICAL: i32 = 2_000_000_000;
-const CONFIG_SOURCE: &str = "kubernetes.io/config.source";
-const CONFIG_MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// True for a pod that the node must not do without: static pods, their mirrors, and those of system priority.
 pub fn is_critical(pod: &Pod) -> bool {
-    let note = |key: &str| pod.metadata.annotations.as_ref().and_then(|notes| notes.get(key));
-    let is_static = note(CONFIG_SOURCE).is_some_and(|source| source != "api");
-    is_static || note(CONFIG_MIRROR).is_some() || pod.spec.priority.unwrap_or(0) >= SYSTEM_CRITICAL
+    // By where it came from, not by an annotation: anybody can write that.
+    pod.is_static || pod.is_mirror() || pod.spec.priority.unwrap_or(0) >= SYSTEM_CRITICAL
 }
 
 /// The place of a pod in the order of eviction; the least goes first.

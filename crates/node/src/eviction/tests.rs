@@ -302,7 +302,7 @@ fn where_files_are_decides_who_is_blamed_for_them() {
 fn critical_pods_stay_and_without_others_nobody_goes() {
     let note = |key: &str, value: &str| json!({ "metadata": { "annotations": { key: value } } });
     let critical = [
-        pod("static", json!({}), note("kubernetes.io/config.source", "file")),
+        Pod { is_static: true, ..pod("static", json!({}), json!({})) },
         pod("mirror", json!({}), note("kubernetes.io/config.mirror", "h")),
         pod("system", json!({}), json!({ "spec": { "priority": 2_000_000_000 } })),
     ];
@@ -311,7 +311,7 @@ fn critical_pods_stay_and_without_others_nobody_goes() {
     let mut candidates: Vec<Candidate> = critical.into_iter().map(|pod| candidate(pod, 900)).collect();
     round.candidates = Some(candidates.clone());
     assert_eq!(round.plan(0).step, Step::Nobody);
-    let from_api = pod("plain", json!({ "memory": "1Gi" }), note("kubernetes.io/config.source", "api"));
+    let from_api = pod("plain", json!({ "memory": "1Gi" }), note("kubernetes.io/config.source", "file"));
     candidates.push(candidate(from_api, 1));
     round.candidates = Some(candidates);
     assert!(matches!(round.plan(0).step, Step::Evict(Eviction { uid, .. }) if uid == "plain"));
