@@ -41,7 +41,7 @@ const PAGES: &[Page] = &[Page {
         320..=321,
         330..=333,
     ],
-    open_max: 1,
+    open_max: 0,
 }];
 
 /// One in so many rules may not apply.
