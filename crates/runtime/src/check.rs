@@ -5,7 +5,8 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -18,8 +19,12 @@ const PROGRAMS: [&str; 4] = ["/usr", "/bin", "/lib", "/lib64"];
 /// What a passed self-test tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Passed {
+    /// The executable that was found.
+    pub binary: PathBuf,
     /// First line of the binary's `--version`.
     pub version: String,
+    /// From the command to make a container until its program had run and all was removed.
+    pub cold_start: Duration,
 }
 
 /// Tests a handler in a scratch directory, which must be the caller's alone and is left empty. Blocks for a moment.
@@ -31,7 +36,8 @@ pub fn self_test(handler: &Handler, scratch: &Path) -> Result<Passed, Error> {
         let step = format!("handler {:?} ({}): {step}", handler.name, handler.binary.display());
         move |error: std::io::Error| Error::step(step, error)
     };
-    let version = crate::process::version(&handler.binary).map_err(failed("run it"))?;
+    let binary = handler.executable()?;
+    let version = crate::process::version(&binary).map_err(failed("run it"))?;
     let bundle = scratch.join("bundle");
     let id = format!("self-test-{}", std::process::id());
     let binds = root(&bundle.join("rootfs")).map_err(failed("make a root"))?;
@@ -40,9 +46,11 @@ pub fn self_test(handler: &Handler, scratch: &Path) -> Result<Passed, Error> {
         let mut all = vec!["--root".to_owned(), scratch.join("root").to_string_lossy().into_owned()];
         all.extend(handler.arguments.iter().cloned());
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        crate::process::run(handler.binary.as_os_str(), all)
+        crate::process::run(binary.as_os_str(), all)
     };
+    let began = crate::clock::instant();
     let ran = run(&["run", "--bundle", &bundle.to_string_lossy(), &id]).map_err(failed("run a container"));
+    let cold_start = crate::clock::instant() - began;
     // After a good run there is nothing to delete, and some runtimes call that an error.
     let deleted = run(&["delete", "--force", &id]).map_err(failed("delete a container"));
     for directory in ["bundle", "root"] {
@@ -53,7 +61,7 @@ pub fn self_test(handler: &Handler, scratch: &Path) -> Result<Passed, Error> {
         deleted?;
         return Err(error);
     }
-    Ok(Passed { version })
+    Ok(Passed { binary, version, cold_start })
 }
 
 /// Lays out the root; returns the mounts that fill it.

@@ -2,7 +2,6 @@
 //!
 //! Start with [`Core`]. Verbs are functions over `&Arc<Core>` in `sandbox/`, `container/`, `images.rs` and `stats.rs`.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
@@ -16,6 +15,7 @@ use crate::clock;
 use crate::error::Error;
 use crate::events::Events;
 use crate::gate::Gate;
+use crate::handlers::Handlers;
 use crate::link::{Link, Listener};
 use crate::oci::Machine;
 use crate::options::Handler;
@@ -27,8 +27,7 @@ use crate::streaming::Tickets;
 pub(crate) struct Core {
     pub layout: Layout,
     pub cgroup_top: String,
-    pub handlers: BTreeMap<String, Handler>,
-    pub default_handler: String,
+    pub handlers: Handlers,
     pub monitors: Monitors,
     pub gate: Gate,
     pub network: network::Network,
@@ -45,15 +44,6 @@ pub(crate) struct Core {
 }
 
 impl Core {
-    /// The handler of a name; "" is the default (RTC-40, RTC-41).
-    pub(crate) fn handler(&self, name: &str) -> Result<&Handler, Error> {
-        let wanted = if name.is_empty() { &self.default_handler } else { name };
-        self.handlers.get(wanted).ok_or_else(|| Error::NoHandler {
-            handler: name.into(),
-            available: self.handlers.keys().cloned().collect::<Vec<_>>().join(", "),
-        })
-    }
-
     /// State directory of a handler's OCI runtime.
     pub(crate) fn oci_root(&self, handler: &Handler) -> PathBuf {
         self.layout.run.join("oci").join(&handler.name)

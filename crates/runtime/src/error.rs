@@ -34,6 +34,16 @@ pub enum Error {
         /// Names that would be accepted.
         available: String,
     },
+    /// A handler that is configured, without a program to run.
+    #[error("no runtime for {handler:?} is configured that can run: its binary {} {reason}", binary.display())]
+    NoBinary {
+        /// The handler's name.
+        handler: String,
+        /// As configured.
+        binary: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
     /// A step of a sandbox or a container.
     #[error("{step}: {reason}")]
     Step {
@@ -90,9 +100,11 @@ impl From<Error> for Status {
             Error::Exists(_) => Status::already_exists(text),
             Error::DeadlineExceeded(_) => Status::deadline_exceeded(text),
             // Clients unwrap Unknown to the bare message (IMG-51).
-            Error::NoHandler { .. } | Error::Step { .. } | Error::Sandbox { .. } | Error::File { .. } => {
-                Status::unknown(text)
-            }
+            Error::NoHandler { .. }
+            | Error::NoBinary { .. }
+            | Error::Step { .. }
+            | Error::Sandbox { .. }
+            | Error::File { .. } => Status::unknown(text),
         }
     }
 }

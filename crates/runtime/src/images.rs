@@ -50,7 +50,7 @@ pub(crate) fn list(core: &Core, wanted: Option<ImageSpec>) -> Vec<Listed> {
 pub(crate) async fn pull(core: &Core, request: PullImageRequest, metadata: &MetadataMap) -> Result<String, Status> {
     let ImageSpec { image, runtime_handler, .. } = request.image.unwrap_or_default();
     // IMG-321: every handler runs the same images; one that nobody knows runs none.
-    core.handler(&runtime_handler)?;
+    core.handlers.find(&runtime_handler)?;
     let pull = PullRequest { image, credential: request.auth.map(credential), headers: headers(metadata) };
     let cancel = core.cancel.child_token();
     let _given_up = cancel.clone().drop_guard();

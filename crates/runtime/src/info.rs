@@ -22,10 +22,11 @@ pub(crate) fn status(core: &Core, is_verbose: bool) -> StatusResponse {
     let ready = |kind: &str| RuntimeCondition { r#type: kind.into(), status: true, ..Default::default() };
     let mut info = BTreeMap::new();
     if is_verbose {
-        let handlers: BTreeMap<&str, _> = core.handlers.values().map(|h| (h.name.as_str(), &h.binary)).collect();
+        let table = core.handlers.table();
+        let handlers: BTreeMap<&str, _> = table.all.values().map(|h| (h.name.as_str(), &h.binary)).collect();
         let text = serde_json::json!({
             "dataDirectory": core.layout.data, "runDirectory": core.layout.run, "cgroup": core.cgroup_top,
-            "defaultHandler": core.default_handler, "handlers": handlers,
+            "defaultHandler": table.default, "handlers": handlers,
         });
         info.insert("config".into(), text.to_string());
     }
@@ -37,10 +38,9 @@ pub(crate) fn status(core: &Core, is_verbose: bool) -> StatusResponse {
     }
 }
 
-/// The default comes first, as "" and by its name (RTC-49).
+/// Those that can run now.
 fn handlers(core: &Core) -> Vec<RuntimeHandler> {
     let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
-    let mut names = vec![String::new(), core.default_handler.clone()];
-    names.extend(core.handlers.keys().filter(|name| **name != core.default_handler).cloned());
+    let names = core.handlers.table().offered();
     names.into_iter().map(|name| RuntimeHandler { name, features: Some(features) }).collect()
 }

@@ -17,6 +17,7 @@ mod descriptor;
 mod error;
 mod events;
 mod gate;
+mod handlers;
 mod images;
 mod info;
 mod link;
@@ -36,5 +37,6 @@ mod streaming;
 
 pub use check::{Passed, self_test};
 pub use error::Error;
+pub use handlers::matches as glob_matches;
 pub use options::{Handler, Options};
 pub use server::Runtime;

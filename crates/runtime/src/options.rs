@@ -11,7 +11,7 @@ pub struct Options {
     pub run_dir: PathBuf,
     /// Top cgroup of the instance, such as `/sampan`.
     pub cgroup_top: String,
-    /// Handlers by name. The default is among them.
+    /// Handlers by name. The default is among them; [`crate::Runtime::set_handlers`] puts others in their place.
     pub handlers: Vec<Handler>,
     /// Name of the handler that "" means.
     pub default_handler: String,
@@ -23,20 +23,24 @@ pub struct Options {
     pub monitor_command: Vec<OsString>,
 }
 
-/// An OCI runtime by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// An OCI runtime by name. Handlers are told apart by their names: two may share a binary and differ in the rest (RTC-81).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Handler {
     /// As a RuntimeClass names it.
     pub name: String,
-    /// The executable.
+    /// The executable: an absolute path, or a name that is looked up in PATH whenever it is needed.
     pub binary: PathBuf,
     /// Global arguments before the subcommand.
     pub arguments: Vec<String>,
+    /// Annotations of the pod that the OCI runtime is told: names, or globs of `*` and `?` (RTC-76).
+    pub pod_annotations: Vec<String>,
+    /// Annotations of a container that it is told.
+    pub container_annotations: Vec<String>,
 }
 
 impl Handler {
     /// A handler without further arguments.
     pub fn new(name: &str, binary: impl Into<PathBuf>) -> Handler {
-        Handler { name: name.into(), binary: binary.into(), arguments: Vec::new() }
+        Handler { name: name.into(), binary: binary.into(), ..Handler::default() }
     }
 }

@@ -23,6 +23,12 @@ pub(crate) struct SandboxRecord {
     pub binary: std::path::PathBuf,
     /// Its global arguments.
     pub arguments: Vec<String>,
+    /// Annotations of the pod that it is told.
+    #[serde(default)]
+    pub pod_annotations: Vec<String>,
+    /// Annotations of a container that it is told.
+    #[serde(default)]
+    pub container_annotations: Vec<String>,
     /// Its state directory (`--root`).
     pub root: std::path::PathBuf,
     /// Nanoseconds since 1970.

@@ -1,6 +1,5 @@
 //! The runtime as a whole: starting, the two doors (in the process, on a socket), taking everything down.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
@@ -19,8 +18,9 @@ use crate::core::Core;
 use crate::error::Error;
 use crate::events::Events;
 use crate::gate::Gate;
+use crate::handlers::{Handlers, Table};
 use crate::oci::{Machine, capabilities};
-use crate::options::Options;
+use crate::options::{Handler, Options};
 use crate::process::Monitors;
 use crate::sandbox::run::report;
 use crate::service::Service;
@@ -56,13 +56,7 @@ impl Runtime {
         ] {
             fs::create_dir_all(&directory).map_err(Error::file("make directory", directory))?;
         }
-        let handlers: BTreeMap<_, _> = options.handlers.into_iter().map(|h| (h.name.clone(), h)).collect();
-        if !handlers.contains_key(&options.default_handler) {
-            return Err(Error::Invalid(format!(
-                "the default handler {:?} is not among the handlers",
-                options.default_handler
-            )));
-        }
+        let handlers = Handlers::new(Table::new(options.handlers, options.default_handler)?);
         let hierarchies = Hierarchies::find().map_err(Error::file("read", "/proc/self/mountinfo"))?;
         let machine = probe(&hierarchies)?;
         let network = network::Network::start(options.network).await;
@@ -74,7 +68,6 @@ impl Runtime {
             layout,
             cgroup_top: options.cgroup_top.trim_end_matches('/').to_owned(),
             handlers,
-            default_handler: options.default_handler,
             monitors: Monitors::new(options.monitor_command),
             gate: Gate::new(),
             network,
@@ -90,6 +83,15 @@ impl Runtime {
         startup::take_over(&core).await?;
         core.tasks.spawn(streaming::serve(core.clone(), listener));
         Ok(Runtime { core })
+    }
+
+    /// Puts other handlers in the place of those that there are. Sandboxes keep what they were made with (RTC-80, RTC-82).
+    ///
+    /// # Errors
+    /// The default is not among them; nothing is changed then.
+    pub fn set_handlers(&self, handlers: Vec<Handler>, default: String) -> Result<(), Error> {
+        self.core.handlers.replace(Table::new(handlers, default)?);
+        Ok(())
     }
 
     /// A client whose transport is this runtime: no socket.

@@ -1,5 +1,6 @@
 //! CreateContainer: record, root file system, OCI document. The OCI runtime itself is run by StartContainer.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,7 @@ use crate::clock;
 use crate::core::Core;
 use crate::error::Error;
 use crate::oci::{self, HostDevice, Inputs, Namespaces, PidNamespace, user};
-use crate::record::{self, ContainerRecord, IDENTITY, MADE};
+use crate::record::{self, ContainerRecord, IDENTITY, MADE, SandboxRecord};
 use crate::rootfs::Rootfs;
 use crate::sandbox;
 use crate::state::{Container, Phase, Sandbox, Stage, fresh_id};
@@ -186,7 +187,18 @@ fn document(
         hostname: sandbox::hostname(&sandbox.record.config),
         devices: devices(&config.devices, security.privileged)?,
         localhost_seccomp: localhost_seccomp(&security)?,
+        annotations: annotations(&sandbox.record, config),
     })
+}
+
+/// What the sandbox's handler is told of the pod's annotations and of the container's, which win (RTC-76).
+fn annotations(sandbox: &SandboxRecord, config: &ContainerConfig) -> BTreeMap<String, String> {
+    let of = |all: &BTreeMap<String, String>, globs: &[String]| -> Vec<(String, String)> {
+        let goes = |key: &String| globs.iter().any(|glob| crate::handlers::matches(glob, key));
+        all.iter().filter(|(key, _)| goes(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
+    };
+    let of_pod = of(&sandbox.config.annotations, &sandbox.pod_annotations);
+    of_pod.into_iter().chain(of(&config.annotations, &sandbox.container_annotations)).collect()
 }
 
 fn namespaces(

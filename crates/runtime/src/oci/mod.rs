@@ -84,6 +84,8 @@ pub(crate) struct Inputs<'a> {
     pub devices: Vec<(HostDevice, String)>,
     /// Content of a localhost seccomp profile.
     pub localhost_seccomp: Option<Value>,
+    /// Annotations that the handler is told beside our own.
+    pub annotations: BTreeMap<String, String>,
 }
 
 impl Inputs<'_> {
@@ -209,13 +211,19 @@ fn seccomp_of(
 fn annotations(inputs: &Inputs<'_>) -> Value {
     let metadata = inputs.sandbox.metadata.clone().unwrap_or_default();
     let name = inputs.config.metadata.clone().unwrap_or_default().name;
-    json!({
-        "io.kubernetes.cri.container-type": "container",
-        "io.kubernetes.cri.container-name": name,
-        "io.kubernetes.cri.sandbox-name": metadata.name,
-        "io.kubernetes.cri.sandbox-namespace": metadata.namespace,
-        "io.kubernetes.cri.sandbox-uid": metadata.uid,
-    })
+    let mut told = inputs.annotations.clone();
+    // Ours win: a pod must not pass for another.
+    told.extend(
+        [
+            ("container-type", "container".to_owned()),
+            ("container-name", name),
+            ("sandbox-name", metadata.name),
+            ("sandbox-namespace", metadata.namespace),
+            ("sandbox-uid", metadata.uid),
+        ]
+        .map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value)),
+    );
+    json!(told)
 }
 
 #[cfg(test)]

@@ -3,6 +3,9 @@
 use super::*;
 use cri::v1::{Int64Value, LinuxContainerConfig, Mount, SecurityProfile};
 
+/// Annotations that the handler of the tests passes through.
+const TOLD: [(&str, &str); 2] = [("dev.example/mode", "fast"), ("io.kubernetes.cri.sandbox-name", "another")];
+
 fn check(config: ContainerConfig, image: images::ImageConfig, expect: impl FnOnce(&Value)) {
     let machine = Machine {
         capabilities: capabilities::of_mask(0x1ff_feff_ffff),
@@ -25,8 +28,17 @@ fn check(config: ContainerConfig, image: images::ImageConfig, expect: impl FnOnc
         hostname: "h".into(),
         devices: Vec::new(),
         localhost_seccomp: None,
+        annotations: BTreeMap::from(TOLD.map(|(key, value)| (key.into(), value.into()))),
     };
     expect(&spec(&inputs).unwrap());
+}
+
+#[test]
+fn annotations_that_pass_through_are_told_and_cannot_take_the_place_of_ours() {
+    check(ContainerConfig::default(), image(), |document| {
+        assert_eq!(document["annotations"]["dev.example/mode"], "fast");
+        assert_eq!(document["annotations"]["io.kubernetes.cri.sandbox-name"], "");
+    });
 }
 
 fn image() -> images::ImageConfig {

@@ -49,7 +49,7 @@ fn refuse_what_we_lack(config: &PodSandboxConfig) -> Result<(), Error> {
 }
 
 fn plan(core: &Core, config: PodSandboxConfig, handler_name: String) -> Result<SandboxRecord, Error> {
-    let handler = core.handler(&handler_name)?;
+    let handler = core.handlers.find(&handler_name)?;
     let id = fresh_id()?;
     let parent = config.linux.as_ref().map(|linux| linux.cgroup_parent.as_str()).unwrap_or_default();
     let cgroup = if parent.is_empty() { format!("{}/sandboxes/{id}", core.cgroup_top) } else { parent.to_owned() };
@@ -59,9 +59,11 @@ fn plan(core: &Core, config: PodSandboxConfig, handler_name: String) -> Result<S
     Ok(SandboxRecord {
         id,
         handler: handler_name,
-        binary: handler.binary.clone(),
-        arguments: handler.arguments.clone(),
-        root: core.oci_root(handler),
+        root: core.oci_root(&handler),
+        binary: handler.binary,
+        arguments: handler.arguments,
+        pod_annotations: handler.pod_annotations,
+        container_annotations: handler.container_annotations,
         created_at: clock::now_nanoseconds(),
         own_cgroup: !core.hierarchies.exists(&cgroup),
         cgroup,
