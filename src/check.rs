@@ -74,23 +74,29 @@ pub fn refuse_if_unable(resolved: &Resolved) -> anyhow::Result<()> {
         .filter(|finding| finding.weight == Weight::Bad)
         .map(|finding| format!("{}: {}", finding.subject, finding.seen))
         .collect();
-    if !handlers::known(resolved).iter().any(|handler| handler.binary.is_file()) {
-        reasons.push(
-            "OCI runtime: neither crun nor runc was found in PATH; install one, for example: apt-get install runc"
-                .into(),
-        );
-    }
-    if let Some(named) = &resolved.default_handler
-        && !handlers::known(resolved).iter().any(|handler| handler.name == *named && handler.binary.is_file())
-    {
-        reasons.push(format!(
-            "--default-handler {named}: its binary was not found in PATH; install it or choose another handler"
-        ));
-    }
+    reasons.extend(refused_handlers(resolved));
     if !reasons.is_empty() {
         bail!("sampan cannot start here:\n  {}", reasons.join("\n  "));
     }
     Ok(())
+}
+
+/// Why no handler could be the default.
+fn refused_handlers(resolved: &Resolved) -> Option<String> {
+    let inventory = match handlers::load(resolved) {
+        Ok(inventory) => inventory,
+        Err(error) => return Some(format!("handlers: {error:#}")),
+    };
+    if !inventory.can_run_any() {
+        let text = "neither crun nor runc was found in PATH; install one, for example: apt-get install runc";
+        return Some(format!("OCI runtime: {text}"));
+    }
+    if let Some(named) = resolved.default_handler.as_ref().filter(|named| !inventory.can_run(named)) {
+        return Some(format!(
+            "--default-handler {named}: its binary was not found in PATH; install it or choose another handler"
+        ));
+    }
+    handlers::named_default(resolved, &inventory).err().map(|error| format!("handlers: {error:#}"))
 }
 
 fn essentials(_resolved: &Resolved) -> Vec<Finding> {
@@ -152,19 +158,39 @@ fn handler_tests(resolved: &Resolved) -> Vec<Finding> {
     if !rustix::process::geteuid().is_root() {
         return vec![less("handlers", "not tried: needs root")];
     }
-    handlers::known(resolved)
-        .into_iter()
-        .map(|handler| match handlers::test(&handler) {
-            Ok(took) => good(
-                "handler",
-                format!("{} ({}) ran a container in {} ms", handler.name, handler.binary.display(), took.as_millis()),
+    let inventory = match handlers::load(resolved) {
+        Ok(inventory) => inventory,
+        Err(error) => return vec![bad("handlers", format!("{error:#}"))],
+    };
+    let mut findings = vec![match handlers::named_default(resolved, &inventory) {
+        Ok(Some((name, says))) => good("default handler", format!("{name} ({says})")),
+        Ok(None) => good("default handler", "crun if its test passes, else runc"),
+        Err(error) => bad("default handler", format!("{error:#}")),
+    }];
+    findings.extend(inventory.known.iter().map(handler_test));
+    findings.extend(inventory.unusable.iter().map(|handlers::Unusable { name, origin, reason }| {
+        less("handler", format!("{name} (from {origin}) cannot be served here: {reason}"))
+    }));
+    findings
+}
+
+/// Runs a container: what was found, its version, how long it took, and what of its settings has no effect.
+fn handler_test(known: &handlers::Known) -> Finding {
+    let handlers::Known { handler, origin, notes } = known;
+    let named = format!("{} (from {origin})", handler.name);
+    let noted: String = notes.iter().map(|note| format!("; {note}")).collect();
+    match handlers::test(handler) {
+        Ok(passed) => good(
+            "handler",
+            format!(
+                "{named}: {}, {}, ran a container in {} ms{noted}",
+                passed.binary.display(),
+                passed.version,
+                passed.cold_start.as_millis()
             ),
-            Err(error) if handler.binary.is_file() => {
-                less("handler", format!("{} ({}): {error}", handler.name, handler.binary.display()))
-            }
-            Err(_) => less("handler", format!("{}: the binary {} is missing", handler.name, handler.binary.display())),
-        })
-        .collect()
+        ),
+        Err(error) => less("handler", format!("{named}: {error:#}{noted}")),
+    }
 }
 
 /// The machine's netfilter rules; empty if they cannot be read.

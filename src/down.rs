@@ -30,7 +30,8 @@ pub fn run(settings: Settings, purge: bool) -> anyhow::Result<()> {
         line("sampan is not installed here: nothing to stop");
         return Ok(());
     }
-    let resolved = settings.over_last(&instance)?.resolve()?;
+    let mut resolved = settings.over_last(&instance)?.resolve()?;
+    crate::handlers::forgive(&mut resolved);
     let mut steps = Steps::begin();
     let lock = take(&instance)?;
     steps.done("the running process has ended");

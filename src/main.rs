@@ -10,6 +10,7 @@ mod clock;
 mod detach;
 mod down;
 mod eviction_settings;
+mod handler_settings;
 mod handlers;
 mod image_collection;
 mod image_settings;

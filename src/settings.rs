@@ -13,6 +13,8 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 
 use crate::eviction_settings::Statements;
+use crate::handler_settings::HandlerSettings;
+use crate::handlers::files::Places;
 use crate::image_settings::ImageSettings;
 use crate::instance::Instance;
 
@@ -223,19 +225,22 @@ pub struct Settings {
     /// What is logged: error, warn, info, debug, trace [default: info]
     #[arg(long, env = "SAMPAN_LOG", value_name = "LEVEL", global = true)]
     pub log: Option<String>,
-    /// More handlers of the embedded runtime: name → binary and arguments (configuration file only)
+    /// containerd's configuration, whose handlers are served too; "" reads none [default: /etc/containerd/config.toml]
+    #[arg(long, env = "SAMPAN_CONTAINERD_CONFIG", value_name = "FILE")]
+    pub containerd_config: Option<PathBuf>,
+    /// CRI-O's configuration, whose handlers are served too; "" reads none [default: /etc/crio/crio.conf]
+    #[arg(long, env = "SAMPAN_CRIO_CONFIG", value_name = "FILE")]
+    pub crio_config: Option<PathBuf>,
+    /// Drop-ins of CRI-O's configuration, *.conf; "" reads none [default: /etc/crio/crio.conf.d]
+    #[arg(long, env = "SAMPAN_CRIO_CONFIG_DIR", value_name = "DIR")]
+    pub crio_config_dir: Option<PathBuf>,
+    /// More handlers of the embedded runtime: name → binary, arguments, annotations (configuration file only)
     #[arg(skip)]
     pub handlers: BTreeMap<String, HandlerSettings>,
-}
-
-/// One handler of the embedded runtime, as the configuration file names it.
-#[derive(Serialize, Deserialize, Default, Clone, Debug)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
-pub struct HandlerSettings {
-    /// Absolute path, or a name that is looked up in PATH.
-    pub binary: PathBuf,
-    /// Global arguments before the verb.
-    pub arguments: Vec<String>,
+    /// The file that some of these settings are from.
+    #[arg(skip)]
+    #[serde(skip)]
+    pub config_file: Option<PathBuf>,
 }
 
 /// The settings with every default filled in.
@@ -251,6 +256,9 @@ pub struct Resolved {
     pub max_pods: u32,
     pub default_handler: Option<String>,
     pub handlers: BTreeMap<String, HandlerSettings>,
+    pub foreign_handlers: Places,
+    /// Where the handlers are read again from.
+    pub config_file: Option<PathBuf>,
     pub admission: Vec<String>,
     pub unresolved_tags: apiserver::UnresolvedTags,
     pub local_registries_pinned: bool,
@@ -290,10 +298,12 @@ impl Settings {
         if version != Some("sampan.dev/v1") || kind != Some("Config") {
             bail!("configuration {}: begins with `apiVersion: sampan.dev/v1` and `kind: Config`", path.display());
         }
-        Ok(self.over(below))
+        let path = std::path::absolute(path).with_context(|| format!("find {}", path.display()))?;
+        Ok(Settings { config_file: Some(path), ..self.over(below) })
     }
 
-    fn over(self, below: Settings) -> Settings {
+    fn over(self, mut below: Settings) -> Settings {
+        below.take_handler_files(&self);
         Settings {
             api_version: None,
             kind: None,
@@ -357,7 +367,7 @@ impl Settings {
             http_check_frequency: self.http_check_frequency.or(below.http_check_frequency),
             no_merge_kubeconfig: self.no_merge_kubeconfig.or(below.no_merge_kubeconfig),
             log: self.log.or(below.log),
-            handlers: below.handlers,
+            ..below
         }
     }
 
@@ -400,7 +410,7 @@ impl Settings {
         if pod_cidr.prefix_len() > 29 {
             bail!("--pod-cidr {pod_cidr}: has too few addresses, give a /29 or larger");
         }
-        let (images, eviction) = (self.images()?, self.eviction()?);
+        let (images, eviction, foreign_handlers) = (self.images()?, self.eviction()?, self.foreign_handlers());
         let (credentials, verification) = (self.credentials()?, self.verification()?);
         let static_pods = self.static_pods()?;
         Ok(Resolved {
@@ -419,6 +429,8 @@ impl Settings {
             max_pods: self.max_pods.unwrap_or(110),
             default_handler: self.default_handler,
             handlers: self.handlers,
+            foreign_handlers,
+            config_file: self.config_file,
             admission: self.enable_admission_plugins.unwrap_or_default(),
             unresolved_tags: unresolved_tags(self.unresolved_tags.as_deref())?,
             local_registries_pinned: self.pin_image_digests_allow_local.unwrap_or(false),

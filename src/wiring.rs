@@ -115,12 +115,16 @@ pub async fn container_runtime(resolved: &Resolved, cancel: CancellationToken) -
     let images = images::Images::open(images::Options::new(instance.data_dir.join("images")))
         .await
         .context("open the image store")?;
-    let default_handler = handlers::choose_default(resolved)?;
+    let inventory = handlers::load(resolved).context("read the handlers")?;
+    let default_handler = handlers::choose_default(resolved, &inventory)?;
+    for handlers::Unusable { name, origin, reason } in &inventory.unusable {
+        tracing::info!(handler = name, origin, reason, "cannot be served here");
+    }
     let options = runtime::Options {
         data_dir: instance.data_dir.clone(),
         run_dir: instance.run_dir.clone(),
         cgroup_top: instance.cgroup_top(),
-        handlers: handlers::known(resolved),
+        handlers: inventory.handlers(),
         default_handler: default_handler.clone(),
         network: network::Options {
             bridge: instance.bridge(),
@@ -178,8 +182,10 @@ impl Components {
         self.keep("controllers", move |cancel| controllers::run(client.clone(), cancel));
     }
 
-    /// Serves the runtime on its socket.
+    /// Serves the runtime on its socket, and keeps its handlers what the files say.
     pub fn cri_socket(&mut self, runtime: &ContainerRuntime, resolved: &Resolved) {
+        let (watched, settings) = (runtime.runtime.clone(), resolved.clone());
+        self.keep("handlers", move |cancel| handlers::watch::run(settings.clone(), watched.clone(), cancel));
         let (runtime, socket) = (runtime.runtime.clone(), resolved.instance.cri_socket());
         self.keep("cri", move |cancel| {
             let (runtime, socket) = (runtime.clone(), socket.clone());

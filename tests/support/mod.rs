@@ -391,7 +391,7 @@ fn processes() -> BTreeSet<String> {
             let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
             let program = std::fs::read_link(entry.path().join("exe")).ok()?;
             let name = program.file_name()?.to_string_lossy().into_owned();
-            ["sampan", "runc", "crun", "busybox"]
+            ["sampan", "runc", "runsc", "crun", "busybox"]
                 .iter()
                 .any(|ours| name.starts_with(ours))
                 .then(|| format!("{pid} {name}"))

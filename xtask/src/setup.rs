@@ -18,6 +18,7 @@ const DEMO: &[(&str, &str)] = &[
 ];
 const TESTS: &[(&str, &str)] = &[
     ("crun", "crun"),
+    ("runsc", "runsc"),
     ("containerd", "containerd"),
     ("ip", "iproute2"),
     (xtask::vm::QEMU, "qemu-system-x86"),

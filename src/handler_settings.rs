@@ -1,0 +1,46 @@
+//! What the settings say about handlers: sampan's own, and the files of other runtimes that name more.
+//!
+//! Pure. Start at [`Settings::foreign_handlers`].
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::handlers::files::{Place, Places};
+use crate::settings::Settings;
+
+/// One handler of the embedded runtime, as the configuration file names it.
+#[derive(Serialize, Deserialize, Default, Clone, Debug)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct HandlerSettings {
+    /// Absolute path, or a name that is looked up in PATH.
+    pub binary: PathBuf,
+    /// Global arguments before the verb.
+    pub arguments: Vec<String>,
+    /// Annotations of pods that the OCI runtime is told: names, or globs of `*` and `?`.
+    pub annotations: Vec<String>,
+}
+
+impl Settings {
+    /// Where other runtimes' handlers are read from.
+    pub fn foreign_handlers(&self) -> Places {
+        Places {
+            containerd: Place::of(self.containerd_config.clone(), "/etc/containerd/config.toml"),
+            crio: Place::of(self.crio_config.clone(), "/etc/crio/crio.conf"),
+            crio_drop_ins: Place::of(self.crio_config_dir.clone(), "/etc/crio/crio.conf.d"),
+        }
+    }
+
+    /// Takes what settings above these say of handlers' files.
+    pub fn take_handler_files(&mut self, above: &Settings) {
+        let take = |below: &mut Option<PathBuf>, above: &Option<PathBuf>| {
+            if above.is_some() {
+                below.clone_from(above);
+            }
+        };
+        take(&mut self.containerd_config, &above.containerd_config);
+        take(&mut self.crio_config, &above.crio_config);
+        take(&mut self.crio_config_dir, &above.crio_config_dir);
+        take(&mut self.config_file, &above.config_file);
+    }
+}
