@@ -24,7 +24,13 @@ pub(crate) async fn unmake(core: &Arc<Core>, container: &Arc<Container>) -> Resu
     }
     if let Ok(link) = container.sandbox.link() {
         let delete = Delete { container: container.record.id.clone(), timeout_milliseconds: 0 };
-        link.ask(Request::Delete(delete)).await.map_err(|failure| Error::step("delete the container", failure))?;
+        match link.ask(Request::Delete(delete)).await {
+            Err(failure) if container.sandbox.record.binary.exists() => {
+                return Err(Error::step("delete the container", failure));
+            }
+            // Without the OCI runtime, what is left goes below.
+            _ => {}
+        }
     }
     let (inner, own) = (core.clone(), container.clone());
     let erased = tokio::task::spawn_blocking(move || erase(&inner, &own)).await;
@@ -38,13 +44,16 @@ pub(crate) async fn unmake(core: &Arc<Core>, container: &Arc<Container>) -> Resu
 
 fn erase(core: &Core, container: &Container) -> Result<(), Error> {
     let (record, sandbox) = (&container.record, &container.sandbox.record);
-    if sandbox.root.join(&record.id).exists() {
+    let state = sandbox.root.join(&record.id);
+    if state.exists() && sandbox.binary.exists() {
         // The monitor is gone and left the OCI runtime's state.
         forget_in_oci(core, container).map_err(|error| Error::step("delete the container", error))?;
     }
+    // An OCI runtime that was taken off the machine leaves a directory, and processes that go with their cgroup.
     let cgroup = container.cgroup();
     core.hierarchies.kill(&cgroup).map_err(Error::file("kill cgroup", &cgroup))?;
     core.hierarchies.remove(&cgroup).map_err(Error::file("remove cgroup", &cgroup))?;
+    rootfs::remove_tree(&state, &[])?;
     rootfs::remove_bundle(&core.layout.container_run(&record.id))?;
     rootfs::remove_tree(&core.layout.container_data(&record.id), &[])
 }

@@ -208,20 +208,23 @@ fn seccomp_of(
     }
 }
 
+/// Annotations that are ours alone: a pod must not pass for another.
+const OWN: &str = "io.kubernetes.cri.";
+
 fn annotations(inputs: &Inputs<'_>) -> Value {
     let metadata = inputs.sandbox.metadata.clone().unwrap_or_default();
     let name = inputs.config.metadata.clone().unwrap_or_default().name;
     let mut told = inputs.annotations.clone();
-    // Ours win: a pod must not pass for another.
+    // No container-type: to gVisor, "container" means one inside of a sandbox that it already runs.
+    told.retain(|key, _| !key.starts_with(OWN));
     told.extend(
         [
-            ("container-type", "container".to_owned()),
             ("container-name", name),
             ("sandbox-name", metadata.name),
             ("sandbox-namespace", metadata.namespace),
             ("sandbox-uid", metadata.uid),
         ]
-        .map(|(key, value)| (format!("io.kubernetes.cri.{key}"), value)),
+        .map(|(key, value)| (format!("{OWN}{key}"), value)),
     );
     json!(told)
 }
