@@ -11,9 +11,6 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::error::Error;
 use crate::options::Handler;
 
-/// Where a bare name of a binary is looked for after PATH.
-const SYSTEM_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
 impl Handler {
     /// Where its binary is.
     ///
@@ -30,10 +27,8 @@ impl Handler {
             };
         }
         let path = std::env::var_os("PATH").unwrap_or_default();
-        let found = std::env::split_paths(&path)
-            .chain(std::env::split_paths(SYSTEM_PATH))
-            .map(|directory| directory.join(&self.binary))
-            .find(|file| is_program(file));
+        let found =
+            std::env::split_paths(&path).map(|directory| directory.join(&self.binary)).find(|file| is_program(file));
         found.ok_or_else(|| missing("is not in PATH"))
     }
 }
