@@ -17,7 +17,7 @@ pub struct HandlerSettings {
     pub binary: PathBuf,
     /// Global arguments before the verb.
     pub arguments: Vec<String>,
-    /// Annotations of pods that the OCI runtime is told: names, or globs of `*` and `?`.
+    /// Annotations of pods that the OCI runtime is told: names, or globs, in which `*` matches no `/`.
     pub annotations: Vec<String>,
 }
 

@@ -97,6 +97,12 @@ impl Layers {
     }
 }
 
+/// The globs of all annotations that begin so, which is what CRI-O allows.
+fn beginning_with(name: &str) -> Vec<String> {
+    let in_prefix = (!name.contains('/')).then(|| format!("{name}*/*"));
+    [format!("{name}*")].into_iter().chain(in_prefix).collect()
+}
+
 impl RawRuntime {
     fn served(&self, name: &str, platform: &str) -> Result<Served, String> {
         if self.runtime_type == "vm" {
@@ -108,8 +114,7 @@ impl RawRuntime {
         let path = self.platform_runtime_paths.get(platform).unwrap_or(&self.runtime_path);
         // CRI-O looks a handler without a path up by its name.
         let binary = if path.is_empty() { PathBuf::from(name) } else { PathBuf::from(path) };
-        // An allowed annotation stands for all that begin with it.
-        let pod_annotations = self.allowed_annotations.iter().map(|name| format!("{name}*")).collect();
+        let pod_annotations = self.allowed_annotations.iter().flat_map(|name| beginning_with(name)).collect();
         Ok(Served { binary, pod_annotations, ..Served::default() })
     }
 

@@ -113,7 +113,7 @@ fn imported(file: &Path, import: &str, watched: &mut BTreeSet<PathBuf>) -> anyho
         bail!("{}: imports {import:?}: `*` is for the last part of the path", file.display());
     }
     watched.insert(directory.into());
-    let files = list(directory, |name| runtime::glob_matches(glob, name))?;
+    let files = list(directory, |name| reference::glob::matches(glob, name))?;
     Ok(files.into_iter().map(|path| Place { path, is_required: true }).collect())
 }
 

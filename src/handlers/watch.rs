@@ -1,26 +1,16 @@
 //! Reads the handlers anew on SIGHUP and when a file changes (RTC-80).
 //!
-//! Directories are watched by inotify, so that files which are not there yet count too. A configuration with a mistake
-//! leaves the handlers as they are. Binaries are not watched: the runtime looks for them whenever it is asked.
+//! A configuration with a mistake leaves the handlers as they are. Binaries are not watched: the runtime looks for them whenever it is asked.
 
 use std::collections::BTreeSet;
-use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::path::PathBuf;
 
-use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
-use tokio::io::unix::AsyncFd;
+use node::file_watch::FileWatch;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::{Inventory, choose_default, load};
 use crate::settings::Resolved;
-
-/// Files are read at least so often, for file systems that tell nothing.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// How long a writer may take for several files that belong together.
-const SETTLE: Duration = Duration::from_millis(50);
 
 /// Keeps the runtime's handlers what the files say, until cancelled.
 pub async fn run(resolved: Resolved, runtime: runtime::Runtime, cancel: CancellationToken) -> anyhow::Result<()> {
@@ -29,8 +19,8 @@ pub async fn run(resolved: Resolved, runtime: runtime::Runtime, cancel: Cancella
     loop {
         let (settings, watched) = (resolved.clone(), watched(&resolved, known.as_ref()));
         // Listening begins before reading: what changes in between is told.
-        let looked = tokio::task::spawn_blocking(move || (listen(&watched), read(&settings)));
-        let (inotify, seen) = looked.await?;
+        let looked = tokio::task::spawn_blocking(move || (FileWatch::listen(&watched), read(&settings)));
+        let (files, seen) = looked.await?;
         if known.as_ref() != Some(&seen) {
             apply(&runtime, known.as_ref(), &seen);
             let paths_differ = seen.is_ok() && watched_of(known.as_ref()) != watched_of(Some(&seen));
@@ -39,7 +29,7 @@ pub async fn run(resolved: Resolved, runtime: runtime::Runtime, cancel: Cancella
                 continue;
             }
         }
-        let woken = cancel.run_until_cancelled(wait(inotify, &mut hang_up)).await;
+        let woken = cancel.run_until_cancelled(wait(&files, &mut hang_up)).await;
         if woken.is_none() {
             return Ok(());
         }
@@ -84,64 +74,9 @@ fn watched(resolved: &Resolved, known: Option<&Seen>) -> BTreeSet<PathBuf> {
 }
 
 /// Returns when something may have changed, or after a while.
-async fn wait(inotify: std::io::Result<OwnedFd>, hang_up: &mut Signal) {
-    let heard = inotify.and_then(|fd| {
-        // The replacement is unsafe because a descriptor could be closed behind its back; an `OwnedFd` cannot.
-        #[allow(deprecated)]
-        AsyncFd::new(fd)
-    });
-    let changed = async {
-        match &heard {
-            Ok(inotify) => drain(inotify).await,
-            Err(error) => {
-                tracing::debug!(%error, "files are not watched, only read now and then");
-                std::future::pending().await
-            }
-        }
-    };
+async fn wait(files: &FileWatch, hang_up: &mut Signal) {
     tokio::select! {
         _ = hang_up.recv() => tracing::info!("SIGHUP: the handlers are read anew"),
-        () = changed => tokio::time::sleep(SETTLE).await,
-        () = tokio::time::sleep(LOOK_AGAIN) => {}
+        () = files.changed() => {}
     }
-}
-
-async fn drain(inotify: &AsyncFd<OwnedFd>) {
-    if let Ok(mut ready) = inotify.readable().await {
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = Reader::new(ready.get_inner(), &mut buffer);
-        while reader.next().is_ok() {}
-        ready.clear_ready();
-    }
-}
-
-/// Listens to every directory in which something of `watched` is or may appear.
-fn listen(watched: &BTreeSet<PathBuf>) -> std::io::Result<OwnedFd> {
-    let inotify = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-    let flags = WatchFlags::CLOSE_WRITE
-        | WatchFlags::CREATE
-        | WatchFlags::DELETE
-        | WatchFlags::MOVE
-        | WatchFlags::DELETE_SELF
-        | WatchFlags::MOVE_SELF
-        | WatchFlags::ONLYDIR;
-    let directories: BTreeSet<PathBuf> = watched.iter().flat_map(|path| directories(path)).collect();
-    for directory in directories {
-        // It may have gone in the meantime: then its parent tells.
-        let _ = add_watch(&inotify, &directory, flags);
-    }
-    Ok(inotify)
-}
-
-/// The nearest directory above that is there, the one where links lead, and a directory itself.
-fn directories(path: &Path) -> Vec<PathBuf> {
-    let mut found: Vec<PathBuf> =
-        path.ancestors().skip(1).find(|above| above.is_dir()).map(Path::to_owned).into_iter().collect();
-    if let Ok(real) = path.canonicalize() {
-        found.extend(real.parent().map(Path::to_owned));
-    }
-    if path.is_dir() {
-        found.push(path.to_owned());
-    }
-    found
 }

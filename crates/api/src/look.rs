@@ -142,7 +142,7 @@ pub fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
 }
 
 /// Null, or an empty list or map.
-fn is_empty(value: &Value) -> bool {
+pub fn is_empty(value: &Value) -> bool {
     match value {
         Value::Null => true,
         Value::Array(items) => items.is_empty(),

@@ -12,6 +12,7 @@ pub mod config;
 pub mod credentials;
 pub mod event;
 pub mod eviction;
+pub mod file_watch;
 pub mod heartbeat;
 pub mod image;
 pub mod object;

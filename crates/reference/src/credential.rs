@@ -1,8 +1,10 @@
 //! Which configured credential belongs to which repository (IMG-170..IMG-178).
 //!
-//! Owns keys, globs and their order; knows no secrets and no files. Start at [`lookup`].
+//! Owns keys and their order; knows no secrets and no files. Start at [`lookup`].
 
 use std::cmp::Reverse;
+
+use crate::glob;
 
 /// How a host glob is read (IMG-174).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -139,11 +141,11 @@ fn host_matches(glob: &str, host: &str, mode: GlobMode) -> bool {
     }
     let spans_labels = mode == GlobMode::Seed && glob.starts_with('*') && !glob.starts_with("*.");
     if spans_labels {
-        return glob_matches(glob, host);
+        return glob::matches(glob, host);
     }
     let globs = split_labels(glob);
     let labels: Vec<&str> = host.split('.').collect();
-    globs.len() == labels.len() && globs.iter().zip(labels).all(|(glob, label)| glob_matches(glob, label))
+    globs.len() == labels.len() && globs.iter().zip(labels).all(|(glob, label)| glob::matches(glob, label))
 }
 
 /// Splits a host glob at the dots that stand outside classes and escapes.
@@ -164,85 +166,6 @@ fn split_labels(glob: &str) -> Vec<&str> {
     }
     labels.push(&glob[start..]);
     labels
-}
-
-/// One piece of a parsed glob.
-enum Piece {
-    Any,
-    One,
-    Literal(char),
-    Class { negated: bool, ranges: Vec<(char, char)> },
-}
-
-impl Piece {
-    fn takes(&self, character: char) -> bool {
-        match self {
-            Piece::Any | Piece::One => true,
-            Piece::Literal(own) => *own == character,
-            Piece::Class { negated, ranges } => {
-                ranges.iter().any(|(low, high)| (*low..=*high).contains(&character)) != *negated
-            }
-        }
-    }
-}
-
-/// `*`, `?`, `[set]`, `[^set]`, ranges and `\c` (IMG-175). A malformed glob matches nothing.
-fn glob_matches(glob: &str, text: &str) -> bool {
-    let Some(pieces) = parse_glob(glob) else { return false };
-    let text: Vec<char> = text.chars().collect();
-    // The set of positions reached in `text`, one piece at a time: no backtracking, so no hostile pattern is slow.
-    let mut reached = vec![false; text.len() + 1];
-    reached[0] = true;
-    for piece in &pieces {
-        let mut next = vec![false; text.len() + 1];
-        for position in 0..=text.len() {
-            if let Piece::Any = piece {
-                next[position] = reached[position] || (position > 0 && next[position - 1]);
-            } else if position > 0 {
-                next[position] = reached[position - 1] && piece.takes(text[position - 1]);
-            }
-        }
-        reached = next;
-    }
-    reached[text.len()]
-}
-
-fn parse_glob(glob: &str) -> Option<Vec<Piece>> {
-    let mut pieces = Vec::new();
-    let mut characters = glob.chars().peekable();
-    while let Some(character) = characters.next() {
-        pieces.push(match character {
-            '*' => Piece::Any,
-            '?' => Piece::One,
-            '\\' => Piece::Literal(characters.next()?),
-            '[' => parse_class(&mut characters)?,
-            other => Piece::Literal(other),
-        });
-    }
-    Some(pieces)
-}
-
-fn parse_class(characters: &mut std::iter::Peekable<std::str::Chars<'_>>) -> Option<Piece> {
-    let negated = characters.next_if_eq(&'^').is_some();
-    let mut ranges = Vec::new();
-    loop {
-        let low = match characters.next()? {
-            ']' if ranges.is_empty() => return None,
-            ']' => return Some(Piece::Class { negated, ranges }),
-            '-' => return None,
-            '\\' => characters.next()?,
-            other => other,
-        };
-        let high = match characters.next_if_eq(&'-') {
-            None => low,
-            Some(_) => match characters.next()? {
-                ']' | '-' => return None,
-                '\\' => characters.next()?,
-                other => other,
-            },
-        };
-        ranges.push((low, high));
-    }
 }
 
 #[cfg(test)]

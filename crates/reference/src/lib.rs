@@ -1,4 +1,4 @@
-//! Image references, digests, platforms and the matching of credential keys.
+//! Image references, digests, platforms globs, and the matching of credential keys.
 //!
 //! Owns the grammar and the arithmetic of names: what a reference means, which platform entry of an index suits a
 //! node, which configured credential belongs to which repository. Pure: no files, no sockets, no clock, no await.
@@ -8,6 +8,7 @@
 
 pub mod credential;
 mod digest;
+pub mod glob;
 mod image;
 mod platform;
 

@@ -37,6 +37,5 @@ mod streaming;
 
 pub use check::{Passed, self_test};
 pub use error::Error;
-pub use handlers::matches as glob_matches;
 pub use options::{Handler, Options};
 pub use server::Runtime;

@@ -32,7 +32,7 @@ pub struct Handler {
     pub binary: PathBuf,
     /// Global arguments before the subcommand.
     pub arguments: Vec<String>,
-    /// Annotations of the pod that the OCI runtime is told: names, or globs of `*` and `?` (RTC-76).
+    /// Annotations of the pod that the OCI runtime is told: names, or globs, in which `*` matches no `/` (RTC-76).
     pub pod_annotations: Vec<String>,
     /// Annotations of a container that it is told.
     pub container_annotations: Vec<String>,

@@ -5,7 +5,8 @@
 use serde_json::Value;
 
 use super::set::{Branch, Set, field};
-use super::shape::{Form, always_there, is_hollow, items, members};
+use super::shape::{Form, always_there, items, members};
+use crate::look::is_empty;
 use crate::schema::{Field, Shape};
 
 /// What differs between two objects.
@@ -38,7 +39,7 @@ pub(super) fn fields_of(form: Form, value: &Value) -> Branch {
     match form {
         Form::Atom => Branch::leaf(),
         Form::Struct(_) | Form::Map(_) => {
-            let mut branch = Branch { member: is_hollow(value), below: Set::default() };
+            let mut branch = Branch { member: is_empty(value), below: Set::default() };
             for (name, value) in members(Some(value)) {
                 branch.below.add(field(name), fields_of(form.member(name).0, value));
             }
@@ -65,12 +66,12 @@ pub(super) fn compare(form: Form, old: Option<&Value>, new: &Value) -> Differenc
 
 /// What changed and what went, for a value that is on at least one side.
 fn differ(form: Form, old: Option<&Value>, new: Option<&Value>) -> (Branch, Branch) {
-    let hollow = |side: Option<&Value>| side.is_none_or(is_hollow);
+    let hollow = |side: Option<&Value>| side.is_none_or(is_empty);
     // Nothing on both sides is one piece, so that a writer may own an empty map.
     if matches!(form, Form::Atom) || (hollow(old) && hollow(new)) {
         let changed = match (old, new) {
             (None, Some(_)) => true,
-            (Some(old), Some(new)) => old != new && !(is_hollow(old) && is_hollow(new)),
+            (Some(old), Some(new)) => old != new && !(is_empty(old) && is_empty(new)),
             _ => false,
         };
         let branch = |member| Branch { member, below: Set::default() };

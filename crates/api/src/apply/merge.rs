@@ -5,7 +5,8 @@
 use serde_json::{Map, Value};
 
 use super::set::{Branch, Set, field};
-use super::shape::{Form, element, is_hollow, items};
+use super::shape::{Form, element, items};
+use crate::look::is_empty;
 
 /// The live value with everything that the configuration says.
 pub(super) fn merge(form: Form, live: Option<&Value>, config: &Value) -> Value {
@@ -108,10 +109,10 @@ fn prune_fields(form: Form, fields: &mut Map<String, Value>, (last, owned): (&Se
         if was_mine && now.is_empty() && !has_strangers(below, value, before) {
             return false;
         }
-        let hollow = is_hollow(value);
+        let hollow = is_empty(value);
         prune(below, value, &before.below, &now.below);
         // What lost its last member goes too, unless somebody owns it as empty.
-        now.member || hollow || !is_hollow(value)
+        now.member || hollow || !is_empty(value)
     });
 }
 

@@ -372,7 +372,7 @@ fn unordered(value: &Value) -> Value {
         }
         Value::Object(fields) => {
             let kept = fields.iter().map(|(name, value)| (name.clone(), unordered(value)));
-            kept.filter(|(_, value)| !super::shape::is_hollow(value)).collect()
+            kept.filter(|(_, value)| !crate::look::is_empty(value)).collect()
         }
         scalar => scalar.clone(),
     }

@@ -1,26 +1,17 @@
 //! What pulls depend on and may change under them: Secrets, the node's files, mirrors, plugins (IMG-77, IMG-162).
 //!
-//! Owns the watch of files: directories by inotify, so that creation counts, and a comparison of contents, so that a
-//! touch does not. Must not carry contents. Start at [`Credentials::watch`].
+//! Owns the comparison of files by their contents, so that a touch changes nothing. Must not carry contents. Start at [`Credentials::watch`].
 
 use super::{Credentials, plugin::Plugins};
-use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
+use crate::file_watch::FileWatch;
 use sha2::{Digest as _, Sha256};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    io,
-    mem::MaybeUninit,
-    os::fd::OwnedFd,
     path::{Path, PathBuf},
     sync::{Arc, PoisonError},
-    time::Duration,
 };
-use tokio::{io::unix::AsyncFd, sync::broadcast, task::JoinSet};
+use tokio::{sync::broadcast, task::JoinSet};
 
-/// Files are compared at least so often, for file systems that tell nothing.
-const LOOK_AGAIN: Duration = Duration::from_secs(30);
-/// How long a writer may take for several files that belong together.
-const SETTLE: Duration = Duration::from_millis(50);
 /// So much of a file is compared.
 const FILE_BYTES_MAX: u64 = 1 << 20;
 
@@ -90,24 +81,13 @@ impl Credentials {
         let mut known: Option<Prints> = None;
         loop {
             let paths = watched.clone();
-            let looked = tokio::task::spawn_blocking(move || (listen(&paths), prints(&paths))).await;
-            let Ok((inotify, seen)) = looked else { return };
+            let look = move || (FileWatch::listen(paths.values().flatten()), prints(&paths));
+            let Ok((watch, seen)) = tokio::task::spawn_blocking(look).await else { return };
             for cause in changed(known.as_ref(), &seen) {
                 self.tell(cause);
             }
             known = Some(seen);
-            let heard = inotify.and_then(|fd| {
-                // The replacement is unsafe because a descriptor could be closed behind its back; an `OwnedFd` cannot.
-                #[allow(deprecated)]
-                AsyncFd::new(fd)
-            });
-            match heard {
-                Ok(inotify) => wait(&inotify).await,
-                Err(error) => {
-                    tracing::debug!(%error, "files are not watched, only compared now and then");
-                    tokio::time::sleep(LOOK_AGAIN).await;
-                }
-            }
+            watch.changed().await;
         }
     }
 
@@ -147,52 +127,6 @@ impl Credentials {
 fn changed(known: Option<&Prints>, seen: &Prints) -> Vec<Change> {
     let Some(known) = known else { return Vec::new() };
     seen.iter().filter(|(cause, print)| known.get(*cause) != Some(*print)).map(|(cause, _)| cause.clone()).collect()
-}
-
-/// Returns when something may have changed, or after a while.
-async fn wait(inotify: &AsyncFd<OwnedFd>) {
-    if let Ok(Ok(mut ready)) = tokio::time::timeout(LOOK_AGAIN, inotify.readable()).await {
-        tokio::time::sleep(SETTLE).await;
-        let mut buffer = [MaybeUninit::uninit(); 4096];
-        let mut reader = Reader::new(ready.get_inner(), &mut buffer);
-        while reader.next().is_ok() {}
-        ready.clear_ready();
-    }
-}
-
-/// Listens to every directory in which something of `watched` is or may appear.
-fn listen(watched: &Watched) -> io::Result<OwnedFd> {
-    let inotify = init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)?;
-    let flags = WatchFlags::CLOSE_WRITE
-        | WatchFlags::CREATE
-        | WatchFlags::DELETE
-        | WatchFlags::MOVE
-        | WatchFlags::ATTRIB
-        | WatchFlags::DELETE_SELF
-        | WatchFlags::MOVE_SELF
-        | WatchFlags::ONLYDIR;
-    let directories: BTreeSet<PathBuf> = watched.values().flatten().flat_map(|path| directories(path)).collect();
-    for directory in directories {
-        // It may have gone in the meantime: then its parent tells.
-        let _ = add_watch(&inotify, &directory, flags);
-    }
-    Ok(inotify)
-}
-
-/// The directories whose news can be about this path: the nearest one that is there, where links lead, and for a
-/// directory itself and those in it.
-fn directories(path: &Path) -> Vec<PathBuf> {
-    let mut found = Vec::new();
-    found.extend(path.ancestors().skip(1).find(|ancestor| ancestor.is_dir()).map(Path::to_owned));
-    if let Ok(real) = path.canonicalize() {
-        found.extend(real.parent().map(Path::to_owned));
-    }
-    if path.is_dir() {
-        let below = std::fs::read_dir(path).into_iter().flatten().flatten().map(|entry| entry.path());
-        found.extend(below.filter(|path| path.is_dir()));
-        found.push(path.to_owned());
-    }
-    found
 }
 
 fn prints(watched: &Watched) -> Prints {

@@ -10,7 +10,7 @@ use crate::{
     cgroups::{Qos, qos},
     object::Pod,
 };
-use api::pod::toleration::{Taint, Toleration};
+use api::pod::toleration::Taint;
 
 /// The taint that a node under memory pressure bears.
 const MEMORY_TAINT: &str = "node.kubernetes.io/memory-pressure";
@@ -30,9 +30,5 @@ pub fn refusal(pod: &Pod, pressure: &Pressure) -> Option<(String, String)> {
 
 fn tolerates_memory_pressure(pod: &Pod) -> bool {
     let taint = Taint { key: MEMORY_TAINT.into(), value: String::new(), effect: "NoSchedule".into() };
-    pod.spec.tolerations.iter().any(|own| {
-        let (key, operator) = (own.key.clone(), own.operator.clone());
-        let (value, effect) = (own.value.clone(), own.effect.clone());
-        Toleration { key, operator, value, effect, toleration_seconds: own.toleration_seconds }.tolerates(&taint)
-    })
+    pod.spec.tolerations.iter().any(|toleration| toleration.tolerates(&taint))
 }

@@ -3,6 +3,7 @@
 //! Owns field names and types only. Start at [`PodSpec`].
 
 use super::object;
+use api::pod::toleration::Toleration;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
@@ -234,13 +235,6 @@ object! {
     }
     LocalObjectReference {
         name: String,
-    }
-    Toleration {
-        key: String,
-        operator: String,
-        value: String,
-        effect: String,
-        toleration_seconds: Option<i64>,
     }
     HostAlias {
         ip: String,

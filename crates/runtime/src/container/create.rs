@@ -194,7 +194,7 @@ fn document(
 /// What the sandbox's handler is told of the pod's annotations and of the container's, which win (RTC-76).
 fn annotations(sandbox: &SandboxRecord, config: &ContainerConfig) -> BTreeMap<String, String> {
     let of = |all: &BTreeMap<String, String>, globs: &[String]| -> Vec<(String, String)> {
-        let goes = |key: &String| globs.iter().any(|glob| crate::handlers::matches(glob, key));
+        let goes = |key: &String| globs.iter().any(|glob| reference::glob::matches_path(glob, key));
         all.iter().filter(|(key, _)| goes(key)).map(|(key, value)| (key.clone(), value.clone())).collect()
     };
     let of_pod = of(&sandbox.config.annotations, &sandbox.pod_annotations);
