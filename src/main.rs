@@ -17,6 +17,7 @@ mod image_settings;
 mod images;
 mod instance;
 mod kubeconfig;
+mod log_settings;
 mod output;
 mod pins;
 mod progress;

@@ -53,6 +53,12 @@ pub struct Settings {
     /// Most pods that run here at once [default: 110]
     #[arg(long, env = "SAMPAN_MAX_PODS", value_name = "N")]
     pub max_pods: Option<u32>,
+    /// A container's log is rotated when it is larger [default: 10Mi]
+    #[arg(long, env = "SAMPAN_CONTAINER_LOG_MAX_SIZE", value_name = "BYTES")]
+    pub container_log_max_size: Option<String>,
+    /// So many files of a container's log are kept, at least 2 [default: 5]
+    #[arg(long, env = "SAMPAN_CONTAINER_LOG_MAX_FILES", value_name = "N")]
+    pub container_log_max_files: Option<u32>,
     /// Pull one image at a time
     #[arg(long, env = "SAMPAN_SERIALIZE_IMAGE_PULLS", num_args = 0..=1, default_missing_value = "true")]
     pub serialize_image_pulls: Option<bool>,
@@ -267,6 +273,7 @@ pub struct Resolved {
     pub merge_kubeconfig: bool,
     pub images: ImageSettings,
     pub eviction: node::eviction::Policy,
+    pub logs: node::log_rotation::Policy,
     pub credentials: node::credentials::Options,
     pub verification: node::records::Rules,
     pub static_pods: node::static_pods::Options,
@@ -316,6 +323,8 @@ impl Settings {
             node_port: self.node_port.or(below.node_port),
             pod_cidr: self.pod_cidr.or(below.pod_cidr),
             max_pods: self.max_pods.or(below.max_pods),
+            container_log_max_size: self.container_log_max_size.or(below.container_log_max_size),
+            container_log_max_files: self.container_log_max_files.or(below.container_log_max_files),
             serialize_image_pulls: self.serialize_image_pulls.or(below.serialize_image_pulls),
             max_parallel_image_pulls: self.max_parallel_image_pulls.or(below.max_parallel_image_pulls),
             registry_pull_qps: self.registry_pull_qps.or(below.registry_pull_qps),
@@ -412,10 +421,11 @@ impl Settings {
         }
         let (images, eviction, foreign_handlers) = (self.images()?, self.eviction()?, self.foreign_handlers());
         let (credentials, verification) = (self.credentials()?, self.verification()?);
-        let static_pods = self.static_pods()?;
+        let (static_pods, logs) = (self.static_pods()?, self.logs()?);
         Ok(Resolved {
             images,
             eviction,
+            logs,
             static_pods,
             credentials,
             verification,

@@ -300,6 +300,7 @@ fn node_options(
         images_with_handler: resolved.images.with_handler,
         collection: resolved.images.collection,
         eviction: resolved.eviction.clone(),
+        logs: resolved.logs,
         status_images_max: resolved.images.status_max,
         runtime_class_fails_pod: true,
         credentials: resolved.credentials.clone(),

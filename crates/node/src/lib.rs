@@ -15,6 +15,7 @@ pub mod eviction;
 pub mod file_watch;
 pub mod heartbeat;
 pub mod image;
+pub mod log_rotation;
 pub mod object;
 pub mod pod;
 pub mod port;

@@ -100,6 +100,7 @@ impl Lab {
             },
             // Whether the machine that tests is full is nobody's business.
             eviction: node::eviction::Policy { thresholds: Vec::new(), ..node::eviction::Policy::default() },
+            logs: node::log_rotation::Policy::default(),
             status_images_max: None,
             runtime_class_fails_pod: true,
             credentials: node::credentials::Options::default(),

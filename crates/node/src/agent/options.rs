@@ -47,6 +47,8 @@ pub struct Options {
     pub collection: crate::collection::Policy,
     /// When pods are evicted.
     pub eviction: crate::eviction::Policy,
+    /// When logs are rotated.
+    pub logs: crate::log_rotation::Policy,
     /// How many images the Node's status lists; `None` for all (IMG-268).
     pub status_images_max: Option<usize>,
     /// A pod whose RuntimeClass or handler does not exist fails at once (`runtimeClassFailurePolicy: FailPod`).

@@ -4,7 +4,7 @@ use super::Options;
 use crate::{
     collection::{self, Collector},
     eviction::{self, Ask, Evictor, Pressure},
-    heartbeat,
+    heartbeat, log_rotation,
     pod::act::Actor,
     port,
     static_pods::ledger::Ledger,
@@ -54,6 +54,7 @@ impl Options {
             metrics: evictions.clone(),
         });
         background.spawn(evictor.run(cancel.clone()));
+        background.spawn(log_rotation::run(self.logs, actor.clone(), cancel.clone()));
         let board = actor.pulls.board.clone();
         let (metrics, records) = (actor.pulls.metrics.clone(), actor.records.clone());
         background.spawn(collector.clone().run(cancel.clone()));

@@ -321,7 +321,7 @@ impl Actor {
             Err(_) => None,
         };
         if let Some(path) = log.filter(|path| path.starts_with('/')) {
-            let _ = tokio::fs::remove_file(path).await;
+            crate::log_rotation::remove(path.into()).await;
         }
         let request = limited(v1::RemoveContainerRequest { container_id: id.to_owned() }, CRI_TIMEOUT);
         absent_is_done(rpc(self.cri.runtime.clone().remove_container(request)).await)

@@ -5,6 +5,7 @@
 //! [`decide`].
 
 mod backoff;
+mod deadline;
 mod image;
 mod initialising;
 mod preparing;
@@ -17,7 +18,7 @@ pub(crate) use running::init_failed;
 pub use running::{is_initialised, restarts};
 
 use super::{
-    checkpoint::{HookRun, Kill},
+    checkpoint::{HookRun, Kill, Verdict},
     view::{Cause, Stop, View},
 };
 use crate::object::PodStatus;
@@ -174,6 +175,8 @@ pub enum Entry {
     Kill(String, Kill),
     /// The grace wait for this container's preStop is over.
     PreStopAbandoned(String, Timestamp),
+    /// The pod is to end by the node's own decision.
+    Verdict(Verdict),
 }
 
 /// An event for the user, given once per key.
@@ -304,7 +307,10 @@ pub fn decide(view: &View, in_flight: &InFlight, now: Timestamp) -> Plan {
     draft.remember_start_errors();
     let stage = match termination(view) {
         Some(stop) => stopping::plan(&mut draft, stop),
-        None => alive(&mut draft),
+        None => {
+            deadline::watch(&mut draft);
+            alive(&mut draft)
+        }
     };
     let status = publishes(view).then(|| crate::status::generate(view, stage, &draft.waiting, now));
     Plan { stage, actions: draft.actions, status, wake_at: draft.wake_at, waiting: draft.waiting }

@@ -107,6 +107,9 @@ impl View {
                 let run = HookRun::Finished(*at, Some("not completed in grace period".into()));
                 checkpoint.hooks.entry(id.clone()).or_default().pre_stop = Some(run);
             }
+            Action::Record(Entry::Verdict(verdict)) => {
+                checkpoint.verdict.get_or_insert_with(|| verdict.clone());
+            }
             _ => return false,
         }
         true

@@ -1,0 +1,36 @@
+//! The end of a pod whose `activeDeadlineSeconds` are over (HOOK-96).
+//!
+//! They count from the pod's start on the node, whatever its containers do. Start at [`watch`].
+
+use super::{Action, Draft, Entry, Notice};
+use crate::pod::checkpoint::Verdict;
+use jiff::SignedDuration;
+
+const REASON: &str = "DeadlineExceeded";
+const MESSAGE: &str = "Pod was active on the node longer than the specified deadline";
+
+/// Reaches the verdict when the time is over, and wakes then.
+pub(super) fn watch(draft: &mut Draft<'_>) {
+    let view = draft.view;
+    let (Some(seconds), Some(start)) = (view.pod.spec.active_deadline_seconds, &view.pod.status.start_time) else {
+        return;
+    };
+    let over = start.0 + SignedDuration::from_secs(seconds);
+    if draft.now < over {
+        return draft.wake(over);
+    }
+    draft.tell(Notice {
+        key: "deadline".into(),
+        warning: false,
+        reason: REASON,
+        message: MESSAGE.into(),
+        container: None,
+    });
+    draft.actions.push(Action::Record(Entry::Verdict(Verdict {
+        reason: REASON.into(),
+        message: MESSAGE.into(),
+        at: draft.now,
+        grace_seconds: view.grace().as_secs(),
+        is_disruption: false,
+    })));
+}
