@@ -46,6 +46,7 @@ fn built_with(pod: &Pod, image_uid: Option<i64>, image_user: &str) -> Result<v1:
         mounted: &Mounted { volumes: [volume("data", false), volume("secret", true)].into() },
         objects: &objects(),
         target_id: None,
+        can_read_only_below: false,
     };
     build(pod, &pod.spec.containers[0], inputs, &context(), &mut |s: SubPath<'_>| {
         Ok(format!("/bound/{}", s.sub_path).into())

@@ -27,6 +27,9 @@ impl Actor {
             Err(ClassError::Absent(text)) => return self.sandbox_failed(pod, text, true),
             Err(ClassError::Unreadable(text)) => return self.sandbox_failed(pod, text, false),
         };
+        if let Some(unfit) = self.unfit(pod, &handler).await {
+            return self.sandbox_failed(pod, unfit.text, unfit.is_unknown);
+        }
         let logs = config::pod_log_directory(&self.ctx.log_dir, pod);
         if let Err(error) = tokio::fs::create_dir_all(&logs).await {
             return self.sandbox_failed(pod, format!("make the log directory {}: {error}", logs.display()), false);
@@ -105,11 +108,7 @@ impl Actor {
 
     /// By the runtime's own list where it has one, else by the texts that runtimes are known to use (RTC-38).
     async fn is_unknown_handler(&self, handler: &str, failure: &tonic::Status) -> bool {
-        let request = limited(v1::StatusRequest { verbose: false }, CRI_TIMEOUT);
-        let listed = match rpc(self.cri.runtime.clone().status(request)).await {
-            Ok(answer) => answer.into_inner().runtime_handlers,
-            Err(_) => Vec::new(),
-        };
+        let listed = self.offered().await;
         if !listed.is_empty() {
             return listed.iter().all(|known| known.name != handler);
         }
