@@ -301,7 +301,7 @@ fn node_options(
         collection: resolved.images.collection,
         eviction: resolved.eviction.clone(),
         status_images_max: resolved.images.status_max,
-        runtime_class_fails_pod: true,
+        runtime_class_fails_pod: resolved.runtime_class_fails_pod,
         credentials: resolved.credentials.clone(),
         verification: resolved.verification.clone(),
         static_pods: resolved.static_pods.clone(),
@@ -323,7 +323,7 @@ pub async fn drain_node(resolved: &Resolved, plane: &ControlPlane, runtime: &Con
         cluster_domain: "cluster.local".into(),
         images_with_handler: resolved.images.with_handler,
         pull_limits: resolved.images.limits,
-        runtime_class_fails_pod: true,
+        runtime_class_fails_pod: resolved.runtime_class_fails_pod,
         credentials: resolved.credentials.clone(),
         verification: resolved.verification.clone(),
     };

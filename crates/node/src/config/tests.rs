@@ -177,6 +177,18 @@ fn resources_become_shares_quotas_and_oom_scores() {
 }
 
 #[test]
+fn rtc_71_overhead_changes_neither_a_containers_limits_nor_its_oom_score() {
+    for resources in
+        [json!({}), json!({ "requests": { "memory": "256Mi" } }), json!({ "limits": { "cpu": "1", "memory": "1Gi" } })]
+    {
+        let container = json!({ "name": "c", "resources": resources });
+        let heavy = pod(json!({ "containers": [container], "overhead": { "cpu": "2", "memory": "8Gi" } }));
+        let light = built(container).unwrap().linux.unwrap().resources;
+        assert_eq!(built_with(&heavy, None, "").unwrap().linux.unwrap().resources, light);
+    }
+}
+
+#[test]
 fn the_containers_security_words_go_before_the_pods() {
     let pod = pod(json!({
         "securityContext": { "runAsUser": 5, "runAsGroup": 6, "fsGroup": 7, "supplementalGroups": [8],

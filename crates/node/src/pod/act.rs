@@ -27,6 +27,7 @@ use crate::{
 use cri::v1;
 use kube::{Api, api::DeleteParams};
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 /// CRI calls without a limit of their own.
 const CRI_TIMEOUT: Duration = Duration::from_secs(120);
@@ -83,6 +84,8 @@ pub struct Scene {
     pub volume_images: BTreeMap<String, VolumeImage>,
     /// For an ephemeral container, the id of the one whose processes it sees.
     pub target_id: Option<String>,
+    /// Cancelled as soon as the pod is being deleted, also while the action runs.
+    pub deletion: CancellationToken,
 }
 
 /// What happened.
