@@ -15,7 +15,7 @@ fn class(lab: &Lab, name: &str, handler: &str, more: &str) {
 fn pod(lab: &Lab, name: &str, class: &str, resources: &str) {
     lab.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  runtimeClassName: {class}\n  terminationGracePeriodSeconds: 0\n  \
-         imagePullSecrets: [{{name: regcred}}]\n  containers:\n  - name: c\n    image: {}\n    command: [sh, -c, \"sleep 3600\"]\n    resources: {resources}\n",
+         imagePullSecrets: [{{name: regcred}}]\n  containers:\n  - name: c\n    image: {}\n    command: [sh, -c, \"while [ ! -e /tmp/end ]; do sleep 0.1; done\"]\n    resources: {resources}\n",
         lab.image()
     ));
 }
@@ -92,7 +92,7 @@ fn rtc_57_to_73_overhead_is_in_the_scheduler_the_node_and_the_cgroups_for_life()
     class(&lab, "vm", "runc", "overhead: {podFixed: {cpu: 1, memory: 1Gi}}\n");
     assert_eq!(lab.get("pod", "firm").unwrap()["spec"], firm["spec"]);
     lab.ask(&["delete", "runtimeclass", "vm"]);
-    lab.kubectl(&["exec", "firm", "--", "sh", "-c", "kill -9 1"]);
+    lab.ask(&["exec", "firm", "--", "touch", "/tmp/end"]);
     let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
     let before = id(&firm);
     let again = lab.pod_when("firm", "restarted without its class", |pod| {

@@ -2,6 +2,9 @@
 //! of `docs/conformance/runtimeclass.md`.
 #![allow(missing_docs)]
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use apiserver::UserInfo;
 use axum::body::{Body, BodyDataStream};
 use door::{Door, PODS, door, pod};
@@ -536,4 +539,59 @@ async fn rtc_19_23_kubectl_shows_classes_and_the_class_of_a_pod() {
     let said = cluster.fails(&["patch", "runtimeclass", "myclass", "--type=merge", "-p", patch]).await;
     assert!(said.contains("handler: Invalid value: \"other\": field is immutable"), "{said}");
     cluster.end().await;
+}
+
+/// A store that cannot read classes while it is told so.
+struct Flaky {
+    inner: store::memory::MemoryStore,
+    is_broken: AtomicBool,
+}
+
+#[async_trait::async_trait]
+impl store::Store for Flaky {
+    async fn get(&self, key: &str) -> Result<Option<store::Entry>, store::Error> {
+        if key.contains("/runtimeclasses/") && self.is_broken.load(Ordering::SeqCst) {
+            return Err(store::Error::Unavailable("the disk is gone".into()));
+        }
+        self.inner.get(key).await
+    }
+
+    async fn list(&self, list: store::List) -> Result<store::Page, store::Error> {
+        self.inner.list(list).await
+    }
+
+    async fn put(&self, put: store::Put) -> Result<store::Entry, store::Error> {
+        self.inner.put(put).await
+    }
+
+    async fn delete(&self, key: &str, expect: store::Expect) -> Result<(store::Entry, store::Revision), store::Error> {
+        self.inner.delete(key, expect).await
+    }
+
+    async fn watch(&self, prefix: &str, after: store::Revision) -> Result<store::Watch, store::Error> {
+        self.inner.watch(prefix, after).await
+    }
+
+    async fn revision(&self) -> Result<store::Revision, store::Error> {
+        self.inner.revision().await
+    }
+
+    async fn compact(&self, through: store::Revision) -> Result<(), store::Error> {
+        self.inner.compact(through).await
+    }
+}
+
+#[tokio::test]
+async fn rtc_29_a_class_that_cannot_be_read_lets_no_pod_in() {
+    let store = Arc::new(Flaky { inner: store::memory::MemoryStore::new(), is_broken: AtomicBool::new(false) });
+    let given = store.clone();
+    let server = door::server_with(|options| options.store = given).await;
+    let door = Door { server, user: UserInfo::admin() };
+    made(&door, CLASSES, &class("x", &json!({}))).await;
+    store.is_broken.store(true, Ordering::SeqCst);
+    let (code, message) = refused(&door, &of_class("p", "x", &json!({}))).await;
+    assert!(code == 503 && message.contains("the disk is gone"), "{code} {message}");
+    made(&door, PODS, &pod("classless")).await;
+    store.is_broken.store(false, Ordering::SeqCst);
+    made(&door, PODS, &of_class("p", "x", &json!({}))).await;
 }

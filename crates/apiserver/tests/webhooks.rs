@@ -472,9 +472,9 @@ async fn validating_webhooks_are_asked_at_the_same_time() {
 #[tokio::test]
 async fn rtc_25_a_class_that_a_webhook_chooses_is_merged_and_what_it_breaks_is_refused() {
     let webhook = Webhook::start(|path, review| {
-        let operations = match path {
-            "/choose" => json!([{"op": "add", "path": "/spec/runtimeClassName", "value": "vm"}]),
-            _ => json!([{"op": "add", "path": "/spec/overhead", "value": {"cpu": "9"}}]),
+        let operations = match path.starts_with("/choose") {
+            true => json!([{"op": "add", "path": "/spec/runtimeClassName", "value": "vm"}]),
+            false => json!([{"op": "add", "path": "/spec/overhead", "value": {"cpu": "9"}}]),
         };
         patch(review, &operations)
     })

@@ -71,6 +71,15 @@ fn volume_mounts(view: &View, container: &Container, newest: &Record) -> Vec<Vol
     container.volume_mounts.iter().filter_map(of_mount).collect()
 }
 
+/// A container that never was, because the node would not have its pod: it ended for the same reason.
+fn refused(view: &View) -> Option<ContainerState> {
+    let verdict = view.observed.checkpoint.verdict.as_ref()?;
+    let ContainerState { terminated, .. } = vanished();
+    let (reason, message) = (verdict.reason.clone(), verdict.message.clone());
+    let terminated = terminated.map(|end| StateTerminated { reason, message, ..end });
+    Some(ContainerState { terminated, ..ContainerState::default() })
+}
+
 /// `<runtime>://<id>`, the runtime in its own words (CRI Version).
 fn full_id(view: &View, record: &Record) -> String {
     format!("{}://{}", view.runtime, record.id)
@@ -94,6 +103,7 @@ fn unseen(
     let lost = known.is_some_and(|known| known.state.running.is_some());
     let settled = super::is_settled(view, stage);
     let state = match waiting {
+        _ if settled && !lost => refused(view).unwrap_or_else(vanished),
         _ if settled => vanished(),
         Some(waiting) => wait(&waiting.reason, &waiting.message),
         None if !view.pod.spec.init_containers.is_empty() && kind != ContainerKind::Ephemeral => {
