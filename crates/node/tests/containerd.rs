@@ -271,7 +271,9 @@ async fn rtc_41_74_81_a_class_for_each_handler_of_containerd_and_one_that_it_doe
     let roots = tempfile::tempdir().unwrap();
     let root = |name: &str| roots.path().join(name).display().to_string();
     let handlers = [("classic", "runc"), ("swift", "crun"), ("apart", "runc")];
-    let more: String = handlers.iter().map(|(name, binary)| runtime(name, binary, &root(name))).collect();
+    let tables: String = handlers.iter().map(|(name, binary)| runtime(name, binary, &root(name))).collect();
+    let head = "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndefault_runtime_name = \"classic\"\n";
+    let more = format!("{head}{tables}");
     let containerd = Containerd::with(&more);
     let registry = private(&containerd);
     let mut bench = Bench::new(containerd.client().await, Limits::default(), Clock::System);
