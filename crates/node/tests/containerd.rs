@@ -320,7 +320,7 @@ async fn rtc_41_74_81_a_class_for_each_handler_of_containerd_and_one_that_it_doe
     assert!(text.starts_with("Failed to create pod sandbox: rpc error: code = Unknown desc = "), "{text}");
     assert!(text.contains("no runtime for \"nowhere\" is configured"), "{text}");
 
-    for wish in wishes {
+    for wish in &wishes {
         wish.send_modify(|wish| wish.removed = true);
     }
     let gone = async {
