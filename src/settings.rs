@@ -160,6 +160,9 @@ pub struct Settings {
     /// File with bearer tokens: token,user,uid,"group1,group2" a line
     #[arg(long, env = "SAMPAN_TOKEN_AUTH_FILE", value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
+    /// What becomes of a pod whose RuntimeClass or handler is not there: FailPod or Retry [default: FailPod]
+    #[arg(long, env = "SAMPAN_RUNTIME_CLASS_FAILURE_POLICY", value_name = "POLICY")]
+    pub runtime_class_failure_policy: Option<String>,
     /// Kubernetes feature gates, e.g. PodOverhead=true
     #[arg(long, env = "SAMPAN_FEATURE_GATES", value_name = "K=V", value_delimiter = ',')]
     pub feature_gates: Option<Vec<String>>,
@@ -271,6 +274,8 @@ pub struct Resolved {
     pub event_ttl: Duration,
     pub token_auth_file: Option<PathBuf>,
     pub merge_kubeconfig: bool,
+    /// `runtimeClassFailurePolicy: FailPod` (RTC-38).
+    pub runtime_class_fails_pod: bool,
     pub images: ImageSettings,
     pub eviction: node::eviction::Policy,
     pub logs: node::log_rotation::Policy,
@@ -353,6 +358,7 @@ impl Settings {
             pin_image_digests_allow_local: self.pin_image_digests_allow_local.or(below.pin_image_digests_allow_local),
             event_ttl: self.event_ttl.or(below.event_ttl),
             token_auth_file: self.token_auth_file.or(below.token_auth_file),
+            runtime_class_failure_policy: self.runtime_class_failure_policy.or(below.runtime_class_failure_policy),
             feature_gates: self.feature_gates.or(below.feature_gates),
             image_credential_provider_config: self
                 .image_credential_provider_config
@@ -422,7 +428,9 @@ impl Settings {
         let (images, eviction, foreign_handlers) = (self.images()?, self.eviction()?, self.foreign_handlers());
         let (credentials, verification) = (self.credentials()?, self.verification()?);
         let (static_pods, logs) = (self.static_pods()?, self.logs()?);
+        let runtime_class_fails_pod = fails_pod(self.runtime_class_failure_policy.as_deref())?;
         Ok(Resolved {
+            runtime_class_fails_pod,
             images,
             eviction,
             logs,
@@ -519,6 +527,15 @@ fn only(flag: &str, given: Option<&str>, served: &str) -> anyhow::Result<()> {
     match given {
         Some(other) if other != served => bail!("{flag} {other}: this version serves `{served}` only"),
         _ => Ok(()),
+    }
+}
+
+/// RTC-38: the seed's reading, or upstream's.
+fn fails_pod(policy: Option<&str>) -> anyhow::Result<bool> {
+    match policy {
+        None | Some("FailPod") => Ok(true),
+        Some("Retry") => Ok(false),
+        Some(other) => bail!("--runtime-class-failure-policy {other}: FailPod or Retry"),
     }
 }
 
@@ -623,6 +640,21 @@ mod tests {
         let read = file("apiVersion: sampan.dev/v1\nkind: Config\npodCidr: 10.1.0.0/24\nhandlers:\n  sandboxed:\n    binary: runsc\n    arguments: [--platform=ptrace]\n").unwrap();
         assert_eq!(read.pod_cidr.unwrap().to_string(), "10.1.0.0/24");
         assert_eq!(read.handlers["sandboxed"].arguments, ["--platform=ptrace"]);
+    }
+
+    #[test]
+    fn rtc_38_a_pod_without_its_class_fails_unless_it_is_to_be_tried_again() {
+        let policy = |text: Option<&str>| fails_pod(text).map_err(|error| error.to_string());
+        assert_eq!([policy(None), policy(Some("FailPod")), policy(Some("Retry"))], [Ok(true), Ok(true), Ok(false)]);
+        assert!(policy(Some("retry")).unwrap_err().contains("FailPod or Retry"));
+    }
+
+    #[test]
+    fn rtc_72_the_gate_of_overhead_is_known_and_has_no_effect() {
+        for gate in ["PodOverhead=true", "PodOverhead=false"] {
+            assert!(known_gates(&[gate.to_owned()]).is_ok(), "{gate}");
+        }
+        assert!(known_gates(&["PodOverhead".to_owned()]).is_err());
     }
 
     #[test]

@@ -302,7 +302,7 @@ fn node_options(
         eviction: resolved.eviction.clone(),
         logs: resolved.logs,
         status_images_max: resolved.images.status_max,
-        runtime_class_fails_pod: true,
+        runtime_class_fails_pod: resolved.runtime_class_fails_pod,
         credentials: resolved.credentials.clone(),
         verification: resolved.verification.clone(),
         static_pods: resolved.static_pods.clone(),
@@ -324,7 +324,7 @@ pub async fn drain_node(resolved: &Resolved, plane: &ControlPlane, runtime: &Con
         cluster_domain: "cluster.local".into(),
         images_with_handler: resolved.images.with_handler,
         pull_limits: resolved.images.limits,
-        runtime_class_fails_pod: true,
+        runtime_class_fails_pod: resolved.runtime_class_fails_pod,
         credentials: resolved.credentials.clone(),
         verification: resolved.verification.clone(),
     };

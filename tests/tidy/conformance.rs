@@ -18,7 +18,9 @@ struct Page {
     open_max: usize,
 }
 
-const PAGES: &[Page] = &[Page {
+const PAGES: &[Page] = &[IMAGES, RUNTIME_CLASS];
+
+const IMAGES: Page = Page {
     table: "docs/conformance/images.md",
     prefix: "IMG-",
     numbers: &[
@@ -42,7 +44,10 @@ const PAGES: &[Page] = &[Page {
         330..=333,
     ],
     open_max: 0,
-}];
+};
+
+const RUNTIME_CLASS: Page =
+    Page { table: "docs/conformance/runtimeclass.md", prefix: "RTC-", numbers: &[1..=82], open_max: 6 };
 
 /// One in so many rules may not apply.
 const APPLIES_TO_ALL_BUT_ONE_IN: usize = 20;

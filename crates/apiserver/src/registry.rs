@@ -136,18 +136,21 @@ impl Registry {
         let kind = call.kind;
         let Next { mut object, owners } = new;
         kind.rules.default(&mut object);
+        let is_named = !look::text_at(&object, &["metadata", "name"]).is_empty();
+        let prefix = look::text_at(&object, &["metadata", "generateName"]).to_owned();
         let uid = uuid::Uuid::new_v4().to_string();
         fill_system_fields(&mut object, call, &uid);
         // Before the plugins: what they add is nobody's, as upstream.
         let managed = owners.map_or_else(|| owners::of_new(call, &object), |entries| apply::write(&entries));
         let name = object::name(&object).to_owned();
-        let request = admission::Request { operation: Operation::Create, ..self.request(call, &name, None) };
+        let called = (!is_named).then_some(&*prefix);
+        let request = admission::Request { operation: Operation::Create, called, ..self.request(call, &name, None) };
         self.admission.mutate(&request, &mut object).await?;
         // Whatever a plugin or a webhook wrote: these are the server's.
         fill_system_fields(&mut object, call, &uid);
         kind.rules.prepare_create(&mut object, call.now);
         let name = object::name(&object).to_owned();
-        let request = admission::Request { name: &name, ..request };
+        let request = admission::Request { name: &name, called: None, ..request };
         let mut errors = api::meta::validate_create(kind, &object);
         errors.extend(kind.rules.validate_create(&object));
         if !errors.is_empty() {
@@ -180,6 +183,7 @@ impl Registry {
             subresource: call.subresource.unwrap_or_default(),
             namespace: call.namespace.unwrap_or_default(),
             name,
+            called: None,
             user: call.user,
             old,
             world: &self.world,

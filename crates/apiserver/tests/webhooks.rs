@@ -468,3 +468,42 @@ async fn validating_webhooks_are_asked_at_the_same_time() {
     let made = tokio::time::timeout(Duration::from_secs(9), door.post(PODS, &pod("a"))).await;
     assert_eq!(made.expect("both are asked at once").0, 201);
 }
+
+#[tokio::test]
+async fn rtc_25_a_class_that_a_webhook_chooses_is_merged_and_what_it_breaks_is_refused() {
+    let webhook = Webhook::start(|path, review| {
+        let operations = match path.starts_with("/choose") {
+            true => json!([{"op": "add", "path": "/spec/runtimeClassName", "value": "vm"}]),
+            false => json!([{"op": "add", "path": "/spec/overhead", "value": {"cpu": "9"}}]),
+        };
+        patch(review, &operations)
+    })
+    .await;
+    let door = door().await;
+    let class = json!({
+        "metadata": {"name": "vm"}, "handler": "kata", "overhead": {"podFixed": {"cpu": "250m"}},
+        "scheduling": {"nodeSelector": {"vm": "yes"}, "tolerations": [{"key": "vm", "operator": "Exists"}]},
+    });
+    register(&door, "/apis/node.k8s.io/v1/runtimeclasses", &class).await;
+    register(&door, MUTATING, &webhook.configuration("x", "/choose", json!({}))).await;
+    let (code, made) = door.post(PODS, &pod("a")).await;
+    assert_eq!(code, 201, "{made}");
+    let spec = &made["spec"];
+    assert_eq!((&spec["overhead"], &spec["nodeSelector"]), (&json!({"cpu": "250m"}), &json!({"vm": "yes"})));
+    // The cluster's own tolerations were there before; the class's come once, after them.
+    let keys: Vec<&str> =
+        spec["tolerations"].as_array().unwrap().iter().map(|one| one["key"].as_str().unwrap()).collect();
+    assert_eq!(keys, ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable", "vm"]);
+
+    // The plugin has the last word: on another overhead, and on one without a class.
+    assert_eq!(door.put(&format!("{MUTATING}/x"), &webhook.configuration("x", "/load", json!({}))).await.0, 200);
+    let mut classed = pod("b");
+    classed["spec"]["runtimeClassName"] = json!("vm");
+    for (object, why) in [
+        (classed, "Pod's Overhead doesn't match RuntimeClass's defined Overhead"),
+        (pod("b"), "Pod Overhead set without corresponding RuntimeClass defined Overhead"),
+    ] {
+        let (code, status) = door.post(PODS, &object).await;
+        assert_eq!((code, &status["message"]), (403, &json!(format!("pods \"b\" is forbidden: pod rejected: {why}"))));
+    }
+}

@@ -65,6 +65,15 @@ async fn a_pods_cgroup_has_its_limits_and_is_removed_with_what_runs_in_it() {
     cgroups.ensure(&pod("b", json!({ "requests": { "cpu": "250m" } }))).unwrap();
     let weight = read(&format!("{top}/kubepods/burstable"), "cpu.shares");
     assert!(weight.is_none_or(|w| w == "256"), "the burstable class weighs what its pods ask for");
+    // RTC-67: what the pods of the class ask for counts with their overhead.
+    let mut heavy = pod("heavy", json!({ "requests": { "cpu": "100m" } }));
+    heavy.spec.overhead.insert("cpu".into(), "650m".into());
+    cgroups.ensure(&heavy).unwrap();
+    let weight = read(&format!("{top}/kubepods/burstable"), "cpu.shares");
+    assert!(weight.is_none_or(|w| w == "1024"), "250m, and 100m with 650m of overhead");
+    cgroups.remove("heavy").await.unwrap();
+    let weight = read(&format!("{top}/kubepods/burstable"), "cpu.shares");
+    assert!(weight.is_none_or(|w| w == "256"), "who has gone weighs nothing");
     cgroups.ensure(&pod("c", json!({}))).unwrap();
     assert_eq!(cgroups.known(), BTreeSet::from(["a", "b", "c"].map(String::from)));
 

@@ -33,13 +33,18 @@ struct Containerd {
 
 impl Containerd {
     fn start() -> Containerd {
+        Containerd::with("")
+    }
+
+    /// With more in its configuration.
+    fn with(more: &str) -> Containerd {
         let directory = tempfile::Builder::new().prefix("ctrd").tempdir_in("/var/tmp").unwrap();
         let at = |name: &str| directory.path().join(name).display().to_string();
         let config = format!(
             "version = 2\nroot = \"{}\"\nstate = \"{}\"\n[grpc]\naddress = \"{}\"\n[ttrpc]\naddress = \"{}\"\n\
              [plugins.\"io.containerd.grpc.v1.cri\"]\nsandbox_image = \"localhost/pause:1\"\n\
              restrict_oom_score_adj = true\nstream_server_address = \"127.0.0.1\"\n\
-             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{}\"\nconf_dir = \"{}\"\n",
+             [plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"{}\"\nconf_dir = \"{}\"\n{more}",
             at("root"),
             at("state"),
             at("c.sock"),
@@ -249,6 +254,82 @@ async fn a_pod_backs_off_and_runs_when_its_secret_is_repaired_with_containerd() 
         }
     };
     tokio::time::timeout(patience, gone).await.expect("the pod leaves containerd");
+    registry.stop().unwrap();
+    bench.end().await;
+}
+
+/// The table of a handler as the page "Runtime Class" shows it.
+fn runtime(name: &str, binary: &str, root: &str) -> String {
+    let table = format!("plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.{name}");
+    format!(
+        "[{table}]\nruntime_type = \"io.containerd.runc.v2\"\n[{table}.options]\nBinaryName = \"{binary}\"\nRoot = \"{root}\"\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rtc_41_74_81_a_class_for_each_handler_of_containerd_and_one_that_it_does_not_know() {
+    let roots = tempfile::tempdir().unwrap();
+    let root = |name: &str| roots.path().join(name).display().to_string();
+    let handlers = [("classic", "runc"), ("swift", "crun"), ("apart", "runc")];
+    let tables: String = handlers.iter().map(|(name, binary)| runtime(name, binary, &root(name))).collect();
+    let head = "[plugins.\"io.containerd.grpc.v1.cri\".containerd]\ndefault_runtime_name = \"classic\"\n";
+    let more = format!("{head}{tables}");
+    let containerd = Containerd::with(&more);
+    let registry = private(&containerd);
+    let mut bench = Bench::new(containerd.client().await, Limits::default(), Clock::System);
+    bench.secret("regcred", &registry.address, USER, PASSWORD);
+    bench
+        .api
+        .classes
+        .lock()
+        .unwrap()
+        .extend(["classic", "swift", "apart", "nowhere"].map(|name| (format!("class-of-{name}"), name.to_owned())));
+    let image = format!("{}/team/box:1", registry.address);
+    let of_class = |name: &str| {
+        let container = json!({
+            "name": "c", "image": image, "imagePullPolicy": "IfNotPresent",
+            "command": ["sh", "-c", "trap 'exit 0' TERM; sleep 1000 & wait"],
+        });
+        json!({"hostNetwork": true, "runtimeClassName": format!("class-of-{name}"), "containers": [container],
+            "imagePullSecrets": [{"name": "regcred"}]})
+    };
+    let patience = Duration::from_secs(60);
+    let mut wishes = Vec::new();
+    for (name, _) in handlers {
+        wishes.push(bench.begin(pod(name, of_class(name))));
+    }
+    for (name, _) in handlers {
+        bench.until(name, patience, |status| status["phase"] == "Running").await;
+    }
+    // Each keeps its state where its own options say: the sandbox and the container of its pod.
+    for (name, _) in handlers {
+        let below = fs::read_dir(roots.path().join(name).join("k8s.io")).unwrap().count();
+        assert_eq!(below, 2, "{name}");
+    }
+    let mut client = containerd.client().await.runtime;
+    let listed = client.list_pod_sandbox(cri::v1::ListPodSandboxRequest { filter: None }).await.unwrap().into_inner();
+    let made: std::collections::BTreeMap<String, String> =
+        listed.items.into_iter().map(|one| (one.metadata.unwrap().name, one.runtime_handler)).collect();
+    assert_eq!(made, handlers.map(|(name, _)| (name.to_owned(), name.to_owned())).into());
+
+    // This containerd has no list of handlers: its words are known.
+    let _wish = bench.begin(pod("lost", of_class("nowhere")));
+    let status = bench.until("lost", patience, |status| status["phase"] == "Failed").await;
+    assert_eq!(status["reason"], "RuntimeClassUnavailable");
+    let text = status["message"].as_str().unwrap();
+    assert!(text.starts_with("Failed to create pod sandbox: rpc error: code = Unknown desc = "), "{text}");
+    assert!(text.contains("no runtime for \"nowhere\" is configured"), "{text}");
+
+    for wish in &wishes {
+        wish.send_modify(|wish| wish.removed = true);
+    }
+    let gone = async {
+        let request = cri::v1::ListPodSandboxRequest { filter: None };
+        while !client.list_pod_sandbox(request.clone()).await.unwrap().into_inner().items.is_empty() {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    };
+    tokio::time::timeout(patience, gone).await.expect("the pods leave containerd");
     registry.stop().unwrap();
     bench.end().await;
 }

@@ -11,6 +11,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use crate::error::Error;
 use crate::options::Handler;
 
+/// What classes written for dockershim say instead of nothing: the default, unless a handler is called so (RTC-47).
+pub(crate) const DOCKER: &str = "docker";
+
 impl Handler {
     /// Where its binary is.
     ///
@@ -53,6 +56,11 @@ impl Table {
         Ok(Table { all, default })
     }
 
+    /// Whether `docker` is another name of the default (RTC-47).
+    pub(crate) fn has_alias(&self) -> bool {
+        !self.all.contains_key(DOCKER)
+    }
+
     /// Names of those that can run now; the default comes first, as "" and by its name (RTC-49).
     pub(crate) fn offered(&self) -> Vec<String> {
         let can_run = |name: &str| self.all.get(name).is_some_and(|handler| handler.executable().is_ok());
@@ -85,7 +93,8 @@ impl Handlers {
     /// The handler of a name, with its binary as an absolute path; "" is the default (RTC-40, RTC-41).
     pub(crate) fn find(&self, name: &str) -> Result<Handler, Error> {
         let table = self.table();
-        let wanted = if name.is_empty() { &table.default } else { name };
+        let is_default = name.is_empty() || (name == DOCKER && table.has_alias());
+        let wanted = if is_default { &table.default } else { name };
         let Some(handler) = table.all.get(wanted) else {
             let names = table.offered().into_iter().filter(|name| !name.is_empty());
             return Err(Error::NoHandler { handler: name.into(), available: names.collect::<Vec<_>>().join(", ") });
@@ -139,6 +148,15 @@ mod tests {
         let all = vec![Handler::new("a", "sh"), Handler::new("b", "/nowhere")];
         let handlers = Handlers::new(Table::new(all, "a".into()).unwrap());
         assert_eq!(handlers.find("c").unwrap_err().to_string(), "no runtime for \"c\" is configured; available: a");
+    }
+
+    #[test]
+    fn rtc_47_docker_is_the_default_unless_a_handler_is_called_so() {
+        let handlers = Handlers::new(Table::new(vec![Handler::new("a", "sh")], "a".into()).unwrap());
+        assert_eq!(handlers.find("docker").unwrap().name, "a");
+        let own = vec![Handler::new("a", "sh"), Handler::new("docker", "true")];
+        handlers.replace(Table::new(own, "a".into()).unwrap());
+        assert_eq!(handlers.find("docker").unwrap().name, "docker");
     }
 
     #[test]

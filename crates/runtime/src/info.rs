@@ -8,6 +8,7 @@ use cri::v1::{
 };
 
 use crate::core::Core;
+use crate::handlers::DOCKER;
 
 pub(crate) fn version() -> VersionResponse {
     VersionResponse {
@@ -41,6 +42,10 @@ pub(crate) fn status(core: &Core, is_verbose: bool) -> StatusResponse {
 /// Those that can run now.
 fn handlers(core: &Core) -> Vec<RuntimeHandler> {
     let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
-    let names = core.handlers.table().offered();
+    let table = core.handlers.table();
+    let mut names = table.offered();
+    if table.has_alias() && names.first().is_some_and(String::is_empty) {
+        names.push(DOCKER.to_owned());
+    }
     names.into_iter().map(|name| RuntimeHandler { name, features: Some(features) }).collect()
 }

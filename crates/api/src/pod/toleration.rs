@@ -146,31 +146,70 @@ mod tests {
         assert_eq!(first_untolerated(&taints, &[toleration("b", "Exists", "", "")], keeps_away), None);
     }
 
+    /// `key operator value effect seconds`, with `-` for nothing.
+    fn read(text: &str) -> Toleration {
+        let words: Vec<&str> = text.split(' ').map(|word| if word == "-" { "" } else { word }).collect();
+        let [key, operator, value, effect, seconds] = words[..] else { panic!("{text}") };
+        Toleration { toleration_seconds: seconds.parse().ok(), ..toleration(key, operator, value, effect) }
+    }
+
     #[test]
     fn rtc_34_covering() {
-        let seconds =
-            |n: Option<i64>| Toleration { toleration_seconds: n, ..toleration("a", "Exists", "", "NoExecute") };
-        assert!(toleration("a", "Exists", "", "").covers(&toleration("a", "", "b", "NoSchedule")));
-        assert!(toleration("a", "Equal", "b", "").covers(&toleration("a", "Equal", "b", "NoSchedule")));
-        assert!(!toleration("a", "Equal", "b", "").covers(&toleration("a", "", "b", "NoSchedule")), "the quirk");
-        assert!(!toleration("a", "Exists", "", "NoSchedule").covers(&toleration("a", "Exists", "", "")));
-        assert!(seconds(None).covers(&seconds(Some(5))));
-        assert!(seconds(Some(5)).covers(&seconds(Some(5))));
-        assert!(!seconds(Some(5)).covers(&seconds(Some(6))));
-        assert!(!seconds(Some(5)).covers(&seconds(None)));
+        for (covering, covered, expected) in [
+            // The same.
+            ("a Equal x NoSchedule -", "a Equal x NoSchedule -", true),
+            ("a - x NoSchedule -", "a - x NoSchedule -", true),
+            ("a Exists - NoExecute 5", "a Exists - NoExecute 5", true),
+            // Keys.
+            ("a Exists - - -", "b Exists - - -", false),
+            ("- Exists - - -", "b Exists - - -", true),
+            ("- Exists - - -", "b Equal x NoExecute 5", true),
+            ("a Exists - - -", "- Exists - - -", false),
+            // Effects.
+            ("a Exists - - -", "a Exists - NoSchedule -", true),
+            ("a Exists - NoSchedule -", "a Exists - - -", false),
+            ("a Exists - NoSchedule -", "a Exists - NoExecute -", false),
+            ("- Exists - NoSchedule -", "a Equal x NoSchedule -", true),
+            ("- Exists - NoSchedule -", "a Equal x PreferNoSchedule -", false),
+            // Operators and values.
+            ("a Exists - - -", "a Equal x - -", true),
+            ("a Exists - - -", "a - x - -", true),
+            ("a Equal x - -", "a Exists - - -", false),
+            ("a Equal x - -", "a Equal x NoSchedule -", true),
+            ("a Equal x - -", "a Equal y NoSchedule -", false),
+            ("a - x - -", "a Equal x NoSchedule -", true),
+            ("a Gt 5 - -", "a Gt 6 - -", false),
+            // The quirk: who says Equal by saying nothing is covered by an Equal only when all is the same.
+            ("a Equal x - -", "a - x - -", false),
+            ("a - x - -", "a - x NoSchedule -", false),
+            // How long.
+            ("a Exists - NoExecute -", "a Exists - NoExecute 5", true),
+            ("a Exists - NoExecute 5", "a Exists - NoExecute 4", true),
+            ("a Exists - NoExecute 5", "a Exists - NoExecute 6", false),
+            ("a Exists - NoExecute 5", "a Exists - NoExecute -", false),
+            ("a Exists - NoExecute -5", "a Exists - NoExecute 0", false),
+            ("a Exists - - -", "a Exists - NoExecute 5", true),
+        ] {
+            assert_eq!(read(covering).covers(&read(covered)), expected, "{covering} | {covered}");
+        }
     }
 
     fn any_toleration() -> impl Strategy<Value = Toleration> {
         (
             prop_oneof![Just("a"), Just("b")],
-            0..3usize,
+            0..4usize,
             prop_oneof![Just("x"), Just("y")],
             prop_oneof![Just(""), Just("NoSchedule"), Just("NoExecute")],
+            prop::option::of(0..3i64),
         )
-            .prop_map(|(key, operator, value, effect)| match operator {
-                0 => toleration(key, "Equal", value, effect),
-                1 => toleration(key, "Exists", "", effect),
-                _ => toleration("", "Exists", "", effect),
+            .prop_map(|(key, operator, value, effect, seconds)| {
+                let one = match operator {
+                    0 => toleration(key, "Equal", value, effect),
+                    1 => toleration(key, "", value, effect),
+                    2 => toleration(key, "Exists", "", effect),
+                    _ => toleration("", "Exists", "", effect),
+                };
+                Toleration { toleration_seconds: seconds.filter(|_| effect == "NoExecute"), ..one }
             })
     }
 
@@ -180,6 +219,9 @@ mod tests {
             first in prop::collection::vec(any_toleration(), 0..5), second in prop::collection::vec(any_toleration(), 0..5)
         ) {
             let together = merged(&first, &second);
+            let all: Vec<&Toleration> = first.iter().chain(&second).collect();
+            let mut order = all.iter();
+            prop_assert!(together.iter().all(|kept| order.any(|one| *one == kept)), "those that stay keep their order");
             for key in ["a", "b", "c"] {
                 for value in ["x", "y", "z"] {
                     for effect in ["NoSchedule", "NoExecute", "PreferNoSchedule"] {

@@ -162,6 +162,7 @@ mod tests {
             subresource: "",
             namespace: "default",
             name: "a",
+            called: None,
             user: &user,
             old: None,
             world: &world,

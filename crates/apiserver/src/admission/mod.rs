@@ -51,8 +51,10 @@ pub struct Request<'a> {
     pub subresource: &'a str,
     /// Namespace or empty.
     pub namespace: &'a str,
-    /// Name, or the generateName prefix of an object that has no name yet.
+    /// Name; of an object that is to get a generated one, the name drawn for this try.
     pub name: &'a str,
+    /// What a refusal calls the object instead: the generateName prefix while the name is not settled (RTC-27).
+    pub called: Option<&'a str>,
     /// Who asks.
     pub user: &'a UserInfo,
     /// The object as it is stored now.
@@ -75,7 +77,7 @@ impl Request<'_> {
 
     /// 403 in the words of this request.
     pub fn forbidden(&self, why: impl std::fmt::Display) -> Status {
-        Status::forbidden(self.kind, self.name, &why.to_string())
+        Status::forbidden(self.kind, self.called.unwrap_or(self.name), &why.to_string())
     }
 }
 

@@ -2,10 +2,12 @@
 //!
 //! The lookup reads the store, so a class that was deleted is never admitted (RTC-28).
 
-use api::look;
+use api::pod::toleration::{self, Toleration};
 use api::quantity::Quantity;
+use api::{look, names};
 use async_trait::async_trait;
-use serde_json::{Map, Value};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
 
 use super::{Operation, Plugin, Request};
 use crate::status::Status;
@@ -50,8 +52,8 @@ impl Plugin for RuntimeClass {
 /// RTC-26, 27, 29: no name, no class; an unknown name is refused.
 async fn class_of(request: &Request<'_>, pod: &Value) -> Result<Option<Value>, Status> {
     let Some(name) = look::at(pod, &["spec", "runtimeClassName"]).and_then(Value::as_str) else { return Ok(None) };
-    if name.is_empty() {
-        // Validation of the object says 422 on the field.
+    if !names::subdomain(name).is_empty() {
+        // No class can be called so: validation of the object says 422 on the field.
         return Ok(None);
     }
     let Some(kind) = api::find("node.k8s.io", "v1", "runtimeclasses") else {
@@ -106,7 +108,7 @@ fn set_scheduling(request: &Request<'_>, spec: &mut Value, class: &Value) -> Res
     }
     let more = look::list(scheduling, "tolerations");
     if !more.is_empty() {
-        let merged = merge_tolerations(look::list(spec, "tolerations"), more);
+        let merged = merge_tolerations(look::list(spec, "tolerations"), more)?;
         look::set(spec, "tolerations", merged);
     }
     Ok(())
@@ -135,81 +137,27 @@ fn merge_selector(
     Ok(merged)
 }
 
-/// RTC-33: concatenates and drops what another entry covers.
-fn merge_tolerations(first: &[Value], second: &[Value]) -> Vec<Value> {
-    let all: Vec<&Value> = first.iter().chain(second).collect();
-    let mut kept: Vec<&Value> = Vec::new();
-    for (index, toleration) in all.iter().enumerate() {
-        let by_earlier = kept.iter().any(|k| covers(k, toleration));
-        let by_later =
-            all[index + 1..].iter().any(|later| !same_toleration(later, toleration) && covers(later, toleration));
-        if !by_earlier && !by_later {
-            kept.push(toleration);
-        }
-    }
-    kept.into_iter().cloned().collect()
-}
-
-fn same_toleration(a: &Value, b: &Value) -> bool {
-    ["key", "operator", "value", "effect"].iter().all(|field| look::text(a, field) == look::text(b, field))
-        && look::integer(a, "tolerationSeconds") == look::integer(b, "tolerationSeconds")
-}
-
-/// RTC-34: whether whatever `b` tolerates is tolerated by `a`.
-fn covers(a: &Value, b: &Value) -> bool {
-    if same_toleration(a, b) {
-        return true;
-    }
-    let (key_a, operator_a) = (look::text(a, "key"), look::text(a, "operator"));
-    let any_key = key_a.is_empty() && operator_a == "Exists";
-    if !any_key && key_a != look::text(b, "key") {
-        return false;
-    }
-    let effect_a = look::text(a, "effect");
-    if !effect_a.is_empty() && effect_a != look::text(b, "effect") {
-        return false;
-    }
-    if effect_a == "NoExecute"
-        && let Some(limit) = look::integer(a, "tolerationSeconds")
-        && look::integer(b, "tolerationSeconds").is_none_or(|seconds| seconds > limit)
-    {
-        return false;
-    }
-    match operator_a {
-        "Exists" => true,
-        "" | "Equal" => look::text(b, "operator") == "Equal" && look::text(a, "value") == look::text(b, "value"),
-        _ => false,
-    }
+/// RTC-33: both lists, without what others cover.
+fn merge_tolerations(first: &[Value], second: &[Value]) -> Result<Vec<Value>, Status> {
+    let read = |list: &[Value]| -> Result<Vec<Toleration>, Status> {
+        let broken = |error| Status::internal(format!("read tolerations: {error}"));
+        list.iter().map(|one| Toleration::deserialize(one).map_err(broken)).collect()
+    };
+    let merged = toleration::merged(&read(first)?, &read(second)?);
+    Ok(merged.iter().map(|one| json!(one)).collect())
 }
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn tolerations_that_another_covers_are_dropped_and_the_order_stays() {
-        let pod =
-            vec![json!({"key": "a", "operator": "Equal", "value": "x"}), json!({"key": "b", "operator": "Exists"})];
-        let class = vec![json!({"key": "a", "operator": "Exists"}), json!({"key": "b", "operator": "Exists"})];
-        assert_eq!(merge_tolerations(&pod, &class), vec![pod[1].clone(), class[0].clone()]);
-    }
 
     #[test]
     fn merging_twice_changes_nothing() {
         let pod = vec![json!({"key": "a", "operator": "Exists", "effect": "NoSchedule"})];
         let class = vec![json!({"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 9})];
-        let once = merge_tolerations(&pod, &class);
-        assert_eq!(merge_tolerations(&once, &class), once);
-    }
-
-    #[test]
-    fn an_equal_toleration_covers_an_unnamed_operator_only_when_identical() {
-        let equal = json!({"key": "a", "operator": "Equal", "value": "x"});
-        let unnamed = json!({"key": "a", "value": "x"});
-        assert!(!covers(&equal, &unnamed));
-        assert!(covers(&unnamed, &equal));
+        let once = merge_tolerations(&pod, &class).unwrap();
+        assert_eq!(once, [pod[0].clone(), class[0].clone()]);
+        assert_eq!(merge_tolerations(&once, &class).unwrap(), once);
     }
 
     #[test]

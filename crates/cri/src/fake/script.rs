@@ -111,6 +111,11 @@ impl Fault {
         Fault { verb, about: None, times: 1, effect: Effect::Hang }
     }
 
+    /// The next call of the verb is answered with nothing.
+    pub fn blank(verb: Verb) -> Fault {
+        Fault { verb, about: None, times: 1, effect: Effect::Blank }
+    }
+
     /// The next call of the verb takes time before it is carried out.
     pub fn delay(verb: Verb, by: Duration) -> Fault {
         Fault { verb, about: None, times: 1, effect: Effect::Delay(by) }
@@ -146,6 +151,8 @@ pub enum Effect {
     Fail(tonic::Status),
     /// Carried out, but the answer is lost and this arrives instead.
     FailAfter(tonic::Status),
+    /// Not carried out; the answer has nothing in it.
+    Blank,
     /// Waits, then is carried out.
     Delay(Duration),
     /// Never answers and is not carried out.

@@ -19,26 +19,48 @@ pub(super) struct Service(pub Arc<Shared>);
 
 type Answer<T> = Result<Response<T>, Status>;
 
+/// What a call's fault leaves to do.
+enum Left {
+    /// Carry it out and answer.
+    Whole,
+    /// Carry it out; this arrives instead of the answer.
+    Lost(Status),
+    /// Only answer, with nothing.
+    Blank,
+}
+
+impl Left {
+    fn or<T>(self, answer: T) -> Answer<T> {
+        match self {
+            Left::Lost(status) => Err(status),
+            Left::Whole | Left::Blank => Ok(Response::new(answer)),
+        }
+    }
+}
+
 impl Service {
     async fn call<R, T>(&self, request: Request<R>, act: impl FnOnce(&mut World, R) -> Result<T, Status>) -> Answer<T>
     where
         R: Into<Call> + Clone,
+        T: Default,
     {
         let request = request.into_inner();
-        let lost = self.enter(request.clone().into()).await?;
-        let answer = self.0.change(|world| act(world, request))?;
-        lost.map_or_else(|| Ok(Response::new(answer)), Err)
+        match self.enter(request.clone().into()).await? {
+            Left::Blank => Ok(Response::new(T::default())),
+            left => left.or(self.0.change(|world| act(world, request))?),
+        }
     }
 
-    /// Records the call and suffers its fault. An answer that is to be lost comes back as `Some`.
-    async fn enter(&self, call: Call) -> Result<Option<Status>, Status> {
+    /// Records the call and suffers its fault; says what is left to do.
+    async fn enter(&self, call: Call) -> Result<Left, Status> {
         match self.0.change(|world| world.enter(call)) {
-            None => Ok(None),
+            None => Ok(Left::Whole),
             Some(Effect::Fail(status)) => Err(status),
-            Some(Effect::FailAfter(status)) => Ok(Some(status)),
+            Some(Effect::FailAfter(status)) => Ok(Left::Lost(status)),
+            Some(Effect::Blank) => Ok(Left::Blank),
             Some(Effect::Delay(by)) => {
                 tokio::time::sleep(by).await;
-                Ok(None)
+                Ok(Left::Whole)
             }
             Some(Effect::Hang) => std::future::pending().await,
         }
@@ -129,6 +151,7 @@ impl RuntimeService for Service {
             Ok(StatusResponse {
                 status: Some(RuntimeStatus { conditions: world.conditions.clone() }),
                 runtime_handlers: world.handlers.clone(),
+                features: Some(RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
                 ..Default::default()
             })
         })
@@ -218,7 +241,7 @@ impl RuntimeService for Service {
         let lost = self.enter(request.clone().into()).await?;
         self.0.change(|world| world.stop_container(&request.container_id, request.timeout));
         self.ended(&request.container_id).await;
-        lost.map_or_else(|| Ok(Response::new(StopContainerResponse {})), Err)
+        lost.or(StopContainerResponse {})
     }
 
     async fn remove_container(&self, request: Request<RemoveContainerRequest>) -> Answer<RemoveContainerResponse> {
@@ -306,7 +329,7 @@ impl RuntimeService for Service {
             return Err(Status::deadline_exceeded(text));
         }
         let (stdout, stderr, exit_code) = (outcome.stdout, outcome.stderr, outcome.exit_code);
-        lost.map_or_else(|| Ok(Response::new(ExecSyncResponse { stdout, stderr, exit_code })), Err)
+        lost.or(ExecSyncResponse { stdout, stderr, exit_code })
     }
 
     async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {

@@ -79,6 +79,8 @@ pub struct Inputs<'a> {
     pub objects: &'a Objects,
     /// The id of the container whose PID namespace an ephemeral container joins.
     pub target_id: Option<&'a str>,
+    /// The pod's handler can make mounts read-only all the way down (RTC-51).
+    pub can_read_only_below: bool,
 }
 
 /// Why a container cannot be configured; Display is the `CreateContainerConfigError` message.

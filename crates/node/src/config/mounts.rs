@@ -43,7 +43,10 @@ pub(super) fn mounts(
                     })
                     .map_err(|cause| sub_path_error(container, mount, cause))?,
                 };
-                path_mount(mount, host_path, *read_only)
+                v1::Mount {
+                    recursive_read_only: is_read_only_below(mount, inputs.can_read_only_below)?,
+                    ..path_mount(mount, host_path, *read_only)
+                }
             }
         });
     }
@@ -70,6 +73,18 @@ fn own_files(pod: &Pod, container: &Container, inputs: Inputs<'_>, ctx: &Context
     out
 }
 
+/// RTC-51: who insists and cannot have it does not run; who only prefers it does without.
+fn is_read_only_below(mount: &VolumeMount, is_possible: bool) -> Result<bool, Error> {
+    match &*mount.recursive_read_only {
+        "Enabled" if !is_possible => Err(Error::Mount(format!(
+            "volume {:?} cannot be mounted with recursiveReadOnly \"Enabled\": the runtime handler does not support it",
+            mount.name
+        ))),
+        "Enabled" | "IfPossible" => Ok(is_possible),
+        _ => Ok(false),
+    }
+}
+
 fn path_mount(mount: &VolumeMount, host_path: PathBuf, is_read_only: bool) -> v1::Mount {
     let propagation = match mount.mount_propagation.as_str() {
         "HostToContainer" => v1::MountPropagation::PropagationHostToContainer,
@@ -80,7 +95,6 @@ fn path_mount(mount: &VolumeMount, host_path: PathBuf, is_read_only: bool) -> v1
         container_path: absolute(&mount.mount_path),
         host_path: host_path.to_string_lossy().into_owned(),
         readonly: mount.read_only || is_read_only,
-        recursive_read_only: mount.recursive_read_only == "Enabled",
         propagation: propagation as i32,
         ..Default::default()
     }
@@ -125,4 +139,27 @@ fn sub_path(container: &Container, mount: &VolumeMount, lookup: Lookup<'_>) -> R
 
 fn sub_path_error(container: &Container, mount: &VolumeMount, cause: String) -> Error {
     Error::SubPath { volume: mount.name.clone(), container: container.name.clone(), cause }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rtc_51_who_insists_on_read_only_below_gets_it_or_an_error_and_who_prefers_it_does_without() {
+        let refusal = "volume \"data\" cannot be mounted with recursiveReadOnly \"Enabled\": the runtime handler does not \
+                       support it";
+        for (mode, is_possible, expected) in [
+            ("", true, Ok(false)),
+            ("Disabled", true, Ok(false)),
+            ("IfPossible", true, Ok(true)),
+            ("IfPossible", false, Ok(false)),
+            ("Enabled", true, Ok(true)),
+            ("Enabled", false, Err(refusal.to_owned())),
+        ] {
+            let mount = VolumeMount { name: "data".into(), recursive_read_only: mode.into(), ..VolumeMount::default() };
+            let got = is_read_only_below(&mount, is_possible).map_err(|error| error.to_string());
+            assert_eq!(got, expected, "{mode:?} {is_possible}");
+        }
+    }
 }

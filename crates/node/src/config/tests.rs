@@ -46,6 +46,7 @@ fn built_with(pod: &Pod, image_uid: Option<i64>, image_user: &str) -> Result<v1:
         mounted: &Mounted { volumes: [volume("data", false), volume("secret", true)].into() },
         objects: &objects(),
         target_id: None,
+        can_read_only_below: false,
     };
     build(pod, &pod.spec.containers[0], inputs, &context(), &mut |s: SubPath<'_>| {
         Ok(format!("/bound/{}", s.sub_path).into())
@@ -172,6 +173,18 @@ fn resources_become_shares_quotas_and_oom_scores() {
             expect,
             "{resources}"
         );
+    }
+}
+
+#[test]
+fn rtc_71_overhead_changes_neither_a_containers_limits_nor_its_oom_score() {
+    for resources in
+        [json!({}), json!({ "requests": { "memory": "256Mi" } }), json!({ "limits": { "cpu": "1", "memory": "1Gi" } })]
+    {
+        let container = json!({ "name": "c", "resources": resources });
+        let heavy = pod(json!({ "containers": [container], "overhead": { "cpu": "2", "memory": "8Gi" } }));
+        let light = built(container).unwrap().linux.unwrap().resources;
+        assert_eq!(built_with(&heavy, None, "").unwrap().linux.unwrap().resources, light);
     }
 }
 

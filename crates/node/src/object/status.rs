@@ -32,11 +32,12 @@ object! {
     HostIp {
         ip: String,
     }
-    /// What became of a volume mount; given for image volumes.
+    /// What became of a volume mount; given for image volumes and for those that asked for `recursiveReadOnly`.
     VolumeMountStatus {
         name: String,
         mount_path: String,
         read_only: bool,
+        recursive_read_only: String,
         volume_status: Option<VolumeStatus>,
     }
     VolumeStatus {

@@ -4,6 +4,7 @@
 //! outcome and doing it again is safe. Must not decide what comes next: it tells what happened in an [`Outcome`]. Start
 //! at [`Actor::run`].
 
+mod handlers;
 mod image;
 mod sandbox;
 
@@ -26,6 +27,7 @@ use crate::{
 use cri::v1;
 use kube::{Api, api::DeleteParams};
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 /// CRI calls without a limit of their own.
 const CRI_TIMEOUT: Duration = Duration::from_secs(120);
@@ -82,6 +84,8 @@ pub struct Scene {
     pub volume_images: BTreeMap<String, VolumeImage>,
     /// For an ephemeral container, the id of the one whose processes it sees.
     pub target_id: Option<String>,
+    /// Cancelled as soon as the pod is being deleted, also while the action runs.
+    pub deletion: CancellationToken,
 }
 
 /// What happened.
@@ -218,6 +222,7 @@ impl Actor {
         let image = scene.image.as_ref().ok_or("the image is not known")?;
         let objects = self.volumes.sources().environment(pod, container).await.map_err(|error| error.to_string())?;
         let pod_ips = self.pod_ips(scene);
+        let handler = scene.handler.as_deref().unwrap_or_default();
         let spec = v1::ImageSpec {
             image: image.id.clone(),
             user_specified_image: container.image.clone(),
@@ -233,6 +238,7 @@ impl Actor {
             mounted: &with_images(&scene.mounted, &scene.volume_images),
             objects: &objects,
             target_id: scene.target_id.as_deref(),
+            can_read_only_below: self.mounts_read_only_below(container, handler).await,
         };
         let mut config = config::container(pod, container, inputs, &self.ctx).map_err(|error| error.to_string())?;
         config.annotations.insert(super::view::CRASH_STEP.to_owned(), step.to_string());

@@ -93,6 +93,8 @@ pub struct Task {
     publish: publish::Publish,
     /// What the API shows of a static pod.
     mirror: Option<Arc<Pod>>,
+    /// Cancelled once the pod is being deleted.
+    deletion: CancellationToken,
 }
 
 struct Flight {
@@ -148,6 +150,7 @@ impl Task {
             refresh_wanted: false,
             publish: publish::Publish::default(),
             mirror: None,
+            deletion: CancellationToken::new(),
         }
     }
 
@@ -273,6 +276,9 @@ impl Task {
                 return;
             }
         };
+        if matches!(cause, Cause::Removed | Cause::Deleted) {
+            self.deletion.cancel();
+        }
         let known = self.view.observed.checkpoint.stop;
         let since = known.map_or(now, |known| known.since);
         let own = pod.metadata.deletion_grace_period_seconds;
@@ -394,6 +400,7 @@ impl Task {
             handler: observed.checkpoint.handler.clone(),
             volume_images: observed.checkpoint.volume_images.clone(),
             target_id: target.and_then(|name| observed.newest(name)).map(|record| record.id.clone()),
+            deletion: self.deletion.clone(),
         }
     }
 

@@ -172,6 +172,8 @@ pub struct Record {
     pub image: String,
     /// The runtime's path of its log.
     pub log_path: String,
+    /// Paths in the container that are read-only all the way down (RTC-51).
+    pub read_only_below: BTreeSet<String>,
 }
 
 /// The state of a record; it only moves forward.
@@ -287,6 +289,7 @@ impl Record {
             image_ref: status.image_ref.clone(),
             image: status.image.as_ref().map(|i| i.image.clone()).unwrap_or_default(),
             log_path: status.log_path.clone(),
+            read_only_below: read_only_below(status),
         }
     }
 
@@ -302,6 +305,11 @@ impl Record {
             _ => None,
         }
     }
+}
+
+fn read_only_below(status: &v1::ContainerStatus) -> BTreeSet<String> {
+    let mounts = status.mounts.iter().filter(|mount| mount.recursive_read_only);
+    mounts.map(|mount| mount.container_path.clone()).collect()
 }
 
 impl RecordState {

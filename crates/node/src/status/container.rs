@@ -3,7 +3,7 @@
 use crate::{
     object::{
         Container, ContainerKind, ContainerState, ContainerStatus, ImageVolumeStatus, StateRunning, StateTerminated,
-        StateWaiting, Time, VolumeMountStatus, VolumeStatus,
+        StateWaiting, Time, VolumeMount, VolumeMountStatus, VolumeStatus,
     },
     pod::{
         checkpoint::HookRun,
@@ -44,23 +44,40 @@ pub(super) fn status(
         container_id: full_id(view, newest),
         state,
         last_state,
-        volume_mounts: volume_mounts(view, container),
+        volume_mounts: volume_mounts(view, container, newest),
     }
 }
 
-/// IMG-309: what the images of the container's volumes turned out to be.
-fn volume_mounts(view: &View, container: &Container) -> Vec<VolumeMountStatus> {
+/// What became of mounts that could have become something else: of images (IMG-309), and of those that asked to be
+/// read-only all the way down (RTC-51).
+fn volume_mounts(view: &View, container: &Container, newest: &Record) -> Vec<VolumeMountStatus> {
     let images = &view.observed.checkpoint.volume_images;
-    let mounts = container.volume_mounts.iter().filter_map(|mount| {
-        let image_ref = images.get(&mount.name)?.digest.clone();
-        Some(VolumeMountStatus {
+    let of_mount = |mount: &VolumeMount| {
+        let image = images.get(&mount.name).map(|image| ImageVolumeStatus { image_ref: image.digest.clone() });
+        let is_below = newest.read_only_below.contains(&mount.mount_path);
+        let below = match &*mount.recursive_read_only {
+            "" => "",
+            _ if is_below => "Enabled",
+            _ => "Disabled",
+        };
+        (image.is_some() || !below.is_empty()).then(|| VolumeMountStatus {
             name: mount.name.clone(),
             mount_path: mount.mount_path.clone(),
-            read_only: true,
-            volume_status: Some(VolumeStatus { image: Some(ImageVolumeStatus { image_ref }) }),
+            read_only: image.is_some() || mount.read_only,
+            recursive_read_only: below.to_owned(),
+            volume_status: image.map(|image| VolumeStatus { image: Some(image) }),
         })
-    });
-    mounts.collect()
+    };
+    container.volume_mounts.iter().filter_map(of_mount).collect()
+}
+
+/// A container that never was, because the node would not have its pod: it ended for the same reason.
+fn refused(view: &View) -> Option<ContainerState> {
+    let verdict = view.observed.checkpoint.verdict.as_ref()?;
+    let ContainerState { terminated, .. } = vanished();
+    let (reason, message) = (verdict.reason.clone(), verdict.message.clone());
+    let terminated = terminated.map(|end| StateTerminated { reason, message, ..end });
+    Some(ContainerState { terminated, ..ContainerState::default() })
 }
 
 /// `<runtime>://<id>`, the runtime in its own words (CRI Version).
@@ -86,6 +103,7 @@ fn unseen(
     let lost = known.is_some_and(|known| known.state.running.is_some());
     let settled = super::is_settled(view, stage);
     let state = match waiting {
+        _ if settled && !lost => refused(view).unwrap_or_else(vanished),
         _ if settled => vanished(),
         Some(waiting) => wait(&waiting.reason, &waiting.message),
         None if !view.pod.spec.init_containers.is_empty() && kind != ContainerKind::Ephemeral => {

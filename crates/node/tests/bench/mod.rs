@@ -51,6 +51,10 @@ pub struct Told {
 pub struct Api {
     pub pods: watch::Sender<BTreeMap<String, Value>>,
     pub secrets: Arc<Mutex<BTreeMap<String, Value>>>,
+    /// RuntimeClasses: name → handler; at first `known` with `special`.
+    pub classes: Arc<Mutex<BTreeMap<String, String>>>,
+    /// When somebody asked for a class.
+    pub lookups: Arc<Mutex<Vec<tokio::time::Instant>>>,
     pub events: watch::Sender<Vec<Told>>,
     /// It does not say which pods there are.
     pub is_down: watch::Sender<bool>,
@@ -93,10 +97,10 @@ async fn secret(State(api): State<Api>, Path(name): Path<String>) -> Found {
     api.secrets.lock().unwrap().get(&name).cloned().map(Json).ok_or_else(|| not_found(&name))
 }
 
-/// One class is known: `known`, with the handler `special`.
-async fn runtime_class(Path(name): Path<String>) -> Found {
-    let class = json!({"kind": "RuntimeClass", "metadata": {"name": name}, "handler": "special"});
-    if name == "known" { Ok(Json(class)) } else { Err(not_found(&name)) }
+async fn runtime_class(State(api): State<Api>, Path(name): Path<String>) -> Found {
+    api.lookups.lock().unwrap().push(tokio::time::Instant::now());
+    let handler = api.classes.lock().unwrap().get(&name).cloned().ok_or_else(|| not_found(&name))?;
+    Ok(Json(json!({"kind": "RuntimeClass", "metadata": {"name": name}, "handler": handler})))
 }
 
 async fn event(State(api): State<Api>, Json(event): Json<Value>) -> Json<Value> {
@@ -131,6 +135,20 @@ impl Bench {
 
     /// Likewise, with images asked for with the handler of the pod's RuntimeClass.
     pub fn with_handlers(cri: cri::Client, limits: Limits, clock: Clock, images_with_handler: bool) -> Bench {
+        Bench::built(cri, limits, clock, (images_with_handler, true))
+    }
+
+    /// One that fails pods whose RuntimeClass or handler is not there, or tries them for ever.
+    pub fn with_policy(cri: cri::Client, clock: Clock, runtime_class_fails_pod: bool) -> Bench {
+        Bench::built(cri, Limits::default(), clock, (false, runtime_class_fails_pod))
+    }
+
+    fn built(
+        cri: cri::Client,
+        limits: Limits,
+        clock: Clock,
+        (images_with_handler, runtime_class_fails_pod): (bool, bool),
+    ) -> Bench {
         assert!(rustix::process::geteuid().is_root(), "this test makes cgroups and needs root");
         let directory = tempfile::tempdir().unwrap();
         let name = directory.path().file_name().unwrap().to_string_lossy().replace('.', "");
@@ -138,6 +156,8 @@ impl Bench {
         let api = Api {
             pods: watch::Sender::new(BTreeMap::new()),
             secrets: Arc::default(),
+            classes: Arc::new(Mutex::new([("known".to_owned(), "special".to_owned())].into())),
+            lookups: Arc::default(),
             events: watch::Sender::new(Vec::new()),
             is_down: watch::Sender::new(false),
         };
@@ -164,7 +184,7 @@ impl Bench {
             records: Records::open(&directory.path().join("image_manager"), Rules::default(), clock).unwrap(),
             images_with_handler,
             clock,
-            runtime_class_fails_pod: true,
+            runtime_class_fails_pod,
         });
         Bench { actor, api, clock, probes, directory, top, background, failed: Some(failed) }
     }
@@ -207,6 +227,7 @@ impl Bench {
             handler: None,
             volume_images: BTreeMap::new(),
             target_id: None,
+            deletion: CancellationToken::new(),
         };
         self.actor.run(&scene, action).await
     }

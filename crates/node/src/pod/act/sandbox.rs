@@ -24,12 +24,15 @@ impl Actor {
         let pod = &*scene.pod;
         let handler = match self.handler(scene).await {
             Ok(handler) => handler,
-            Err(ClassError::Absent(text)) => return self.sandbox_failed(pod, text, true),
-            Err(ClassError::Unreadable(text)) => return self.sandbox_failed(pod, text, false),
+            Err(ClassError::Absent(text)) => return self.sandbox_failed(scene, text, true),
+            Err(ClassError::Unreadable(text)) => return self.sandbox_failed(scene, text, false),
         };
+        if let Some(unfit) = self.unfit(pod, &handler).await {
+            return self.sandbox_failed(scene, unfit.text, unfit.is_unknown);
+        }
         let logs = config::pod_log_directory(&self.ctx.log_dir, pod);
         if let Err(error) = tokio::fs::create_dir_all(&logs).await {
-            return self.sandbox_failed(pod, format!("make the log directory {}: {error}", logs.display()), false);
+            return self.sandbox_failed(scene, format!("make the log directory {}: {error}", logs.display()), false);
         }
         let mut wanted = config::sandbox(pod, &self.ctx);
         if let Some(metadata) = &mut wanted.metadata {
@@ -40,17 +43,17 @@ impl Actor {
             SANDBOX_TIMEOUT,
         );
         match rpc(self.cri.runtime.clone().run_pod_sandbox(request)).await {
-            Ok(answer) => self.made(pod, answer.into_inner().pod_sandbox_id, handler).await,
+            Ok(answer) => self.made(scene, answer.into_inner().pod_sandbox_id, handler).await,
             Err(status) => {
                 let terminal = !handler.is_empty() && self.is_unknown_handler(&handler, &status).await;
-                self.sandbox_failed(pod, rpc_text(&status), terminal)
+                self.sandbox_failed(scene, in_full(&status), terminal)
             }
         }
     }
 
-    async fn made(&self, pod: &Pod, id: String, handler: String) -> Outcome {
+    async fn made(&self, scene: &Scene, id: String, handler: String) -> Outcome {
         if id.is_empty() {
-            return self.sandbox_failed(pod, "the runtime answered with an empty sandbox id".into(), false);
+            return self.sandbox_failed(scene, "the runtime answered with an empty sandbox id".into(), false);
         }
         let request = limited(v1::PodSandboxStatusRequest { pod_sandbox_id: id, verbose: false }, CRI_TIMEOUT);
         match rpc(self.cri.runtime.clone().pod_sandbox_status(request)).await.map(|answer| answer.into_inner().status) {
@@ -58,17 +61,22 @@ impl Actor {
             Ok(None) => Outcome::Failed("the runtime answered without a status".into()),
             Err(status) => {
                 let text = rpc_text(&status);
-                self.warn(pod, "", "FailedPodSandBoxStatus", format!("Unable to get pod sandbox status: {text}"));
+                self.warn(
+                    &scene.pod,
+                    "",
+                    "FailedPodSandBoxStatus",
+                    format!("Unable to get pod sandbox status: {text}"),
+                );
                 Outcome::Failed(text)
             }
         }
     }
 
-    fn sandbox_failed(&self, pod: &Pod, text: String, terminal: bool) -> Outcome {
+    fn sandbox_failed(&self, scene: &Scene, text: String, terminal: bool) -> Outcome {
         let message = format!("Failed to create pod sandbox: {text}");
         // RTC-43: nobody is told about a pod that is being deleted.
-        if !pod.is_deleting() {
-            self.warn(pod, "", "FailedCreatePodSandBox", message.clone());
+        if !scene.deletion.is_cancelled() {
+            self.warn(&scene.pod, "", "FailedCreatePodSandBox", message.clone());
         }
         if terminal && self.runtime_class_fails_pod {
             let reason = "RuntimeClassUnavailable".to_owned();
@@ -105,11 +113,7 @@ impl Actor {
 
     /// By the runtime's own list where it has one, else by the texts that runtimes are known to use (RTC-38).
     async fn is_unknown_handler(&self, handler: &str, failure: &tonic::Status) -> bool {
-        let request = limited(v1::StatusRequest { verbose: false }, CRI_TIMEOUT);
-        let listed = match rpc(self.cri.runtime.clone().status(request)).await {
-            Ok(answer) => answer.into_inner().runtime_handlers,
-            Err(_) => Vec::new(),
-        };
+        let listed = self.offered().await;
         if !listed.is_empty() {
             return listed.iter().all(|known| known.name != handler);
         }
@@ -128,5 +132,13 @@ impl Actor {
     pub(super) async fn remove_sandbox(&self, id: &str) -> Outcome {
         let request = limited(v1::RemovePodSandboxRequest { pod_sandbox_id: id.to_owned() }, CRI_TIMEOUT);
         absent_is_done(rpc(self.cri.runtime.clone().remove_pod_sandbox(request)).await)
+    }
+}
+
+/// A runtime's refusal of a sandbox as Kubernetes tells it: with its code, whichever it is (RTC-41).
+fn in_full(status: &tonic::Status) -> String {
+    match status.code() {
+        tonic::Code::Unknown => format!("rpc error: code = Unknown desc = {}", status.message()),
+        _ => rpc_text(status),
     }
 }

@@ -565,6 +565,7 @@ impl World {
             image_ref: "img@sha256:0".into(),
             image: "img".into(),
             log_path: String::new(),
+            read_only_below: BTreeSet::new(),
         };
         self.truth.containers.insert(id, record.clone());
         Outcome::Record(record)
