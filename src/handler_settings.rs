@@ -65,9 +65,13 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::field_reassign_with_default, reason = "some fields are private to another module")]
     fn the_time_of_a_command_has_bounds() {
-        let with =
-            |text: &str| Settings { handler_timeout: Some(text.into()), ..Settings::default() }.handler_timeout();
+        let with = |text: &str| {
+            let mut settings = Settings::default();
+            settings.handler_timeout = Some(text.into());
+            settings.handler_timeout()
+        };
         assert_eq!(Settings::default().handler_timeout().unwrap(), Duration::from_secs(40));
         assert_eq!(with("500ms").unwrap(), Duration::from_millis(500));
         for text in ["0s", "56s", "soon"] {

@@ -27,7 +27,11 @@ const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// What is known, by handler.
 #[derive(Default)]
-pub(crate) struct Figures(Mutex<BTreeMap<String, Figure>>);
+pub(crate) struct Figures {
+    known: Mutex<BTreeMap<String, Figure>>,
+    /// Held while a handler is tried out; true once no other may be.
+    is_closed: Mutex<bool>,
+}
 
 #[derive(Clone, Debug, Default)]
 struct Figure {
@@ -51,7 +55,7 @@ type Program = (u64, u64, u64, i64);
 impl Figures {
     /// As JSON: handler → figures, for those that were tested.
     pub(crate) fn to_value(&self) -> Value {
-        let all = lock(&self.0);
+        let all = lock(&self.known);
         let tested = all.iter().filter_map(|(name, figure)| Some((name, figure, figure.tested.as_ref()?)));
         tested.map(|(name, figure, tested)| (name.clone(), figure.to_value(&tested.outcome))).collect()
     }
@@ -88,21 +92,21 @@ pub(crate) async fn run(core: Arc<Core>) {
 
 fn look(core: &Core) {
     let table = core.handlers.table();
-    lock(&core.figures.0).retain(|name, _| table.all.contains_key(name));
+    lock(&core.figures.known).retain(|name, _| table.all.contains_key(name));
     for handler in table.all.values() {
         if core.cancel.is_cancelled() {
             return;
         }
         let of = (handler.clone(), handler.executable().ok().and_then(|binary| program(&binary)));
-        let known = lock(&core.figures.0).get(&handler.name).and_then(|figure| figure.tested.clone());
+        let known = lock(&core.figures.known).get(&handler.name).and_then(|figure| figure.tested.clone());
         if known.is_none_or(|known| known.of != of) {
             let outcome = try_out(core, handler);
-            lock(&core.figures.0).entry(handler.name.clone()).or_default().tested = Some(Tested { of, outcome });
+            lock(&core.figures.known).entry(handler.name.clone()).or_default().tested = Some(Tested { of, outcome });
         }
     }
     let sandboxes = core.state.sandboxes();
     let measured = measure(core, &sandboxes);
-    for (name, figure) in lock(&core.figures.0).iter_mut() {
+    for (name, figure) in lock(&core.figures.known).iter_mut() {
         let mut bytes = measured.get(name).cloned().unwrap_or_default();
         bytes.sort_unstable();
         figure.pods = bytes.len();
@@ -113,6 +117,10 @@ fn look(core: &Core) {
 }
 
 fn try_out(core: &Core, handler: &Handler) -> Result<(String, u128), String> {
+    let is_closed = lock(&core.figures.is_closed);
+    if *is_closed {
+        return Err("it was not tried out".into());
+    }
     let place = place(core);
     let tested = test(handler, &place, core.command_timeout);
     let _ = fs::remove_dir_all(&place.scratch);
@@ -128,6 +136,11 @@ fn try_out(core: &Core, handler: &Handler) -> Result<(String, u128), String> {
 /// Where handlers are tested: within what is this runtime's alone, so that the next one can sweep it.
 fn place(core: &Core) -> Place {
     Place { scratch: core.layout.run.join("self-test"), cgroup: format!("{}/self-test", core.cgroup_top) }
+}
+
+/// No handler is tried out any more. Blocks until a test that is under way has ended.
+pub(crate) fn close(core: &Core) {
+    *lock(&core.figures.is_closed) = true;
 }
 
 /// Removes what a test has left whose runtime was killed. Blocks.

@@ -172,6 +172,7 @@ fn erase(core: &Core) -> Result<(), Error> {
         }
     }
     rootfs::remove_tree(&core.layout.run.join("oci"), &[])?;
+    figures::close(core);
     figures::sweep(core)?;
     for name in ["monitors", "sandboxes"] {
         startup::erase_cgroup(core, &format!("{}/{name}", core.cgroup_top))?;
