@@ -1,6 +1,8 @@
 //! Handlers whose program is bad: at each step it fails, prints garbage, hangs or dies, before or after doing its work.
 //! What it leaves goes with the sandbox, and other handlers go on.
 
+#![allow(clippy::disallowed_methods, reason = "tests look at the clock")]
+
 mod world;
 
 use std::fs;
