@@ -6,7 +6,8 @@
 mod cgroups;
 
 use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::Path;
+use std::time::Duration;
 
 use anyhow::bail;
 use ipnet::Ipv4Net;
@@ -110,7 +111,7 @@ fn essentials(_resolved: &Resolved) -> Vec<Finding> {
         _ if Path::new("/sys/module/overlay").exists() => good("overlay", "the kernel has overlayfs"),
         _ => bad("overlay", "the kernel offers no overlayfs; try: modprobe overlay"),
     };
-    let nft = match find("nft") {
+    let nft = match runtime::find_program("nft") {
         Some(path) => good("nft", path.display().to_string()),
         None => bad("nft", "not found; the pod network needs it: apt-get install nftables"),
     };
@@ -167,7 +168,7 @@ fn handler_tests(resolved: &Resolved) -> Vec<Finding> {
         Ok(None) => good("default handler", "crun if its test passes, else runc"),
         Err(error) => bad("default handler", format!("{error:#}")),
     }];
-    findings.extend(inventory.known.iter().map(handler_test));
+    findings.extend(inventory.known.iter().map(|known| handler_test(known, resolved.handler_timeout)));
     findings.extend(inventory.unusable.iter().map(|handlers::Unusable { name, origin, reason }| {
         less("handler", format!("{name} (from {origin}) cannot be served here: {reason}"))
     }));
@@ -175,11 +176,11 @@ fn handler_tests(resolved: &Resolved) -> Vec<Finding> {
 }
 
 /// Runs a container: what was found, its version, how long it took, and what of its settings has no effect.
-fn handler_test(known: &handlers::Known) -> Finding {
+fn handler_test(known: &handlers::Known, patience: Duration) -> Finding {
     let handlers::Known { handler, origin, notes } = known;
     let named = format!("{} (from {origin})", handler.name);
     let noted: String = notes.iter().map(|note| format!("; {note}")).collect();
-    match handlers::test(handler) {
+    match handlers::test(handler, patience) {
         Ok(passed) => good(
             "handler",
             format!(
@@ -220,12 +221,6 @@ fn route(line: &str) -> Option<(&str, Ipv4Net)> {
     let address =
         |at: usize| u32::from_str_radix(fields.get(at)?, 16).ok().map(|number| Ipv4Addr::from(number.swap_bytes()));
     Some((fields.first()?, Ipv4Net::with_netmask(address(1)?, address(7)?).ok()?))
-}
-
-/// Where PATH finds a program.
-pub fn find(program: &str) -> Option<PathBuf> {
-    let path = std::env::var_os("PATH")?;
-    std::env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file())
 }
 
 #[cfg(test)]

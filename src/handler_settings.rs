@@ -3,7 +3,9 @@
 //! Pure. Start at [`Settings::foreign_handlers`].
 
 use std::path::PathBuf;
+use std::time::Duration;
 
+use anyhow::{Context as _, bail};
 use serde::{Deserialize, Serialize};
 
 use crate::handlers::files::{Place, Places};
@@ -31,6 +33,16 @@ impl Settings {
         }
     }
 
+    /// How long one command of an OCI runtime may take. A failed start takes two, and the node waits two minutes for it.
+    pub fn handler_timeout(&self) -> anyhow::Result<Duration> {
+        let Some(text) = &self.handler_timeout else { return Ok(runtime::COMMAND_TIMEOUT) };
+        let given = crate::settings::duration(text).context("--handler-timeout")?;
+        if given.is_zero() || given > runtime::COMMAND_TIMEOUT_MAX {
+            bail!("--handler-timeout {text}: write more than 0 and at most {:?}", runtime::COMMAND_TIMEOUT_MAX);
+        }
+        Ok(given)
+    }
+
     /// Takes what settings above these say of handlers' files.
     pub fn take_handler_files(&mut self, above: &Settings) {
         let take = |below: &mut Option<PathBuf>, above: &Option<PathBuf>| {
@@ -42,5 +54,28 @@ impl Settings {
         take(&mut self.crio_config, &above.crio_config);
         take(&mut self.crio_config_dir, &above.crio_config_dir);
         take(&mut self.config_file, &above.config_file);
+        if above.handler_timeout.is_some() {
+            self.handler_timeout.clone_from(&above.handler_timeout);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    #[allow(clippy::field_reassign_with_default, reason = "some fields are private to another module")]
+    fn the_time_of_a_command_has_bounds() {
+        let with = |text: &str| {
+            let mut settings = Settings::default();
+            settings.handler_timeout = Some(text.into());
+            settings.handler_timeout()
+        };
+        assert_eq!(Settings::default().handler_timeout().unwrap(), Duration::from_secs(40));
+        assert_eq!(with("500ms").unwrap(), Duration::from_millis(500));
+        for text in ["0s", "56s", "soon"] {
+            assert!(with(text).unwrap_err().to_string().contains("--handler-timeout"), "{text}");
+        }
     }
 }

@@ -13,6 +13,7 @@ pub mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use runtime::Handler;
@@ -171,7 +172,7 @@ pub fn choose_default(resolved: &Resolved, inventory: &Inventory) -> anyhow::Res
     }
     for name in USUAL {
         let Some(handler) = inventory.find(name) else { continue };
-        match test(handler) {
+        match test(handler, resolved.handler_timeout) {
             Ok(_) => {
                 std::fs::create_dir_all(resolved.instance.data_dir.join("runtime"))?;
                 crate::certificates::write_private(&kept(resolved), name)?;
@@ -195,9 +196,9 @@ pub fn forgive(resolved: &mut Resolved) {
 }
 
 /// Lets a handler run its self-test in a directory of its own.
-pub fn test(handler: &Handler) -> anyhow::Result<runtime::Passed> {
+pub fn test(handler: &Handler, patience: Duration) -> anyhow::Result<runtime::Passed> {
     let scratch = PathBuf::from(format!("/run/sampan-self-test-{}", std::process::id()));
-    let tested = runtime::self_test(handler, &scratch);
+    let tested = runtime::self_test(handler, &scratch, patience);
     let _ = std::fs::remove_dir_all(&scratch);
     tested.context("self-test")
 }

@@ -243,6 +243,9 @@ pub struct Settings {
     /// Drop-ins of CRI-O's configuration, *.conf; "" reads none [default: /etc/crio/crio.conf.d]
     #[arg(long, env = "SAMPAN_CRIO_CONFIG_DIR", value_name = "DIR")]
     pub crio_config_dir: Option<PathBuf>,
+    /// Longest time of one command of an OCI runtime, which is killed then; 55s at most [default: 40s]
+    #[arg(long, env = "SAMPAN_HANDLER_TIMEOUT", value_name = "DURATION")]
+    pub handler_timeout: Option<String>,
     /// More handlers of the embedded runtime: name → binary, arguments, annotations (configuration file only)
     #[arg(skip)]
     pub handlers: BTreeMap<String, HandlerSettings>,
@@ -266,6 +269,8 @@ pub struct Resolved {
     pub default_handler: Option<String>,
     pub handlers: BTreeMap<String, HandlerSettings>,
     pub foreign_handlers: Places,
+    /// Longest time of one command of an OCI runtime.
+    pub handler_timeout: Duration,
     /// Where the handlers are read again from.
     pub config_file: Option<PathBuf>,
     pub admission: Vec<String>,
@@ -427,10 +432,11 @@ impl Settings {
         }
         let (images, eviction, foreign_handlers) = (self.images()?, self.eviction()?, self.foreign_handlers());
         let (credentials, verification) = (self.credentials()?, self.verification()?);
-        let (static_pods, logs) = (self.static_pods()?, self.logs()?);
+        let (static_pods, logs, handler_timeout) = (self.static_pods()?, self.logs()?, self.handler_timeout()?);
         let runtime_class_fails_pod = fails_pod(self.runtime_class_failure_policy.as_deref())?;
         Ok(Resolved {
             runtime_class_fails_pod,
+            handler_timeout,
             images,
             eviction,
             logs,

@@ -126,6 +126,7 @@ pub async fn container_runtime(resolved: &Resolved, cancel: CancellationToken) -
         cgroup_top: instance.cgroup_top(),
         handlers: inventory.handlers(),
         default_handler: default_handler.clone(),
+        command_timeout: resolved.handler_timeout,
         network: network::Options {
             bridge: instance.bridge(),
             pod_cidr: resolved.pod_cidr,

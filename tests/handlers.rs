@@ -41,19 +41,25 @@ fn late(binary: &Path) -> String {
     )
 }
 
+fn class_text(name: &str) -> String {
+    format!("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata:\n  name: {name}\nhandler: {name}\n")
+}
+
 fn class(lab: &Lab, name: &str) {
-    lab.apply(&format!(
-        "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {{name: {name}}}\nhandler: {name}\n"
-    ));
+    lab.apply(&class_text(name));
 }
 
 fn pod(lab: &Lab, name: &str, class: &str) {
-    lab.apply(&format!(
+    lab.apply(&pod_text(lab, name, class));
+}
+
+fn pod_text(lab: &Lab, name: &str, class: &str) -> String {
+    format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, annotations: {{example.dev/mode: fast, other.dev/mode: slow}}}}\n\
          spec:\n  runtimeClassName: {class}\n  terminationGracePeriodSeconds: 0\n  imagePullSecrets: [{{name: regcred}}]\n  \
          containers:\n  - {{name: c, image: {}, command: [sleep, '3600']}}\n",
         lab.image()
-    ));
+    )
 }
 
 fn says(lab: &Lab, pod: &str, command: &str) -> String {
@@ -109,10 +115,11 @@ fn a_containerd_configuration_is_served_by_runc_crun_and_gvisor_side_by_side() {
 
     lab.up_with(&["--containerd-config", config]);
     lab.right_secret();
-    for name in ["classic", "swift", "gvisor"] {
-        class(&lab, name);
-        pod(&lab, name, name);
-    }
+    // One file with all of it, as the page writes its parts.
+    let parts = ["classic", "swift", "gvisor"].map(|name| class_text(name) + "---\n" + &pod_text(&lab, name, name));
+    let file = lab.dir().join("three.yaml");
+    std::fs::write(&file, parts.join("---\n")).unwrap();
+    lab.ask(&["apply", "-f", file.to_str().unwrap()]);
     for name in ["classic", "swift", "gvisor"] {
         lab.ready(name);
     }
@@ -130,6 +137,10 @@ fn a_containerd_configuration_is_served_by_runc_crun_and_gvisor_side_by_side() {
     }
     assert!(!seen.contains(&"kata".to_owned()), "{seen:?}");
 
+    let own = |name: &str| recorded(&lab, name)["binary"].as_str().unwrap().to_owned();
+    assert!(own("classic").ends_with("/runc") && own("swift") == "/usr/bin/crun" && own("gvisor").ends_with("/runsc"));
+    figures_are_known(&lab);
+
     // The handler that asked for them is told the pod's annotations, and no others.
     let told = annotations(&lab);
     assert_eq!(told.iter().filter(|text| text.contains("example.dev/mode")).count(), 1, "{told:?}");
@@ -138,6 +149,57 @@ fn a_containerd_configuration_is_served_by_runc_crun_and_gvisor_side_by_side() {
     lab.ask(&["delete", "pod", "classic", "swift", "gvisor"]);
     lab.down(true);
     Machine::look().assert_same(&before);
+}
+
+/// What the node has found out stands on its Node, in wide tables and in warnings.
+fn figures_are_known(lab: &Lab) {
+    let mut known = serde_json::Value::Null;
+    wait("the Node tells what it measured", || {
+        let nodes: serde_json::Value = serde_json::from_str(&lab.ask(&["get", "nodes", "-o", "json"])).unwrap();
+        let text =
+            nodes["items"][0]["metadata"]["annotations"]["sampan.dev/handlers"].as_str().unwrap_or("{}").to_owned();
+        known = serde_json::from_str(&text).unwrap();
+        ["classic", "swift", "gvisor"].iter().all(|name| known[name]["pods"] == 1)
+    });
+    for (name, version) in [("classic", "runc version"), ("swift", "crun version"), ("gvisor", "runsc version")] {
+        let figures = &known[name];
+        assert_eq!(figures["works"], true, "{known}");
+        assert!(figures["version"].as_str().unwrap().starts_with(version), "{known}");
+        assert!(figures["coldStartMs"].as_u64().unwrap() > 0, "{known}");
+        assert!(figures["sandboxMemoryBytes"].as_u64().unwrap() > 100 << 10, "{known}");
+    }
+    let memory = |name: &str| known[name]["sandboxMemoryBytes"].as_u64().unwrap();
+    // A kernel in user space takes more than a process that waits.
+    assert!(memory("gvisor") > 4 * memory("classic"), "{known}");
+
+    let narrow = lab.ask(&["get", "runtimeclass"]);
+    assert_eq!(words(&narrow, 0), ["NAME", "HANDLER", "AGE"]);
+    let wide = lab.ask(&["get", "runtimeclass", "-o", "wide"]);
+    assert_eq!(words(&wide, 0)[3..], ["WORKS", "COLD", "START", "DECLARED", "MEASURED"]);
+    let row = words(wide.lines().find(|line| line.starts_with("gvisor")).unwrap(), 0);
+    assert!(row[3] == "1/1" && row[4].ends_with("ms") && row[5] == "<none>" && row[6].ends_with("Mi"), "{wide}");
+
+    let warned = |name: &str, more: &str| {
+        let output = lab.kubectl_with(&["apply", "-f", "-"], &(class_text(name) + more));
+        assert!(output.status.success());
+        text(&output.stderr)
+    };
+    let far = warned("classic", "overhead: {podFixed: {memory: 120Mi}}\n");
+    assert!(
+        far.contains(
+            "Warning: overhead.podFixed[memory]: 120Mi is declared, but sandboxes of handler \"classic\" take"
+        ),
+        "{far}"
+    );
+    assert_eq!(warned("swift", "overhead: {podFixed: {memory: 4Mi}}\n"), "");
+    let unknown = warned("kata", "");
+    assert!(unknown.contains("Warning: handler: no node offers \"kata\"; offered are: "), "{unknown}");
+    assert!(unknown.contains("classic, crun, gvisor, runc, swift"), "{unknown}");
+}
+
+/// The words of a line.
+fn words(text: &str, line: usize) -> Vec<&str> {
+    text.lines().nth(line).unwrap_or_default().split_whitespace().collect()
 }
 
 /// The annotations in every container's document.

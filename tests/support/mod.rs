@@ -353,7 +353,11 @@ impl Machine {
         let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
         Machine {
             mounts: mounts.lines().filter_map(|line| line.split(' ').nth(4).map(String::from)).collect(),
-            cgroups: lines("find", &["/sys/fs/cgroup", "-type", "d", "-name", "*"]).lines().map(String::from).collect(),
+            // One that goes away meanwhile is no failure of the look.
+            cgroups: lines("sh", &["-c", "find /sys/fs/cgroup -type d 2>/dev/null || true"])
+                .lines()
+                .map(String::from)
+                .collect(),
             links: lines("ip", &["-o", "link"])
                 .lines()
                 .filter_map(|line| line.split(": ").nth(1).map(String::from))

@@ -95,8 +95,15 @@ pub(crate) const EVENTS: &[Column] = &[
 
 pub(crate) const LEASES: &[Column] = &[NAME, text("Holder", "Who holds the lease."), AGE];
 
-pub(crate) const RUNTIME_CLASSES: &[Column] =
-    &[NAME, text("Handler", "Runtime configuration that the class means."), AGE];
+pub(crate) const RUNTIME_CLASSES: &[Column] = &[
+    NAME,
+    text("Handler", "Runtime configuration that the class means."),
+    AGE,
+    wide("Works", "Nodes on which the handler runs a test container, of those that know it."),
+    wide("Cold Start", "How long that container took on these nodes."),
+    wide("Declared", "Memory that the class declares as overhead of a pod."),
+    wide("Measured", "Memory that a pod's sandbox takes: medians of the nodes."),
+];
 
 pub(crate) const PRIORITY_CLASSES: &[Column] = &[
     NAME,

@@ -3,6 +3,8 @@
 //! Objects travel as the bytes that are stored; they are decoded only for Tables, metadata-only answers, YAML and
 //! indentation. Start at [`object`] and [`list`].
 
+use std::sync::Arc;
+
 use api::{Kind, Timestamp};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -40,7 +42,7 @@ impl Include {
 }
 
 /// Everything about the form of an answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Form {
     /// Media type and shape.
     pub format: Format,
@@ -48,6 +50,8 @@ pub struct Form {
     pub include: Include,
     /// For ages in Tables.
     pub now: Timestamp,
+    /// For Tables: objects of the kind that the rows read beside their own.
+    pub others: Arc<[Value]>,
 }
 
 /// A response with a JSON body.
@@ -127,7 +131,7 @@ fn column_definitions(kind: &Kind) -> Vec<Value> {
 }
 
 fn row(kind: &Kind, document: &Value, form: &Form) -> Value {
-    let cells = kind.rules.cells(document, form.now);
+    let cells = kind.rules.cells_among(document, &form.others, form.now);
     match form.include {
         Include::None => json!({"cells": cells}),
         Include::Metadata => json!({"cells": cells, "object": objects::partial(document)}),

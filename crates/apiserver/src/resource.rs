@@ -13,7 +13,7 @@ use serde_json::Value;
 use crate::answer::{self, Form, Include};
 use crate::authz::{self, Attributes};
 use crate::body::{self, Checked};
-use crate::codec::{self, BODY_BYTES_MAX, Format};
+use crate::codec::{self, BODY_BYTES_MAX, Format, Output};
 use crate::delete::{self, DeleteOptions};
 use crate::filter::Filter;
 use crate::list;
@@ -93,7 +93,12 @@ pub async fn respond(core: &Core, target: Target, user: UserInfo, request: Reque
     }
     // Errors are JSON whatever the client accepts, so the form is settled only now.
     let format = Format::negotiate(request.headers(), query.flag("pretty"))?;
-    let form = Form { format, include: Include::parse(query.get("includeObject"))?, now: clock::precise() };
+    let others = match target.kind.rules.cells_read() {
+        Some((group, plural)) if format.output == Output::Table => core.registry.world.all(group, plural).await,
+        _ => Vec::new(),
+    };
+    let include = Include::parse(query.get("includeObject"))?;
+    let form = Form { format, include, now: clock::precise(), others: others.into() };
     let (parts, body) = request.into_parts();
     let manager = owners::manager(&query, &parts.headers, &user);
     let asked = Asked { target, user, query, headers: parts.headers, form, warnings: Warnings::default(), manager };

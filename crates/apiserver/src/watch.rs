@@ -243,7 +243,7 @@ impl Watching {
             (Output::Object, Some(frame)) => frame.bytes(sort),
             (Output::Object, None) => frame_bytes(kind, sort.text(), stored, revision),
             (output, _) => {
-                let form = Form { now: crate::clock::precise(), ..self.subject.form };
+                let form = Form { now: crate::clock::precise(), ..self.subject.form.clone() };
                 let mut document = answer::shaped(kind, object::whole_at(kind, stored, revision), &form);
                 // The columns come with the first row only.
                 if output == Output::Table && std::mem::replace(&mut self.columns_sent, true) {

@@ -132,7 +132,12 @@ impl Container {
         let mut container = Container {
             key,
             id: request.container,
-            runtime: Runtime { binary: request.binary, root: request.root, arguments: request.arguments },
+            runtime: Runtime {
+                binary: request.binary,
+                root: request.root,
+                arguments: request.arguments,
+                timeout_milliseconds: request.timeout_milliseconds,
+            },
             status: status::CREATING,
             busy: true,
             pidfd: None,

@@ -10,7 +10,7 @@ use crate::connection::Connection;
 use crate::container::{Container, Ending, Scratch, reap_any};
 use crate::log::Stream;
 use crate::note::Notes;
-use crate::oci::{Outcome, Plan, Run, Stdio3, open_pidfd, words};
+use crate::oci::{Outcome, Plan, Run, Stdio3, open_told_pidfd, words};
 use crate::sys;
 use crate::wire::{self, Event, Failure, Reply, code};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -69,6 +69,8 @@ enum Purpose {
     KillAll,
     Delete {
         container: u32,
+        /// Whatever comes of it, the container is forgotten.
+        forget: bool,
     },
     /// Removes what a failed creation has left; then the failure is told.
     Cleanup {
@@ -321,7 +323,9 @@ impl Holder {
         match step.purpose {
             Purpose::Create { container } => self.finish_create(container, step.run, step.requester),
             Purpose::Start { container } => self.finish_start(container, step.run, step.requester),
-            Purpose::Delete { container } => self.finish_delete(container, step.run, step.requester),
+            Purpose::Delete { container, forget } => {
+                self.finish_delete((container, forget), step.run, step.requester);
+            }
             Purpose::KillAll => match step.run.finish(Vec::new) {
                 Ok(_) => self.done(step.requester),
                 Err(failure) => self.fail(step.requester, failure),
@@ -351,7 +355,7 @@ impl Holder {
         let result = run.finish(|| container.take_words()).and_then(|Outcome { pid, master }| {
             let system = |error: io::Error| Failure::new(code::SYSTEM, step, error.to_string());
             let pid = pid.ok_or_else(|| system(io::ErrorKind::InvalidData.into()))?;
-            container.created(pid, open_pidfd(pid).map_err(system)?, master).map_err(system)
+            container.created(pid, open_told_pidfd(pid).map_err(system)?, master).map_err(system)
         });
         container.busy = false;
         if let Err(failure) = result {
@@ -403,31 +407,40 @@ impl Holder {
         self.tell(&event, None);
     }
 
-    fn finish_delete(&mut self, key: u32, run: Run, requester: Option<Requester>) {
+    fn finish_delete(&mut self, (key, forget): (u32, bool), run: Run, requester: Option<Requester>) {
         let result = run.finish(Vec::new);
         if let Some(container) = self.container(key) {
             container.busy = false;
         }
         self.notice_exit(key, None);
         // At the end of the monitor there is nobody left to try again.
-        if let (Err(failure), None) = (&result, self.ending) {
-            return self.fail(requester, failure.clone());
-        }
-        if let Some(position) = self.containers.iter().position(|container| container.key == key) {
-            let container = self.containers.swap_remove(position);
-            if let Some(pidfd) = &container.pidfd {
-                let _ = sys::signal_process(std::os::fd::AsFd::as_fd(pidfd), 9);
+        let is_final = forget || self.ending.is_some();
+        if let Err(failure) = result {
+            self.fail(requester, failure);
+            if !is_final {
+                return;
             }
+        } else {
             self.done(requester);
-            self.tell(&Event::Deleted(wire::Deleted { container: container.id }), None);
         }
+        self.forget(key);
+    }
+
+    /// Forgets a container; what is left of its first process ends.
+    fn forget(&mut self, key: u32) {
+        let Some(position) = self.containers.iter().position(|container| container.key == key) else { return };
+        let container = self.containers.swap_remove(position);
+        if let Some(pidfd) = &container.pidfd {
+            let _ = sys::signal_process(std::os::fd::AsFd::as_fd(pidfd), 9);
+        }
+        self.tell(&Event::Deleted(wire::Deleted { container: container.id }), None);
     }
 
     fn finish_exec(&mut self, key: u32, run: Run, requester: Option<Requester>) {
         let result = run.finish(Vec::new).and_then(|outcome| {
             let system = |error: io::Error| Failure::new(code::SYSTEM, "exec", error.to_string());
             let pid = outcome.pid.ok_or_else(|| system(io::ErrorKind::InvalidData.into()))?;
-            Ok((pid, open_pidfd(pid).map_err(system)?, outcome.master))
+            Ok((pid, open_told_pidfd(pid).map_err(system)?, outcome.master))
         });
         let Some(exec) = self.execs.iter_mut().find(|exec| exec.key == key) else { return };
         match result {
@@ -452,7 +465,7 @@ impl Holder {
             if let Some(container) = self.container(key) {
                 container.busy = true;
             }
-            if self.begin_delete(key, Purpose::Delete { container: key }, None, 0).is_err() {
+            if self.begin_delete(key, Purpose::Delete { container: key, forget: true }, None, 0).is_err() {
                 self.containers.retain(|container| container.key != key);
             }
         }

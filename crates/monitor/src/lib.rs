@@ -18,6 +18,7 @@ pub mod nursery;
 mod oci;
 mod start;
 mod sys;
+pub mod tree;
 pub mod wire;
 
 pub use start::main;

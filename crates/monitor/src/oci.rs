@@ -5,15 +5,16 @@
 #![allow(clippy::disallowed_methods, reason = "the one module of this crate that starts processes")]
 
 use crate::clock;
+use crate::tree;
 use crate::wire::{Failure, code};
 use rustix::fs::MemfdFlags;
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
-use rustix::process::{Pid, PidfdFlags, Signal};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, waitid};
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, File};
 use std::io::{self, IoSliceMut, Read, Seek, SeekFrom};
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -32,6 +33,8 @@ pub struct Runtime {
     pub root: PathBuf,
     /// Further global arguments.
     pub arguments: Vec<String>,
+    /// Time for a step whose request does not say; 0 is the default.
+    pub timeout_milliseconds: u64,
 }
 
 /// Descriptors for a run; what is `None` is `/dev/null` for stdin, and a buffer for the others.
@@ -76,7 +79,7 @@ pub struct Plan {
     pub makes_process: bool,
     /// Ask for a console socket.
     pub terminal: bool,
-    /// 0 is the default.
+    /// 0 is the runtime's.
     pub timeout_milliseconds: u64,
 }
 
@@ -110,7 +113,7 @@ impl Run {
         command.stdin(stdio.stdin.map_or_else(Stdio::null, Stdio::from));
         command.stdout(stdio.stdout.map_or_else(|| words.try_clone().map(Stdio::from), |fd| Ok(Stdio::from(fd)))?);
         command.stderr(stdio.stderr.map_or_else(|| words.try_clone().map(Stdio::from), |fd| Ok(Stdio::from(fd)))?);
-        // An own process group, so that a time-out kills the runtime with its children.
+        // An own process group, so that what a failed run leaves is found.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
         let mut child = command.spawn()?;
         let pidfd = match open_pidfd(child.id()) {
@@ -121,18 +124,17 @@ impl Run {
                 return Err(error);
             }
         };
-        let time = if plan.timeout_milliseconds == 0 { TIMEOUT_MILLISECONDS } else { plan.timeout_milliseconds };
+        let asked = [plan.timeout_milliseconds, runtime.timeout_milliseconds];
+        let time = asked.into_iter().find(|time| *time > 0).unwrap_or(TIMEOUT_MILLISECONDS);
         let deadline = clock::monotonic_milliseconds().saturating_add(time);
         Ok(Run { step, child, pidfd, deadline, timed_out: false, log, words, pid_file, console })
     }
 
-    /// Kills the run; its end is seen by the pidfd as always.
+    /// Kills the run with all that it has started; its end is seen by the pidfd as always.
     pub fn time_out(&mut self) {
         self.timed_out = true;
         self.deadline = u64::MAX;
-        if let Some(group) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
-        }
+        tree::kill(self.child.id());
     }
 
     /// To be called once the pidfd is readable: the pid it made, if it makes one, and the terminal; or why not.
@@ -151,6 +153,10 @@ impl Run {
 
     fn outcome(&mut self, own_words: impl FnOnce() -> Vec<u8>) -> Result<Outcome, Failure> {
         let system = |error: io::Error, what: &str| Failure::new(code::SYSTEM, self.step, format!("{what}: {error}"));
+        if !tree::ended_well(self.child.id()) {
+            // A runtime that was killed leaves its helpers; while it is not reaped, the group is its own.
+            tree::kill_group(self.child.id());
+        }
         let status = self.child.wait().map_err(|error| system(error, "waiting for the runtime"))?;
         if self.timed_out {
             return Err(Failure::new(code::TIMED_OUT, self.step, "the runtime did not end in time and was killed"));
@@ -163,7 +169,14 @@ impl Run {
             });
         }
         let pid = match &self.pid_file {
-            Some(path) => Some(read_pid(path).map_err(|error| system(error, "reading the pid file"))?),
+            Some(path) => match read_pid(path) {
+                Ok(pid) => Some(pid),
+                Err(error) => {
+                    let message = format!("the runtime ended well and told no process: {error}");
+                    let runtime_message = self.last_words(own_words);
+                    return Err(Failure { runtime_message, ..Failure::new(code::SYSTEM, self.step, message) });
+                }
+            },
             None => None,
         };
         let master = match &self.console {
@@ -199,6 +212,16 @@ pub struct Outcome {
 pub fn open_pidfd(pid: u32) -> io::Result<OwnedFd> {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(io::ErrorKind::InvalidData)?;
     Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?)
+}
+
+/// Like [`open_pidfd`], for a pid that an OCI runtime has told: a wrong one would give us a stranger to wait for, and to
+/// kill.
+pub fn open_told_pidfd(pid: u32) -> io::Result<OwnedFd> {
+    let not_ours = || io::Error::new(io::ErrorKind::InvalidData, format!("the runtime told {pid}, no process it made"));
+    let pidfd = open_pidfd(pid).map_err(|_| not_ours())?;
+    let peek = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    waitid(WaitId::PidFd(pidfd.as_fd()), peek).map_err(|_| not_ours())?;
+    Ok(pidfd)
 }
 
 fn exit_code(status: ExitStatus) -> i32 {

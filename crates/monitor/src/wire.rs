@@ -104,7 +104,7 @@ pub struct Create {
     10 => exit_path: PathBuf,
     /// The container's cgroup directory that accounts memory (v1: of the memory hierarchy), read at exit for `oom`.
     11 => memory_cgroup: PathBuf,
-    /// Time for the step; 0 is two minutes.
+    /// Time for the step, and for later ones of this container that do not say; 0 is two minutes.
     12 => timeout_milliseconds: u64,
     /// Start its program in the same step, by the OCI runtime's `run --detach` instead of its `create`. A monitor that
     /// does not know this field only creates, which the reply shows.
@@ -115,7 +115,7 @@ pub struct Create {
 pub struct Start {
     /// Which container.
     1 => container: String,
-    /// Time for the step; 0 is two minutes.
+    /// Time for the step; 0 is that of its creation.
     2 => timeout_milliseconds: u64,
 }
 
@@ -135,8 +135,10 @@ pub struct Signal {
 pub struct Delete {
     /// Which container.
     1 => container: String,
-    /// Time for the step; 0 is two minutes.
+    /// Time for the step; 0 is that of its creation.
     2 => timeout_milliseconds: u64,
+    /// Forget it even if the OCI runtime fails, which is told all the same: the client takes away what is left.
+    3 => forget: bool,
 }
 
 /// See [`Request::Exec`]. Without a terminal the frame carries three descriptors: the process's stdin, stdout and stderr.
@@ -149,7 +151,7 @@ pub struct Exec {
     3 => process: PathBuf,
     /// The same as `terminal` in the file; the reply then carries the master's descriptor.
     4 => terminal: bool,
-    /// Time until the process runs, not for its whole life; 0 is two minutes.
+    /// Time until the process runs, not for its whole life; 0 is that of the container's creation.
     5 => timeout_milliseconds: u64,
 }
 

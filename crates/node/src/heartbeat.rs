@@ -7,6 +7,7 @@ mod facts;
 mod status;
 
 use crate::eviction::Pressure;
+use api::handlers::ByHandler;
 use cri::v1;
 use facts::{Machine, Seen};
 use http::StatusCode;
@@ -84,6 +85,7 @@ pub async fn run(options: Options, ready: watch::Sender<bool>, cancel: Cancellat
         written: None,
         written_at: None,
         lease_at: None,
+        figures: ByHandler::new(),
     };
     loop {
         let Some(beat) = cancel.run_until_cancelled(heart.beat()).await else { return };
@@ -116,6 +118,8 @@ struct Heart {
     written: Option<Value>,
     written_at: Option<Timestamp>,
     lease_at: Option<Timestamp>,
+    /// The handlers' figures that the API has.
+    figures: ByHandler,
 }
 
 impl Heart {
@@ -130,6 +134,13 @@ impl Heart {
         }
         let now = crate::pod::clock::Clock::System.now();
         self.report(&seen, now).await?;
+        if api::handlers::have_moved(&self.figures, &seen.figures) && !seen.figures.is_empty() {
+            // A courtesy too: the node is as ready without it.
+            match self.annotate(&seen.figures).await {
+                Ok(()) => self.figures = seen.figures.clone(),
+                Err(error) => tracing::debug!(%error, "figures of handlers not written"),
+            }
+        }
         if self.lease_at.is_none_or(|at| is_due(at, now, LEASE_PERIOD)) {
             // A lease that cannot be written yet (its namespace comes up beside us) must not keep the node from Ready.
             match self.renew(now).await {
@@ -154,6 +165,8 @@ impl Heart {
             Err(error) => return Err(error),
         }
         self.is_registered = true;
+        // An object that somebody deleted took them along.
+        self.figures.clear();
         Ok(())
     }
 
@@ -178,6 +191,13 @@ impl Heart {
         within(self.nodes.patch_status(&self.options.node_name, &PatchParams::default(), &change)).await?;
         (self.written, self.written_at) = (Some(bare), Some(now));
         Ok(())
+    }
+
+    /// Writes what is known of the handlers onto the Node.
+    async fn annotate(&self, figures: &ByHandler) -> Result<(), Error> {
+        let text = api::handlers::render(figures);
+        let change = Patch::Merge(json!({ "metadata": { "annotations": { (api::handlers::ANNOTATION): text } } }));
+        within(self.nodes.patch(&self.options.node_name, &PatchParams::default(), &change)).await.map(drop)
     }
 
     async fn renew(&self, now: Timestamp) -> Result<(), Error> {

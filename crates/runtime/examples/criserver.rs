@@ -40,6 +40,7 @@ async fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
             cgroup_top: cgroup.clone(),
             handlers: ["runc", "crun"].map(|name| runtime::Handler::new(name, format!("/usr/bin/{name}"))).into(),
             default_handler: handler.clone(),
+            command_timeout: runtime::COMMAND_TIMEOUT,
             network: network::Options {
                 bridge: bridge.clone(),
                 pod_cidr: cidr.parse()?,

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use crate::cgroup::Hierarchies;
 use crate::error::Error;
 use crate::options::Handler;
 
@@ -27,26 +28,48 @@ pub struct Passed {
     pub cold_start: Duration,
 }
 
-/// Tests a handler in a scratch directory, which must be the caller's alone and is left empty. Blocks for a moment.
+/// Tests a handler in a scratch directory, which must be the caller's alone and is left empty. Blocks for a moment, with a
+/// handler that hangs for a few times `patience`, the time of one of its commands.
 ///
 /// # Errors
 /// The step that failed, with the OCI runtime's own words.
-pub fn self_test(handler: &Handler, scratch: &Path) -> Result<Passed, Error> {
+pub fn self_test(handler: &Handler, scratch: &Path, patience: Duration) -> Result<Passed, Error> {
+    let cgroup = format!("/sampan-self-test-{}", std::process::id());
+    test(handler, &Place { scratch: scratch.into(), cgroup }, patience)
+}
+
+/// Where a test takes place; both are its own alone.
+pub(crate) struct Place {
+    pub scratch: PathBuf,
+    pub cgroup: String,
+}
+
+pub(crate) fn test(handler: &Handler, place: &Place, patience: Duration) -> Result<Passed, Error> {
+    let tested = run(handler, place, patience);
+    // A runtime that failed, or was killed, may have left a process; after a good run there is nothing.
+    let swept = Hierarchies::find().and_then(|all| all.kill(&place.cgroup).and_then(|()| all.remove(&place.cgroup)));
+    if let Err(error) = swept {
+        tracing::warn!(handler = handler.name, %error, "remove the cgroup of a test");
+    }
+    tested
+}
+
+fn run(handler: &Handler, Place { scratch, cgroup }: &Place, patience: Duration) -> Result<Passed, Error> {
     let failed = |step: &str| {
         let step = format!("handler {:?} ({}): {step}", handler.name, handler.binary.display());
         move |error: std::io::Error| Error::step(step, error)
     };
     let binary = handler.executable()?;
-    let version = crate::process::version(&binary).map_err(failed("run it"))?;
+    let version = crate::process::version(&binary, patience).map_err(failed("run it"))?;
     let bundle = scratch.join("bundle");
     let id = format!("self-test-{}", std::process::id());
     let binds = root(&bundle.join("rootfs")).map_err(failed("make a root"))?;
-    fs::write(bundle.join("config.json"), document(&id, binds).to_string()).map_err(failed("make a bundle"))?;
+    fs::write(bundle.join("config.json"), document(cgroup, binds).to_string()).map_err(failed("make a bundle"))?;
     let run = |arguments: &[&str]| {
         let mut all = vec!["--root".to_owned(), scratch.join("root").to_string_lossy().into_owned()];
         all.extend(handler.arguments.iter().cloned());
         all.extend(arguments.iter().map(|argument| (*argument).to_owned()));
-        crate::process::run(binary.as_os_str(), all)
+        crate::process::run(binary.as_os_str(), all, patience)
     };
     let began = crate::clock::instant();
     let ran = run(&["run", "--bundle", &bundle.to_string_lossy(), &id]).map_err(failed("run a container"));
@@ -83,7 +106,7 @@ fn root(directory: &Path) -> std::io::Result<Vec<Value>> {
     Ok(binds)
 }
 
-fn document(id: &str, binds: Vec<Value>) -> Value {
+fn document(cgroup: &str, binds: Vec<Value>) -> Value {
     let mut mounts = binds;
     mounts.push(
         json!({ "destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"] }),
@@ -94,7 +117,7 @@ fn document(id: &str, binds: Vec<Value>) -> Value {
         "root": { "path": "rootfs" },
         "mounts": mounts,
         "linux": {
-            "cgroupsPath": format!("/sampan-{id}"),
+            "cgroupsPath": cgroup,
             "namespaces": [{ "type": "mount" }, { "type": "pid" }, { "type": "network" }, { "type": "ipc" }, { "type": "uts" }],
         },
     })

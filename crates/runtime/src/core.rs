@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use cri::v1::{ContainerEventResponse, ContainerEventType};
 use monitor::wire::{Event, Exited, Snapshot, status};
@@ -14,6 +15,7 @@ use crate::cgroup::Hierarchies;
 use crate::clock;
 use crate::error::Error;
 use crate::events::Events;
+use crate::figures::Figures;
 use crate::gate::Gate;
 use crate::handlers::Handlers;
 use crate::link::{Link, Listener};
@@ -28,6 +30,10 @@ pub(crate) struct Core {
     pub layout: Layout,
     pub cgroup_top: String,
     pub handlers: Handlers,
+    /// Longest time of one command of an OCI runtime.
+    pub command_timeout: Duration,
+    /// What is known of the handlers.
+    pub figures: Figures,
     pub monitors: Monitors,
     pub gate: Gate,
     pub network: network::Network,
@@ -188,6 +194,10 @@ impl Ear {
 
     fn exited(&self, exited: &Exited) {
         if let Some((core, container)) = self.container(&exited.container) {
+            if container.stage() == Stage::Starting {
+                // It was made and never started: the start fails, and says so (POD-37).
+                return;
+            }
             core.ended(&container, exited.exit_code, nanoseconds(exited.finished_at), exited.oom);
         }
     }

@@ -62,6 +62,14 @@ pub enum Error {
         /// Why it failed.
         reason: String,
     },
+    /// Starting a container (names the handler; the reason begins with the step of its OCI runtime).
+    #[error("start the container: handler {handler:?}: {reason}")]
+    Start {
+        /// The handler's name.
+        handler: String,
+        /// Which step failed, and why.
+        reason: String,
+    },
     /// The time given to a command is over.
     #[error("{0}")]
     DeadlineExceeded(String),
@@ -104,6 +112,7 @@ impl From<Error> for Status {
             | Error::NoBinary { .. }
             | Error::Step { .. }
             | Error::Sandbox { .. }
+            | Error::Start { .. }
             | Error::File { .. } => Status::unknown(text),
         }
     }

@@ -29,11 +29,14 @@ impl Handler {
                 Err(_) => Err(missing("does not exist")),
             };
         }
-        let path = std::env::var_os("PATH").unwrap_or_default();
-        let found =
-            std::env::split_paths(&path).map(|directory| directory.join(&self.binary)).find(|file| is_program(file));
-        found.ok_or_else(|| missing("is not in PATH"))
+        find_program(&self.binary).ok_or_else(|| missing("is not in PATH"))
     }
+}
+
+/// Where PATH finds a program.
+pub fn find_program(name: impl AsRef<Path>) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|directory| directory.join(name.as_ref())).find(|file| is_program(file))
 }
 
 fn is_program(file: &Path) -> bool {

@@ -30,6 +30,7 @@ pub(crate) fn status(core: &Core, is_verbose: bool) -> StatusResponse {
             "defaultHandler": table.default, "handlers": handlers,
         });
         info.insert("config".into(), text.to_string());
+        info.insert("handlers".into(), core.figures.to_value().to_string());
     }
     StatusResponse {
         status: Some(RuntimeStatus { conditions: vec![ready("RuntimeReady"), ready("NetworkReady")] }),

@@ -16,6 +16,7 @@ mod core;
 mod descriptor;
 mod error;
 mod events;
+mod figures;
 mod gate;
 mod handlers;
 mod images;
@@ -37,5 +38,6 @@ mod streaming;
 
 pub use check::{Passed, self_test};
 pub use error::Error;
-pub use options::{Handler, Options};
+pub use handlers::find_program;
+pub use options::{COMMAND_TIMEOUT, COMMAND_TIMEOUT_MAX, Handler, Options};
 pub use server::Runtime;

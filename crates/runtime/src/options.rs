@@ -2,6 +2,12 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
+
+/// The usual [`Options::command_timeout`]. A failed creation takes two commands, and clients wait two minutes for it.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(40);
+/// The longest one.
+pub const COMMAND_TIMEOUT_MAX: Duration = Duration::from_secs(55);
 
 /// How an embedded runtime is set up. Paths are absolute.
 pub struct Options {
@@ -15,6 +21,8 @@ pub struct Options {
     pub handlers: Vec<Handler>,
     /// Name of the handler that "" means.
     pub default_handler: String,
+    /// Longest time of one command of an OCI runtime; then it is killed with everything that it has started.
+    pub command_timeout: Duration,
     /// The pod network.
     pub network: network::Options,
     /// The image store, already open.

@@ -42,6 +42,16 @@ pub(crate) struct SandboxRecord {
     pub config: cri::v1::PodSandboxConfig,
 }
 
+impl SandboxRecord {
+    /// The handler's own name, also where "" was asked for: its state directory bears it.
+    pub(crate) fn handler_name(&self) -> String {
+        match (self.handler.as_str(), self.root.file_name()) {
+            ("", Some(name)) => name.to_string_lossy().into_owned(),
+            (asked, _) => asked.to_owned(),
+        }
+    }
+}
+
 /// A container as it was asked for.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ContainerRecord {

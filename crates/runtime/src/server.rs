@@ -17,6 +17,7 @@ use crate::cgroup::Hierarchies;
 use crate::core::Core;
 use crate::error::Error;
 use crate::events::Events;
+use crate::figures::{self, Figures};
 use crate::gate::Gate;
 use crate::handlers::{Handlers, Table};
 use crate::oci::{Machine, capabilities};
@@ -68,6 +69,8 @@ impl Runtime {
             layout,
             cgroup_top: options.cgroup_top.trim_end_matches('/').to_owned(),
             handlers,
+            command_timeout: options.command_timeout,
+            figures: Figures::default(),
             monitors: Monitors::new(options.monitor_command),
             gate: Gate::new(),
             network,
@@ -82,6 +85,7 @@ impl Runtime {
         });
         startup::take_over(&core).await?;
         core.tasks.spawn(streaming::serve(core.clone(), listener));
+        core.tasks.spawn(figures::run(core.clone()));
         Ok(Runtime { core })
     }
 
@@ -168,6 +172,8 @@ fn erase(core: &Core) -> Result<(), Error> {
         }
     }
     rootfs::remove_tree(&core.layout.run.join("oci"), &[])?;
+    figures::close(core);
+    figures::sweep(core)?;
     for name in ["monitors", "sandboxes"] {
         startup::erase_cgroup(core, &format!("{}/{name}", core.cgroup_top))?;
     }

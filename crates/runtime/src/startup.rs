@@ -129,6 +129,7 @@ async fn end_stray_monitor(core: &Arc<Core>, id: &str) {
 }
 
 fn sweep_files(core: &Core) -> Result<(), Error> {
+    crate::figures::sweep(core)?;
     let layout = &core.layout;
     for id in names(&layout.container_run("")).union(&names(&layout.container_data(""))) {
         if core.state.container(id).is_err() {

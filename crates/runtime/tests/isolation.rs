@@ -143,7 +143,7 @@ async fn another_handler_runs_its_own_program() {
     world.handler = "crun";
     let scratch = world.root.path().join("scratch");
     let handler = runtime::Handler::new("crun", "/usr/bin/crun");
-    if let Err(error) = runtime::self_test(&handler, &scratch) {
+    if let Err(error) = runtime::self_test(&handler, &scratch, runtime::COMMAND_TIMEOUT) {
         // A machine on which crun does not work says so here and by `sampan check`.
         assert!(error.to_string().contains("crun"), "{error}");
         return;

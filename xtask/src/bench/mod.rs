@@ -4,6 +4,7 @@
 //! because something was slow.
 
 mod disk;
+mod handlers;
 mod node;
 mod pull;
 mod start;
@@ -17,7 +18,8 @@ pub fn run(what: &str, pods: u32) -> anyhow::Result<()> {
     match what {
         "start" => start::run(pods),
         "pull" => pull::run(),
-        other => bail!("there is no benchmark {other:?}; try `start` or `pull`"),
+        "handlers" => handlers::run(),
+        other => bail!("there is no benchmark {other:?}; try `start`, `pull` or `handlers`"),
     }
 }
 

@@ -27,6 +27,11 @@ pub const RUN_DIR: &str = "/dev/shm/sampan-bench";
 impl Node {
     /// Builds the release binary, starts registry and node.
     pub fn start(handler: &str) -> anyhow::Result<Node> {
+        Node::start_with(handler, &[])
+    }
+
+    /// The same with more flags.
+    pub fn start_with(handler: &str, more: &[&str]) -> anyhow::Result<Node> {
         shell::run("cargo", &["build", "--release", "--quiet", "--bin", "sampan"])?;
         let dir = PathBuf::from("/var/tmp/sampan-bench");
         let registry = Registry::new(&dir.join("registry"), REGISTRY_PORT);
@@ -42,7 +47,7 @@ impl Node {
         // Once cold, then warm: the second is what a user sees every day.
         for _ in 0..2 {
             let began = Instant::now();
-            node.sampan(&[
+            let usual = [
                 "up",
                 "--detach",
                 "--no-merge-kubeconfig",
@@ -54,7 +59,8 @@ impl Node {
                 "250",
                 "--default-handler",
                 handler,
-            ])?;
+            ];
+            node.sampan(&[&usual, more].concat())?;
             node.up = began.elapsed();
             if !node.disk.directory().join("warm").exists() {
                 std::fs::write(node.disk.directory().join("warm"), "")?;
@@ -74,6 +80,12 @@ impl Node {
     /// The administrator's kubeconfig.
     pub fn kubeconfig(&self) -> PathBuf {
         self.disk.directory().join("data/admin.kubeconfig")
+    }
+
+    /// How the administrator's client is set up.
+    pub async fn config(&self) -> anyhow::Result<kube::Config> {
+        let read = kube::config::Kubeconfig::read_from(self.kubeconfig())?;
+        Ok(kube::Config::from_custom_kubeconfig(read, &Default::default()).await?)
     }
 
     /// The run directory.

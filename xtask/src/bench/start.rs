@@ -7,7 +7,6 @@ use anyhow::{Context, bail};
 use futures_util::{StreamExt, TryStreamExt};
 use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, PostParams, WatchEvent, WatchParams};
-use kube::config::{KubeConfigOptions, Kubeconfig};
 use serde_json::json;
 
 use super::Sample;
@@ -31,20 +30,18 @@ pub fn run(pods: u32) -> anyhow::Result<()> {
 async fn measure(node: &Node, handler: &str, pods: u32) -> anyhow::Result<()> {
     println!("up --detach to Ready (warm)      {:.0} ms", node.up.as_secs_f64() * 1000.0);
     println!("memory, idle                     {:.1} MB PSS", node.pss_megabytes());
-    let config =
-        kube::Config::from_custom_kubeconfig(Kubeconfig::read_from(node.kubeconfig())?, &KubeConfigOptions::default())
-            .await?;
-    let api: Api<Pod> = Api::default_namespaced(kube::Client::try_from(config)?);
+    let api: Api<Pod> = Api::default_namespaced(kube::Client::try_from(node.config().await?)?);
     // The first pod pulls the image; its bundle is what the bare runtime runs.
-    start_one(&api, node, "warm").await?;
+    start_one(&api, node, ("warm", None)).await?;
     let bundle = bundle(&node.run_dir())?;
-    let bare = bare_runs(handler, &bundle, 20)?;
+    let runtime = Bare { handler, arguments: &[], bundle: &bundle };
+    let bare = runtime.runs(20)?;
     remove(&api, "warm").await?;
     println!("bare {handler} run                    {}", bare.text());
     let (cpu, mut times) = (node.cpu(), Vec::new());
     for nth in 0..pods {
         let name = format!("one-{nth}");
-        times.push(start_one(&api, node, &name).await?);
+        times.push(start_one(&api, node, (&name, None)).await?);
         remove(&api, &name).await?;
     }
     let (ours, unit) = (Sample::of(times), bare.quantile(0.5));
@@ -56,7 +53,7 @@ async fn measure(node: &Node, handler: &str, pods: u32) -> anyhow::Result<()> {
     let mut ratios = Vec::new();
     for round in 1..=ROUNDS {
         // The machine's pace changes from minute to minute: the bare runtime is measured right before.
-        let unit = bare_runs(handler, &bundle, 20)?.quantile(0.5);
+        let unit = runtime.runs(20)?.quantile(0.5);
         let took = start_many(&api, node).await?.as_secs_f64() * 1000.0;
         println!(
             "{AT_ONCE} pods at once, round {round}         {took:.0} ms   {:.1} x bare ({unit:.1} ms)",
@@ -95,10 +92,10 @@ async fn until_none(api: &Api<Pod>) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn pod(name: &str, image: &str) -> anyhow::Result<Pod> {
+fn pod(name: &str, image: &str, class: Option<&str>) -> anyhow::Result<Pod> {
     Ok(serde_json::from_value(json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name},
-        "spec": {"terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": image, "command": ["sleep", "3600"]}]},
+        "spec": {"runtimeClassName": class, "terminationGracePeriodSeconds": 0, "containers": [{"name": "c", "image": image, "command": ["sleep", "3600"]}]},
     }))?)
 }
 
@@ -107,8 +104,8 @@ fn running(pod: &Pod) -> bool {
 }
 
 /// Creates a pod and waits until a watch that was open before shows it Running.
-async fn start_one(api: &Api<Pod>, node: &Node, name: &str) -> anyhow::Result<Duration> {
-    let wanted = pod(name, &node.image())?;
+pub async fn start_one(api: &Api<Pod>, node: &Node, (name, class): (&str, Option<&str>)) -> anyhow::Result<Duration> {
+    let wanted = pod(name, &node.image(), class)?;
     let since = api.list(&Default::default()).await?.metadata.resource_version.context("the list has no version")?;
     let mut watch = api.watch(&WatchParams::default().fields(&format!("metadata.name={name}")), &since).await?.boxed();
     let began = Instant::now();
@@ -131,7 +128,7 @@ async fn start_many(api: &Api<Pod>, node: &Node) -> anyhow::Result<Duration> {
     let image = node.image();
     let creates = (0..AT_ONCE).map(|nth| {
         let image = image.clone();
-        async move { anyhow::Ok(api.create(&PostParams::default(), &pod(&many(nth), &image)?).await?) }
+        async move { anyhow::Ok(api.create(&PostParams::default(), &pod(&many(nth), &image, None)?).await?) }
     });
     let created = futures_util::future::try_join_all(creates);
     let all = async {
@@ -153,7 +150,7 @@ async fn start_many(api: &Api<Pod>, node: &Node) -> anyhow::Result<Duration> {
     took.context("not all pods are Running")?
 }
 
-async fn remove(api: &Api<Pod>, name: &str) -> anyhow::Result<()> {
+pub async fn remove(api: &Api<Pod>, name: &str) -> anyhow::Result<()> {
     api.delete(name, &DeleteParams::default().grace_period(1)).await?;
     let began = Instant::now();
     while api.get_opt(name).await?.is_some() {
@@ -166,7 +163,7 @@ async fn remove(api: &Api<Pod>, name: &str) -> anyhow::Result<()> {
 }
 
 /// A copy of a running container's bundle that needs nothing of ours: own namespaces, own root file system.
-fn bundle(run_dir: &Path) -> anyhow::Result<PathBuf> {
+pub fn bundle(run_dir: &Path) -> anyhow::Result<PathBuf> {
     let source = std::fs::read_dir(run_dir.join("containers"))?.flatten().next().context("no container runs")?.path();
     let copy = PathBuf::from("/var/tmp/sampan-bench/bare");
     let _ = std::fs::remove_dir_all(&copy);
@@ -186,24 +183,66 @@ fn bundle(run_dir: &Path) -> anyhow::Result<PathBuf> {
     Ok(copy)
 }
 
-fn bare_runs(handler: &str, bundle: &Path, times: u32) -> anyhow::Result<Sample> {
-    let bundle = bundle.to_str().context("odd path")?;
-    let root = format!("{RUN_DIR}/bare");
-    let mut sample = Vec::new();
-    for nth in 0..times {
-        let id = format!("sampan-bench-{nth}");
-        let began = Instant::now();
-        let status = std::process::Command::new(handler)
-            .args(["--root", &root, "run", "--detach", "--bundle", bundle, &id])
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::inherit())
-            .status()?;
-        sample.push(began.elapsed());
-        if !status.success() {
-            bail!("bare {handler} run ended with {status}");
+/// A runtime without us: a bundle that it runs by itself.
+pub struct Bare<'a> {
+    /// Its program.
+    pub handler: &'a str,
+    /// Global arguments.
+    pub arguments: &'a [&'a str],
+    /// From [`bundle`].
+    pub bundle: &'a Path,
+}
+
+impl Bare<'_> {
+    /// Times of `run --detach`.
+    pub fn runs(&self, times: u32) -> anyhow::Result<Sample> {
+        let mut sample = Vec::new();
+        for nth in 0..times {
+            let id = format!("sampan-bench-{nth}");
+            sample.push(self.start(&id, None)?);
+            self.delete(&id)?;
         }
-        shell::run(handler, &["--root", &root, "delete", "--force", &id])?;
+        Ok(Sample::of(sample))
     }
-    Ok(Sample::of(sample))
+
+    /// Looks at a container while it runs, by the pid that the runtime tells.
+    pub fn while_running<T>(&self, look: impl FnOnce(u32) -> T) -> anyhow::Result<T> {
+        let file = PathBuf::from(format!("{RUN_DIR}/bare.pid"));
+        self.start("sampan-bench", Some(&file))?;
+        let pid = std::fs::read_to_string(&file)?.trim().parse()?;
+        let seen = look(pid);
+        self.delete("sampan-bench")?;
+        std::fs::remove_file(file)?;
+        Ok(seen)
+    }
+
+    fn global(&self) -> std::process::Command {
+        let mut command = std::process::Command::new(self.handler);
+        command.args(["--root", &format!("{RUN_DIR}/bare-{}", self.handler)]).args(self.arguments);
+        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
+        command
+    }
+
+    fn start(&self, id: &str, pid_file: Option<&Path>) -> anyhow::Result<Duration> {
+        let mut command = self.global();
+        command.args(["run", "--detach", "--bundle"]).arg(self.bundle);
+        if let Some(file) = pid_file {
+            command.arg("--pid-file").arg(file);
+        }
+        let began = Instant::now();
+        let status = command.arg(id).status()?;
+        let took = began.elapsed();
+        if !status.success() {
+            bail!("bare {} run ended with {status}", self.handler);
+        }
+        Ok(took)
+    }
+
+    fn delete(&self, id: &str) -> anyhow::Result<()> {
+        let status = self.global().args(["delete", "--force", id]).status()?;
+        if !status.success() {
+            bail!("bare {} delete ended with {status}", self.handler);
+        }
+        Ok(())
+    }
 }

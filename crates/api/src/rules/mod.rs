@@ -77,6 +77,17 @@ pub trait Rules: Sync + Send {
     /// Cells of a table row, one for each column of the kind.
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value>;
 
+    /// Another kind without namespaces (group and plural) whose objects have a part in the cells: see
+    /// [`Rules::cells_among`].
+    fn cells_read(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
+    /// Cells of a table row, beside all objects of the kind that [`Rules::cells_read`] names.
+    fn cells_among(&self, object: &Value, _others: &[Value], now: Timestamp) -> Vec<Value> {
+        self.cells(object, now)
+    }
+
     /// Converts between the served and the stored form, where they differ.
     fn convert(&self, _object: &mut Value, _toward: Toward) {}
 

@@ -6,6 +6,7 @@ use serde_json::Value;
 use super::pod::{resources, scheduling};
 use super::{Rules, age_cell, name_cell};
 use crate::field::{FieldError, Path};
+use crate::handlers;
 use crate::look;
 use crate::meta;
 use crate::names;
@@ -53,7 +54,18 @@ impl Rules for RuntimeClasses {
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
-        vec![name_cell(object), Value::from(look::text(object, "handler")), age_cell(object, now)]
+        self.cells_among(object, &[], now)
+    }
+
+    fn cells_read(&self) -> Option<(&'static str, &'static str)> {
+        Some(("", "nodes"))
+    }
+
+    fn cells_among(&self, object: &Value, nodes: &[Value], now: Timestamp) -> Vec<Value> {
+        let handler = look::text(object, "handler");
+        let mut cells = vec![name_cell(object), Value::from(handler), age_cell(object, now)];
+        cells.extend(handlers::of_nodes(handler, nodes).cells(object).map(Value::from));
+        cells
     }
 
     fn creates_on_update(&self) -> bool {

@@ -1,5 +1,6 @@
 //! `RuntimeClass`: merges a class's overhead and scheduling into new pods (RTC-24 to RTC-35).
 //!
+//! Of classes themselves it warns: a handler that no node offers, an overhead far from what nodes measure.
 //! The lookup reads the store, so a class that was deleted is never admitted (RTC-28).
 
 use api::pod::toleration::{self, Toleration};
@@ -35,6 +36,10 @@ impl Plugin for RuntimeClass {
     }
 
     async fn validate(&self, request: &Request<'_>, pod: Option<&Value>) -> Result<(), Status> {
+        if let Some(class) = pod.filter(|_| request.is_on("node.k8s.io", "runtimeclasses")) {
+            warn(request, class).await;
+            return Ok(());
+        }
         let Some(pod) = pod.filter(|_| request.is_on("", "pods") && request.operation == Operation::Create) else {
             return Ok(());
         };
@@ -47,6 +52,12 @@ impl Plugin for RuntimeClass {
             Some(_) => Ok(()),
         }
     }
+}
+
+/// Tells who writes a class what the nodes know of its handler. Never refuses: a class may come before its nodes.
+async fn warn(request: &Request<'_>, class: &Value) {
+    let nodes = request.world.all("", "nodes").await;
+    request.warnings.extend(api::handlers::of_nodes(look::text(class, "handler"), &nodes).warnings(class));
 }
 
 /// RTC-26, 27, 29: no name, no class; an unknown name is refused.

@@ -207,9 +207,14 @@ impl Holder {
         }
         let (key, binary) = (container.key, container.runtime.binary.clone());
         self.ready_for_steps("delete")?;
-        let purpose = Purpose::Delete { container: key };
-        self.begin_delete(key, purpose, Some(requester), request.timeout_milliseconds)
-            .map_err(|error| unstartable("delete", &binary, &error))?;
+        let purpose = Purpose::Delete { container: key, forget: request.forget };
+        let begun = self.begin_delete(key, purpose, Some(requester), request.timeout_milliseconds);
+        if let Err(error) = begun {
+            if request.forget {
+                self.forget(key);
+            }
+            return Err(unstartable("delete", &binary, &error));
+        }
         self.find(&request.container, "delete")?.busy = true;
         Ok(None)
     }

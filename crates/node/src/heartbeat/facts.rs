@@ -4,6 +4,7 @@
 
 use super::{Conditions, limited};
 use crate::pod::act::rpc;
+use api::handlers::ByHandler;
 use cri::v1;
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -32,6 +33,8 @@ pub(super) struct Seen {
     pub handlers: Vec<v1::RuntimeHandler>,
     pub features: Option<v1::RuntimeFeatures>,
     pub images: Vec<v1::Image>,
+    /// What the runtime found out about its handlers; other runtimes tell nothing.
+    pub figures: ByHandler,
 }
 
 impl Machine {
@@ -89,7 +92,7 @@ fn size_name(kib: u64) -> String {
 pub(super) async fn look(cri: &cri::Client) -> Result<Seen, String> {
     let (mut runtime, mut other, mut images) = (cri.runtime.clone(), cri.runtime.clone(), cri.images.clone());
     let version = runtime.version(limited(v1::VersionRequest::default()));
-    let status = other.status(limited(v1::StatusRequest { verbose: false }));
+    let status = other.status(limited(v1::StatusRequest { verbose: true }));
     let list = images.list_images(limited(v1::ListImagesRequest { filter: None }));
     let (version, status, list) = tokio::join!(rpc(version), rpc(status), rpc(list));
     let version = version.map_err(|s| s.message().to_owned())?.into_inner();
@@ -99,6 +102,7 @@ pub(super) async fn look(cri: &cri::Client) -> Result<Seen, String> {
         conditions: status.status.map(|s| s.conditions).unwrap_or_default(),
         handlers: status.runtime_handlers,
         features: status.features,
+        figures: status.info.get("handlers").map(|text| api::handlers::parse(text)).unwrap_or_default(),
         images: list.map(|l| l.into_inner().images).unwrap_or_default(),
     })
 }

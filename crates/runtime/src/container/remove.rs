@@ -8,8 +8,8 @@ use monitor::wire::{Delete, Request};
 
 use crate::core::Core;
 use crate::error::Error;
-use crate::rootfs;
 use crate::state::{Container, Stage};
+use crate::{rootfs, startup};
 
 pub(crate) async fn remove(core: Arc<Core>, id: String) -> Result<(), Error> {
     let Ok(container) = core.state.container(&id) else { return Ok(()) };
@@ -23,13 +23,11 @@ pub(crate) async fn unmake(core: &Arc<Core>, container: &Arc<Container>) -> Resu
         super::stop::kill(core, container).await?;
     }
     if let Ok(link) = container.sandbox.link() {
-        let delete = Delete { container: container.record.id.clone(), timeout_milliseconds: 0 };
-        match link.ask(Request::Delete(delete)).await {
-            Err(failure) if container.sandbox.record.binary.exists() => {
-                return Err(Error::step("delete the container", failure));
-            }
-            // Without the OCI runtime, what is left goes below.
-            _ => {}
+        let delete = Delete { container: container.record.id.clone(), forget: true, ..Delete::default() };
+        if let Err(failure) = link.ask(Request::Delete(delete)).await {
+            // An OCI runtime that fails, or is gone, must not keep a pod for ever: what is left goes below.
+            let handler = container.sandbox.record.handler_name();
+            tracing::warn!(container = container.id(), handler, %failure, "delete the container");
         }
     }
     let (inner, own) = (core.clone(), container.clone());
@@ -43,19 +41,29 @@ pub(crate) async fn unmake(core: &Arc<Core>, container: &Arc<Container>) -> Resu
 }
 
 fn erase(core: &Core, container: &Container) -> Result<(), Error> {
-    let (record, sandbox) = (&container.record, &container.sandbox.record);
-    let state = sandbox.root.join(&record.id);
-    if state.exists() && sandbox.binary.exists() {
-        // The monitor is gone and left the OCI runtime's state.
-        forget_in_oci(core, container).map_err(|error| Error::step("delete the container", error))?;
-    }
-    // An OCI runtime that was taken off the machine leaves a directory, and processes that go with their cgroup.
-    let cgroup = container.cgroup();
-    core.hierarchies.kill(&cgroup).map_err(Error::file("kill cgroup", &cgroup))?;
-    core.hierarchies.remove(&cgroup).map_err(Error::file("remove cgroup", &cgroup))?;
-    rootfs::remove_tree(&state, &[])?;
+    let record = &container.record;
+    wipe(core, container)?;
     rootfs::remove_bundle(&core.layout.container_run(&record.id))?;
     rootfs::remove_tree(&core.layout.container_data(&record.id), &[])
+}
+
+/// Takes away what an OCI runtime keeps of a container: state, processes, cgroup. Blocks.
+pub(super) fn wipe(core: &Core, container: &Container) -> Result<(), Error> {
+    let (record, sandbox) = (&container.record, &container.sandbox.record);
+    let cgroup = container.cgroup();
+    core.hierarchies.kill(&cgroup).map_err(Error::file("kill cgroup", &cgroup))?;
+    let state = sandbox.root.join(&record.id);
+    if state.exists() && sandbox.binary.exists() {
+        // The monitor is gone, or its own try failed.
+        if let Err(error) = forget_in_oci(core, container) {
+            tracing::warn!(container = container.id(), handler = sandbox.handler_name(), %error, "delete the container");
+        }
+    }
+    core.hierarchies.remove(&cgroup).map_err(Error::file("remove cgroup", &cgroup))?;
+    for left in startup::names(&sandbox.root).into_iter().filter(|name| name.starts_with(&record.id)) {
+        rootfs::remove_tree(&sandbox.root.join(left), &[])?;
+    }
+    Ok(())
 }
 
 /// `delete --force` without a monitor.
@@ -64,6 +72,5 @@ fn forget_in_oci(core: &Core, container: &Container) -> io::Result<()> {
     let mut arguments = vec!["--root".into(), sandbox.root.clone().into_os_string()];
     arguments.extend(sandbox.arguments.iter().map(Into::into));
     arguments.extend(["delete".into(), "--force".into(), container.record.id.clone().into()]);
-    core.hierarchies.kill(&container.cgroup())?;
-    crate::process::run(sandbox.binary.as_os_str(), &arguments).map(|_| ())
+    crate::process::run(sandbox.binary.as_os_str(), &arguments, core.command_timeout).map(|_| ())
 }

@@ -28,9 +28,9 @@ pub(crate) async fn start(core: Arc<Core>, id: String) -> Result<(), Error> {
     match launch(&core, &container, &link).await {
         Ok(()) => Ok(()),
         Err(failure) => {
-            let error = Error::step("start the container", &failure);
             fail(&core, &container, &link, &failure).await;
-            Err(error)
+            let handler = container.sandbox.record.handler_name();
+            Err(Error::Start { handler, reason: failure.to_string() })
         }
     }
 }
@@ -71,7 +71,7 @@ fn create(core: &Core, container: &Container) -> Create {
         stdin_once: record.config.stdin_once,
         exit_path: core.layout.container_data(&record.id).join(EXIT),
         memory_cgroup: core.hierarchies.directory("memory", &container.cgroup()).unwrap_or_default(),
-        timeout_milliseconds: 0,
+        timeout_milliseconds: u64::try_from(core.command_timeout.as_millis()).unwrap_or(u64::MAX),
         and_start: runs_at_once(&sandbox.binary),
     }
 }
@@ -84,8 +84,14 @@ fn runs_at_once(binary: &Path) -> bool {
 }
 
 /// Keeps on disk that and why it did not start, then ends it.
-async fn fail(core: &Core, container: &Container, link: &Link, failure: &Failure) {
-    let _ = link.ask(Request::Delete(Delete { container: container.record.id.clone(), timeout_milliseconds: 0 })).await;
+async fn fail(core: &Arc<Core>, container: &Arc<Container>, link: &Link, failure: &Failure) {
+    let delete = Delete { container: container.record.id.clone(), forget: true, ..Delete::default() };
+    let _ = link.ask(Request::Delete(delete)).await;
+    let (inner, own) = (core.clone(), container.clone());
+    let wiped = tokio::task::spawn_blocking(move || super::remove::wipe(&inner, &own)).await;
+    if !matches!(wiped, Ok(Ok(()))) {
+        tracing::warn!(container = container.id(), ?wiped, "take away what a failed start left");
+    }
     let now = clock::now_nanoseconds();
     let data = core.layout.container_data(container.id());
     let exit = monitor::exit::Record {

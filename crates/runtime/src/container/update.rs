@@ -39,7 +39,7 @@ fn set(core: &Core, container: &Container, asked: &LinuxContainerResources) -> R
     let mut arguments = vec!["--root".into(), sandbox.root.clone().into_os_string()];
     arguments.extend(sandbox.arguments.iter().map(Into::into));
     arguments.extend(["update".into(), "--resources".into(), file.into_os_string(), container.id().into()]);
-    let done = crate::process::run(sandbox.binary.as_os_str(), &arguments);
+    let done = crate::process::run(sandbox.binary.as_os_str(), &arguments, core.command_timeout);
     done.map(|_| ()).map_err(|error| Error::step("update the container", error))
 }
 

@@ -28,7 +28,7 @@ pub struct World {
     registry: Registry,
     server: Option<Child>,
     /// Ends what runs in this process, so that nobody holds the image store when the machine is cleaned.
-    cancel: CancellationToken,
+    pub cancel: CancellationToken,
 }
 
 impl World {
@@ -76,13 +76,25 @@ impl World {
 
     /// A runtime in this process.
     pub async fn runtime(&self) -> runtime::Runtime {
+        let handlers = ["runc", "crun"].map(|name| runtime::Handler::new(name, format!("/usr/bin/{name}"))).into();
+        self.runtime_with(handlers, runtime::COMMAND_TIMEOUT, self.cancel.clone()).await
+    }
+
+    /// A runtime in this process with handlers of a test's own.
+    pub async fn runtime_with(
+        &self,
+        handlers: Vec<runtime::Handler>,
+        command_timeout: Duration,
+        cancel: CancellationToken,
+    ) -> runtime::Runtime {
         let data_dir = self.data();
         let images = images::Images::open(images::Options::new(data_dir.join("images"))).await.expect("open images");
         let options = runtime::Options {
             run_dir: self.run(),
             cgroup_top: self.cgroup(),
-            handlers: ["runc", "crun"].map(|name| runtime::Handler::new(name, format!("/usr/bin/{name}"))).into(),
+            handlers,
             default_handler: self.handler.into(),
+            command_timeout,
             network: network::Options {
                 bridge: self.tag.clone(),
                 pod_cidr: self.cidr.parse().expect("a network"),
@@ -93,7 +105,7 @@ impl World {
             monitor_command: vec![SERVER.into(), "monitor".into()],
             data_dir,
         };
-        runtime::Runtime::start(options, self.cancel.clone()).await.expect("start the runtime")
+        runtime::Runtime::start(options, cancel).await.expect("start the runtime")
     }
 
     fn command(&self) -> Command {
