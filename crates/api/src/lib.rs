@@ -11,6 +11,7 @@
 
 pub mod apply;
 pub mod field;
+pub mod hook;
 pub mod kind;
 pub mod look;
 pub mod meta;

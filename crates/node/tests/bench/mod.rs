@@ -12,6 +12,7 @@ use node::{
     config::{Context, ResolvConf},
     credentials::{Credentials, Places},
     event::Recorder,
+    hooks::{Hooks, journal},
     image::{Pulls, probe, queue::Limits},
     object::Pod,
     pod::{
@@ -165,6 +166,7 @@ impl Bench {
             images_with_handler,
             clock,
             runtime_class_fails_pod: true,
+            hooks: hooks(directory.path(), clock),
         });
         Bench { actor, api, clock, probes, directory, top, background, failed: Some(failed) }
     }
@@ -207,6 +209,8 @@ impl Bench {
             handler: None,
             volume_images: BTreeMap::new(),
             target_id: None,
+            restart: 0,
+            deadline: None,
         };
         self.actor.run(&scene, action).await
     }
@@ -265,6 +269,11 @@ impl Bench {
     pub fn directory(&self) -> &std::path::Path {
         self.directory.path()
     }
+}
+
+fn hooks(directory: &std::path::Path, clock: Clock) -> Hooks {
+    let (path, limits) = (directory.join("hooks"), journal::Limits::default());
+    Hooks::new(journal::Journal::open(&path, limits, &std::collections::BTreeSet::new(), clock).unwrap())
 }
 
 fn context(data: &std::path::Path, top: &str) -> Context {
