@@ -1,3 +1,5 @@
+//! The journal on tokio's paused clock: bounds, age, crashes.
+
 use super::*;
 use crate::hooks::run::{Handler, Moment, Output};
 use serde_json::json;

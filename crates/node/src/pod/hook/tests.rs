@@ -1,3 +1,5 @@
+//! Ports and the length of messages.
+
 use super::*;
 use serde_json::json;
 

@@ -1,3 +1,5 @@
+//! Servers that redirect, lie, or never end.
+
 use super::*;
 use serde_json::json;
 use std::sync::Mutex;
