@@ -12,6 +12,7 @@ mod down;
 mod eviction_settings;
 mod handler_settings;
 mod handlers;
+mod hooks;
 mod image_collection;
 mod image_settings;
 mod images;

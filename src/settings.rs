@@ -157,6 +157,9 @@ pub struct Settings {
     /// How long events are kept, e.g. 1h, 30m [default: 1h]
     #[arg(long, env = "SAMPAN_EVENT_TTL", value_name = "DURATION")]
     pub event_ttl: Option<String>,
+    /// How long the runs of a pod's hooks are kept after it has gone [default: 1h]
+    #[arg(long, env = "SAMPAN_HOOK_RUNS_TTL", value_name = "DURATION")]
+    pub hook_runs_ttl: Option<String>,
     /// File with bearer tokens: token,user,uid,"group1,group2" a line
     #[arg(long, env = "SAMPAN_TOKEN_AUTH_FILE", value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
@@ -277,6 +280,7 @@ pub struct Resolved {
     pub unresolved_tags: apiserver::UnresolvedTags,
     pub local_registries_pinned: bool,
     pub event_ttl: Duration,
+    pub hook_limits: node::hooks::journal::Limits,
     pub token_auth_file: Option<PathBuf>,
     pub merge_kubeconfig: bool,
     /// `runtimeClassFailurePolicy: FailPod` (RTC-38).
@@ -362,6 +366,7 @@ impl Settings {
             unresolved_tags: self.unresolved_tags.or(below.unresolved_tags),
             pin_image_digests_allow_local: self.pin_image_digests_allow_local.or(below.pin_image_digests_allow_local),
             event_ttl: self.event_ttl.or(below.event_ttl),
+            hook_runs_ttl: self.hook_runs_ttl.or(below.hook_runs_ttl),
             token_auth_file: self.token_auth_file.or(below.token_auth_file),
             runtime_class_failure_policy: self.runtime_class_failure_policy.or(below.runtime_class_failure_policy),
             feature_gates: self.feature_gates.or(below.feature_gates),
@@ -459,6 +464,7 @@ impl Settings {
             unresolved_tags: unresolved_tags(self.unresolved_tags.as_deref())?,
             local_registries_pinned: self.pin_image_digests_allow_local.unwrap_or(false),
             event_ttl: duration(self.event_ttl.as_deref().unwrap_or("1h")).context("--event-ttl")?,
+            hook_limits: crate::hooks::limits(self.hook_runs_ttl.as_deref())?,
             token_auth_file: self.token_auth_file,
             merge_kubeconfig: !self.no_merge_kubeconfig.unwrap_or(false),
         })

@@ -307,6 +307,7 @@ fn node_options(
         credentials: resolved.credentials.clone(),
         verification: resolved.verification.clone(),
         static_pods: resolved.static_pods.clone(),
+        hook_limits: resolved.hook_limits,
     }
 }
 
@@ -328,6 +329,7 @@ pub async fn drain_node(resolved: &Resolved, plane: &ControlPlane, runtime: &Con
         runtime_class_fails_pod: resolved.runtime_class_fails_pod,
         credentials: resolved.credentials.clone(),
         verification: resolved.verification.clone(),
+        hook_limits: resolved.hook_limits,
     };
     node::drain(options, |progress| crate::output::line(&format!("  {progress}"))).await.context("stop the pods")
 }

@@ -84,6 +84,13 @@ enum Verb {
         #[command(subcommand)]
         verb: crate::images::Verb,
     },
+    /// Show the recorded runs of a pod's lifecycle hooks, with what they printed
+    Hooks {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        arguments: crate::hooks::Arguments,
+    },
     /// Print the version
     Version {
         /// How to print it
@@ -128,6 +135,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Verb::Runtime { settings } => crate::roles::runtime(ready(settings)?),
         Verb::Check { settings } => crate::check::run(ready(settings)?),
         Verb::Images { settings, verb } => crate::images::run(ready(settings)?, verb),
+        Verb::Hooks { settings, arguments } => crate::hooks::run(ready(settings)?, &arguments),
         Verb::Version { output } => crate::images::version(output),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Command::command(), "sampan", &mut std::io::stdout());

@@ -12,6 +12,7 @@
 pub mod apply;
 pub mod field;
 pub mod handlers;
+pub mod hook;
 pub mod kind;
 pub mod look;
 pub mod meta;

@@ -23,7 +23,7 @@ use crate::registry::Call;
 use crate::route::{self, Target};
 use crate::server::Core;
 use crate::status::{self, Status};
-use crate::subresource::{binding, log, scale, stream};
+use crate::subresource::{binding, hooks, log, scale, stream};
 use crate::user::UserInfo;
 use crate::warnings::Warnings;
 use crate::watch::{Subject, Watching};
@@ -163,6 +163,7 @@ async fn read_body(body: Body) -> Result<Bytes, Status> {
 
 /// A request that goes on to a node.
 enum Onward {
+    Hooks { namespace: String, pod: String, nodes: Vec<Value>, query: Query },
     Log { pod: Value, node: Option<Value>, query: Query },
     Stream { node: Value, path: String, upgrade_only: bool },
 }
@@ -181,7 +182,11 @@ async fn subresource(core: &Core, target: &Target, query: &Query) -> Result<Opti
         _ => return Ok(None),
     }
     let namespace = target.namespace.as_deref().unwrap_or_default();
-    let pod = world.pod(namespace, name).await.ok_or_else(|| Status::not_found(target.kind, name))?;
+    let pod = world.pod(namespace, name).await;
+    if sub == "log" && query.flag("hooks") {
+        return Ok(Some(hooks_of(core, (namespace, name), pod.as_ref(), query).await));
+    }
+    let pod = pod.ok_or_else(|| Status::not_found(target.kind, name))?;
     let node_name = look::text_at(&pod, &["spec", "nodeName"]).to_owned();
     let node = world.find("", "nodes", None, &node_name).await;
     if sub == "log" {
@@ -198,6 +203,16 @@ async fn subresource(core: &Core, target: &Target, query: &Query) -> Result<Opti
     Ok(Some(Onward::Stream { node, path, upgrade_only: true }))
 }
 
+/// A pod's node is asked for its hooks; for a pod that has gone, every node is.
+async fn hooks_of(core: &Core, (namespace, name): (&str, &str), pod: Option<&Value>, query: &Query) -> Onward {
+    let mut nodes = core.registry.world.all("", "nodes").await;
+    if let Some(pod) = pod {
+        let node = look::text_at(pod, &["spec", "nodeName"]);
+        nodes.retain(|candidate| look::text_at(candidate, &["metadata", "name"]) == node);
+    }
+    Onward::Hooks { namespace: namespace.to_owned(), pod: name.to_owned(), nodes, query: query.clone() }
+}
+
 fn no_node(name: &str) -> Status {
     let kind = api::find("", "v1", "nodes").unwrap_or(&api::kinds()[0]);
     Status::not_found(kind, name)
@@ -205,6 +220,9 @@ fn no_node(name: &str) -> Status {
 
 async fn streaming(core: &Core, onward: Onward, request: Request<Body>) -> Result<Response, Status> {
     match onward {
+        Onward::Hooks { namespace, pod, nodes, query } => {
+            hooks::runs(&core.node_port, [&namespace, &pod], &nodes, &query).await
+        }
         Onward::Log { pod, node, query } => log::log(&core.node_port, &pod, node.as_ref(), &query).await,
         Onward::Stream { upgrade_only: true, .. } if !stream::is_upgrade(&request) => {
             Err(Status::bad_request("Upgrade request required"))

@@ -54,6 +54,10 @@ async fn answer(mut request: Request<hyper::body::Incoming>) -> Result<Response<
         }
         return Ok(response.body(Body::empty()).unwrap());
     }
+    if asked.starts_with("/hooks/") {
+        let list = json!({ "kind": "HookRunList", "items": [{ "asked": asked }] });
+        return Ok(Response::new(Body::from(list.to_string())));
+    }
     let status = if asked.contains("previous=true") { 400 } else { 200 };
     Ok(Response::builder().status(status).body(Body::from(asked)).unwrap())
 }
@@ -113,6 +117,28 @@ async fn get(server: &ApiServer, path: &str) -> (u16, String) {
     let code = response.status().as_u16();
     let bytes = response.into_body().collect().await.unwrap().to_bytes();
     (code, String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[tokio::test]
+async fn the_runs_of_hooks_are_for_those_who_may_read_the_pods_log() {
+    let cluster = cluster().await;
+    let path = "/api/v1/namespaces/default/pods/p/log?hooks=true&container=c";
+    let (code, text) = get(&cluster.server, path).await;
+    assert_eq!(code, 200, "{text}");
+    let list: Value = serde_json::from_str(&text).unwrap();
+    assert_eq!(list["items"], json!([{ "asked": "/hooks/default/p?container=c" }]));
+    let gone = "/api/v1/namespaces/default/pods/gone/log?hooks=true";
+    let (code, text) = get(&cluster.server, gone).await;
+    assert!(code == 200 && text.contains("/hooks/default/gone"), "the nodes remember it: {code} {text}");
+    for path in [path, gone] {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let stranger = cluster.server.router_as(UserInfo::new("somebody", &["system:authenticated"]));
+        let answer = stranger.oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::FORBIDDEN);
+        let text = answer.into_body().collect().await.unwrap().to_bytes();
+        assert!(String::from_utf8_lossy(&text).contains("pods/log"), "{text:?}");
+    }
+    cluster.cancel.cancel();
 }
 
 #[tokio::test]

@@ -169,6 +169,7 @@ async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer, probe::Fai
     let sources = Sources::new(options.client.clone());
     let checkpoints = Checkpoints::open(&options.data_dir.join("node/pods"))
         .map_err(|source| Error::Directory { path: options.data_dir.join("node/pods"), source })?;
+    let hooks = options.hooks(&checkpoints)?;
     let (pulls, failed) = Pulls::new(options.pull_limits, Clock::System);
     let places = Places::of_node(&options.data_dir);
     let credentials = Credentials::open(sources.clone(), places, options.credentials.clone())?;
@@ -188,6 +189,7 @@ async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer, probe::Fai
         images_with_handler: options.images_with_handler,
         clock: Clock::System,
         runtime_class_fails_pod: options.runtime_class_fails_pod,
+        hooks,
     };
     Ok((Arc::new(actor), writer, failed))
 }

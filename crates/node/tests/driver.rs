@@ -11,6 +11,7 @@ use node::{
     config::{Context, ResolvConf},
     credentials::{Credentials, Places},
     event::Recorder,
+    hooks::{Hooks, journal},
     image::{Pulls, queue::Limits},
     object::Pod,
     pod::{
@@ -74,6 +75,11 @@ fn pod() -> Value {
     })
 }
 
+fn hooks(directory: &Path, clock: Clock) -> Hooks {
+    let (path, limits) = (directory.join("hooks"), journal::Limits::default());
+    Hooks::new(journal::Journal::open(&path, limits, &std::collections::BTreeSet::new(), clock).unwrap())
+}
+
 fn context(data: &Path, top: &str) -> Context {
     Context {
         node_name: "n".into(),
@@ -124,6 +130,7 @@ async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
         images_with_handler: false,
         clock: Clock::System,
         runtime_class_fails_pod: true,
+        hooks: hooks(directory.path(), Clock::System),
     });
     let seen: Pod = serde_json::from_value(pod()).unwrap();
     let wish = Wish { pod: Arc::new(seen), ..Wish::default() };

@@ -144,8 +144,9 @@ impl RuntimeService for Service {
     }
 
     async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
-        let verb = container::exec::exec_sync(self.0.clone(), request.into_inner());
-        Ok(Response::new(self.0.finish(verb).await?))
+        let (metadata, _, request) = request.into_parts();
+        let keep = container::exec::Keep::wanted(&metadata);
+        Ok(self.0.finish(container::exec::exec_sync(self.0.clone(), request, keep)).await?)
     }
 
     async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {

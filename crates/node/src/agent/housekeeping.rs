@@ -72,6 +72,7 @@ impl Pods {
 
 async fn round(actor: Arc<Actor>, strays: BTreeSet<String>) -> Seen {
     sweep(&actor, &strays).await;
+    actor.hooks.journal.expire();
     let prints = fingerprints(&actor.cri).await.unwrap_or_else(|error| {
         tracing::warn!(error, "runtime not listed");
         Fingerprints::new()

@@ -1,5 +1,9 @@
 //! What the root hands to the agent, and the facts of the machine.
 
+use crate::{
+    hooks::{Hooks, journal::Journal},
+    pod::{checkpoint::Checkpoints, clock::Clock},
+};
 use std::{
     io,
     net::{IpAddr, TcpListener},
@@ -59,6 +63,8 @@ pub struct Options {
     pub verification: crate::records::Rules,
     /// Where pods come from besides the API.
     pub static_pods: crate::static_pods::Options,
+    /// How many runs of hooks are kept, and for how long.
+    pub hook_limits: crate::hooks::journal::Limits,
 }
 
 /// What [`crate::drain`] needs: the part of [`Options`] without the node port.
@@ -79,6 +85,7 @@ pub struct DrainOptions {
     pub runtime_class_fails_pod: bool,
     pub credentials: crate::credentials::Options,
     pub verification: crate::records::Rules,
+    pub hook_limits: crate::hooks::journal::Limits,
 }
 
 impl Options {
@@ -99,7 +106,17 @@ impl Options {
             runtime_class_fails_pod: self.runtime_class_fails_pod,
             credentials: self.credentials.clone(),
             verification: self.verification.clone(),
+            hook_limits: self.hook_limits,
         }
+    }
+}
+
+impl DrainOptions {
+    /// The journal of hooks, in which pods with a checkpoint live.
+    pub(super) fn hooks(&self, checkpoints: &Checkpoints) -> Result<Hooks, Error> {
+        let path = self.data_dir.join("node/hooks");
+        let journal = Journal::open(&path, self.hook_limits, &checkpoints.uids(), Clock::System);
+        journal.map(Hooks::new).map_err(|source| Error::Directory { path, source })
     }
 }
 

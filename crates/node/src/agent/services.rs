@@ -72,6 +72,7 @@ impl Options {
             data_dir: self.data_dir.clone(),
         };
         background.spawn(heartbeat::run(beat, watch::Sender::new(false), cancel.clone()));
+        let hooks = actor.hooks.clone();
         background.spawn(async move {
             while !cancel.is_cancelled() {
                 let Ok(listener) = self.listener.try_clone() else { return };
@@ -86,6 +87,7 @@ impl Options {
                     evictions: evictions.clone(),
                     records: records.clone(),
                     collector: collector.clone(),
+                    hooks: hooks.clone(),
                 };
                 if let Err(error) = port::serve(options, cancel.clone()).await {
                     tracing::error!(%error, "the node port ended; it is begun again");

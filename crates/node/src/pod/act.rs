@@ -19,12 +19,14 @@ use crate::{
     config,
     credentials::Credentials,
     event::{Recorder, Target},
+    hooks::{Hooks, run::Moment},
     image::{Pulls, Refusal},
     object::{Container, Pod},
     records::Records,
     volumes::{Mounted, MountedVolume, Volumes},
 };
 use cri::v1;
+use jiff::Timestamp;
 use kube::{Api, api::DeleteParams};
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -65,6 +67,8 @@ pub struct Actor {
     pub clock: Clock,
     /// A pod whose RuntimeClass or handler does not exist fails at once, instead of being tried for ever (RTC-38).
     pub runtime_class_fails_pod: bool,
+    /// The runs of hooks.
+    pub hooks: Hooks,
 }
 
 /// What an action needs to know of its pod.
@@ -86,6 +90,10 @@ pub struct Scene {
     pub target_id: Option<String>,
     /// Cancelled as soon as the pod is being deleted, also while the action runs.
     pub deletion: CancellationToken,
+    /// Which restart the container of a hook is.
+    pub restart: u32,
+    /// When the grace of the container that is being stopped is used up.
+    pub deadline: Option<Timestamp>,
 }
 
 /// What happened.
@@ -129,8 +137,8 @@ impl Actor {
                 self.create_container(scene, container, *attempt, (sandbox, *step)).await
             }
             Action::StartContainer { id, container } => self.start_container(scene, id, container).await,
-            Action::RunPostStart { id, container } => self.run_hook(scene, id, container, true).await,
-            Action::RunPreStop { id, container } => self.run_hook(scene, id, container, false).await,
+            Action::RunPostStart { id, container } => self.run_hook(scene, id, container, Moment::PostStart).await,
+            Action::RunPreStop { id, container } => self.run_hook(scene, id, container, Moment::PreStop).await,
             Action::StopContainer { id, timeout_seconds, .. } => self.stop_container(scene, id, *timeout_seconds).await,
             Action::StopSandbox { id } => self.stop_sandbox(pod, id).await,
             Action::RemoveContainer { id } => self.remove_container(id).await,
@@ -343,6 +351,7 @@ impl Actor {
             }
         }
         self.checkpoints.remove(pod.uid());
+        self.hooks.journal.gone(pod.uid());
         Outcome::Done
     }
 

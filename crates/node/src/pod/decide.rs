@@ -365,6 +365,12 @@ pub fn termination(view: &View) -> Option<Stop> {
     })
 }
 
+/// When the grace of a container that is being stopped is used up, with its pod or alone.
+pub fn deadline(view: &View, id: &str) -> Option<Timestamp> {
+    let own = view.observed.checkpoint.kills.get(id).map(|kill| kill.deadline);
+    own.into_iter().chain(termination(view).map(|stop| stop.deadline)).min()
+}
+
 /// When the last container of the pod that ended did so.
 fn last_exit(view: &View) -> Timestamp {
     let exits = view.observed.containers.values().filter_map(|record| record.exit());

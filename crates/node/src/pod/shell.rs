@@ -11,7 +11,7 @@ mod static_pod;
 use super::{
     act::{Actor, Outcome, Scene},
     checkpoint::{StopRecord, Verdict},
-    decide::{Action, InFlight, Key, Plan, Stage, Verb, decide},
+    decide::{Action, InFlight, Key, Plan, Stage, Verb, deadline, decide},
     observe::{self, Listing},
     view::{Cause, Desired, Fact, Observed, Stop, View},
 };
@@ -388,6 +388,10 @@ impl Task {
             Action::CreateContainer { container, .. } => Some(container),
             _ => None,
         };
+        let hooked = match action {
+            Action::RunPostStart { id, .. } | Action::RunPreStop { id, .. } => Some(id.as_str()),
+            _ => None,
+        };
         let target = container
             .and_then(|name| self.view.pod.container(name))
             .map(|(_, container)| container.target_container_name.as_str())
@@ -401,6 +405,8 @@ impl Task {
             volume_images: observed.checkpoint.volume_images.clone(),
             target_id: target.and_then(|name| observed.newest(name)).map(|record| record.id.clone()),
             deletion: self.deletion.clone(),
+            restart: hooked.and_then(|id| observed.containers.get(id)).map_or(0, |record| record.attempt),
+            deadline: hooked.and_then(|id| deadline(&self.view, id)),
         }
     }
 

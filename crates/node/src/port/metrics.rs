@@ -30,6 +30,7 @@ pub(super) async fn answer(node: &Node) -> Answer {
     let mut out = render(&node.name, ready, &by_state);
     out.push_str(&node.metrics.render());
     out.push_str(&node.evictions.render());
+    out.push_str(&node.hooks.metrics.render());
     out.push_str(&records(&node.records.numbers().await));
     typed(StatusCode::OK, KIND, out)
 }

@@ -1,10 +1,11 @@
 //! The node port: the HTTPS server through which the API server reaches a node's pods.
 //!
 //! Owns the connections, who may use them, and the answers of `/healthz`, `/pods`, `/containerLogs`, `/exec`, `/attach`,
-//! `/portForward`, `/run`, `/metrics`, `/pulls`, `/images/collection` (POD-67..72). Streams are not understood here: the
+//! `/portForward`, `/run`, `/metrics`, `/hooks`, `/pulls`, `/images/collection` (POD-67..72). Streams are not understood here: the
 //! runtime gives a URL and bytes are passed both ways. Must not start, stop or change anything, but for a round of
 //! collection that is asked for. Start at [`serve`]; `route` is the table of paths.
 
+mod hooks;
 mod identity;
 mod images;
 mod logs;
@@ -16,6 +17,7 @@ mod stream;
 
 use crate::{
     collection::Collector,
+    hooks::Hooks,
     image::{metrics::Metrics, progress::Board},
     records::Records,
 };
@@ -61,6 +63,8 @@ pub struct Options {
     pub records: Records,
     /// What would be collected.
     pub collector: Collector,
+    /// The runs of hooks and their numbers.
+    pub hooks: Hooks,
 }
 
 /// Why the node port cannot be served at all.
@@ -86,6 +90,7 @@ struct Node {
     evictions: crate::eviction::Metrics,
     records: Records,
     collector: Collector,
+    hooks: Hooks,
 }
 
 /// Serves until cancelled. Garbage on a connection ends that connection only.
@@ -95,8 +100,9 @@ struct Node {
 pub async fn serve(options: Options, cancel: CancellationToken) -> Result<(), Error> {
     options.listener.set_nonblocking(true).map_err(Error::Socket)?;
     let listener = tokio::net::TcpListener::from_std(options.listener).map_err(Error::Socket)?;
-    let Options { tls, client, cri, node_name: name, board, metrics, evictions, records, collector, .. } = options;
-    let node = Arc::new(Node { client, cri, name, board, metrics, evictions, records, collector });
+    let Options { tls, client, cri, node_name: name, board, metrics, evictions, records, collector, hooks, .. } =
+        options;
+    let node = Arc::new(Node { client, cri, name, board, metrics, evictions, records, collector, hooks });
     let acceptor = TlsAcceptor::from(tls);
     let mut connections = JoinSet::new();
     loop {

@@ -3,7 +3,7 @@
 //! Start at [`answer`].
 
 use super::{
-    Answer, Node, images, json, logs, metrics, query::Query, query::decode, seek, stream, stream::Upgrades, text,
+    Answer, Node, hooks, images, json, logs, metrics, query::Query, query::decode, seek, stream, stream::Upgrades, text,
 };
 use crate::pod::act::rpc;
 use cri::v1;
@@ -28,6 +28,7 @@ pub(super) async fn answer(node: &Node, request: Request<Incoming>, upgrades: &U
             Err(refusal) => *refusal,
         },
         ["metrics"] => metrics::answer(node).await,
+        ["hooks", namespace, pod] => hooks::answer(node, [namespace, pod], &query).await,
         ["pulls"] => images::pulls(node, &query),
         ["images", "collection"] if *request.method() == Method::POST => images::collect(node).await,
         ["images", "collection"] => images::collection(node).await,

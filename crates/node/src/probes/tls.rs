@@ -9,7 +9,10 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use std::sync::Arc;
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// TLS over an open connection, whatever certificate the server shows.
@@ -20,6 +23,14 @@ pub(crate) async fn connect(stream: TcpStream) -> Result<TlsStream<TcpStream>, S
 
 /// The same, asking for a server by name.
 pub(crate) async fn connect_as(stream: TcpStream, name: ServerName<'static>) -> Result<TlsStream<TcpStream>, String> {
+    connect_over(stream, name).await
+}
+
+/// The same over any connection.
+pub(crate) async fn connect_over<S>(stream: S, name: ServerName<'static>) -> Result<TlsStream<S>, String>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
         .with_safe_default_protocol_versions()

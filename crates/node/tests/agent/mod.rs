@@ -118,6 +118,7 @@ impl Lab {
             runtime_class_fails_pod: self.fails_pod,
             credentials: node::credentials::Options::default(),
             verification: node::records::Rules::default(),
+            hook_limits: Default::default(),
             static_pods: static_pods::Options { path, ..static_pods::Options::default() },
         };
         let mut agent = JoinSet::new();

@@ -12,6 +12,7 @@ use node::{
     config::{Context, ResolvConf},
     credentials::{Credentials, Places},
     event::Recorder,
+    hooks::{Hooks, journal},
     image::{Pulls, probe, queue::Limits},
     object::Pod,
     pod::{
@@ -185,6 +186,7 @@ impl Bench {
             images_with_handler,
             clock,
             runtime_class_fails_pod,
+            hooks: hooks(directory.path(), clock),
         });
         Bench { actor, api, clock, probes, directory, top, background, failed: Some(failed) }
     }
@@ -228,6 +230,8 @@ impl Bench {
             volume_images: BTreeMap::new(),
             target_id: None,
             deletion: CancellationToken::new(),
+            restart: 0,
+            deadline: None,
         };
         self.actor.run(&scene, action).await
     }
@@ -286,6 +290,11 @@ impl Bench {
     pub fn directory(&self) -> &std::path::Path {
         self.directory.path()
     }
+}
+
+fn hooks(directory: &std::path::Path, clock: Clock) -> Hooks {
+    let (path, limits) = (directory.join("hooks"), journal::Limits::default());
+    Hooks::new(journal::Journal::open(&path, limits, &std::collections::BTreeSet::new(), clock).unwrap())
 }
 
 fn context(data: &std::path::Path, top: &str) -> Context {

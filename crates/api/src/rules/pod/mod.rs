@@ -19,6 +19,7 @@ mod cells;
 mod container;
 pub mod default;
 mod env;
+pub(super) mod hooks;
 mod probe;
 pub mod resources;
 pub mod scheduling;

@@ -12,6 +12,7 @@ pub(super) fn of_pod(object: &Value) -> Vec<String> {
     let spec = look::get(object, "spec").unwrap_or(&empty);
     let mut out: Vec<String> = super::name_warnings(look::text_at(object, &["metadata", "name"])).into_iter().collect();
     out.extend(of_spec(spec, "spec"));
+    out.extend(super::hooks::warnings(object, ""));
     out
 }
 

@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::pod::{default, scheduling, spec, warning};
+use super::pod::{default, hooks, scheduling, spec, warning};
 use crate::field::{FieldError, Path};
 use crate::look;
 use crate::meta::{self, NEGATIVE};
@@ -155,8 +155,12 @@ fn template(spec: &Value, path: &Path, errors: &mut Vec<FieldError>) {
 /// Warnings about the template at a path of fields.
 pub(super) fn template_warnings(object: &Value, path: &[&str]) -> Vec<String> {
     let empty = Value::Null;
-    let spec = look::at(object, path).and_then(|template| look::get(template, "spec")).unwrap_or(&empty);
-    warning::of_spec(spec, &format!("{}.spec", path.join(".")))
+    let template = look::at(object, path).unwrap_or(&empty);
+    let spec = look::get(template, "spec").unwrap_or(&empty);
+    let root = path.join(".");
+    let mut out = warning::of_spec(spec, &format!("{root}.spec"));
+    out.extend(hooks::warnings(template, &format!("{root}.")));
+    out
 }
 
 /// `selector` of apps/v1 never changes.

@@ -44,6 +44,12 @@ fn abandon_starts(draft: &mut Draft<'_>) {
     }
 }
 
+/// HOOK-29: where nothing lives any more no hook is waited for.
+fn abandon_pre_stops(draft: &mut Draft<'_>) {
+    let keys: Vec<Key> = draft.in_flight.keys().filter(|key| key.0 == Verb::RunPreStop).cloned().collect();
+    draft.actions.extend(keys.into_iter().map(Action::Cancel));
+}
+
 /// HOOK-56: a sidecar's turn comes when all app containers and all later sidecars have ended.
 fn has_turn(draft: &Draft<'_>, record: &Record, live: &[Record]) -> bool {
     let position = |name: &str| draft.view.pod.spec.init_containers.iter().position(|c| c.name == name);
@@ -149,6 +155,8 @@ fn clean(draft: &mut Draft<'_>, cause: Cause) -> Stage {
         unstopped.into_iter().for_each(|id| draft.act(Action::StopSandbox { id }));
         return Stage::Cleaning;
     }
+    abandon_pre_stops(draft);
+    let observed = &draft.view.observed;
     if observed.volumes != Fact::Gone {
         draft.act(Action::TearDownVolumes);
     } else if observed.cgroup != Fact::Gone {
