@@ -18,6 +18,8 @@ core.v1.Namespace core.v1.NamespaceList core.v1.Node core.v1.NodeList core.v1.Po
 core.v1.PodTemplate core.v1.PodTemplateList core.v1.Secret core.v1.SecretList core.v1.ConfigMap core.v1.ConfigMapList
 core.v1.ServiceAccount core.v1.ServiceAccountList core.v1.Event core.v1.EventList core.v1.Binding
 events.v1.Event events.v1.EventList coordination.v1.Lease coordination.v1.LeaseList
+core.v1.LimitRange core.v1.LimitRangeList core.v1.ResourceQuota core.v1.ResourceQuotaList
+apps.v1.ControllerRevision apps.v1.ControllerRevisionList
 node.v1.RuntimeClass node.v1.RuntimeClassList scheduling.v1.PriorityClass scheduling.v1.PriorityClassList
 core.v1.ReplicationController core.v1.ReplicationControllerList
 apps.v1.ReplicaSet apps.v1.ReplicaSetList apps.v1.Deployment apps.v1.DeploymentList

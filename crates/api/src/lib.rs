@@ -20,6 +20,7 @@ pub mod names;
 pub mod patch;
 pub mod pod;
 pub mod quantity;
+pub mod quota;
 pub mod rules;
 pub mod schema;
 pub mod selector;

@@ -154,6 +154,11 @@ impl Quantity {
         }
     }
 
+    /// How many times as large as another, which is not nothing, this is; roughly.
+    pub fn ratio_to(self, other: Quantity) -> f64 {
+        self.nanos as f64 / other.nanos as f64
+    }
+
     /// Sum, held within bounds. The left side's format stays, unless it is zero.
     #[must_use]
     pub fn plus(self, other: Quantity) -> Quantity {

@@ -105,6 +105,23 @@ pub(crate) const RUNTIME_CLASSES: &[Column] = &[
     wide("Measured", "Memory that a pod's sandbox takes: medians of the nodes."),
 ];
 
+pub(crate) const LIMIT_RANGES: &[Column] =
+    &[NAME, Column::new("Created At", "date", "When the object was created.", 0)];
+
+pub(crate) const RESOURCE_QUOTAS: &[Column] = &[
+    NAME,
+    text("Request", "Objects and requests that are in use, of all that may be."),
+    text("Limit", "Limits that are in use, of all that may be."),
+    AGE,
+];
+
+pub(crate) const CONTROLLER_REVISIONS: &[Column] = &[
+    NAME,
+    text("Controller", "Who owns the revision."),
+    Column::new("Revision", "integer", "Number of the revision, in the order of their making.", 0),
+    AGE,
+];
+
 pub(crate) const PRIORITY_CLASSES: &[Column] = &[
     NAME,
     Column::new("Value", "integer", "Priority of pods of this class.", 0),

@@ -175,6 +175,7 @@ const CONTROLLERS: &[Rule] = &[
             "pods/eviction",
             "nodes",
             "nodes/status",
+            "resourcequotas/status",
             "namespaces",
             "namespaces/status",
             "namespaces/finalize",

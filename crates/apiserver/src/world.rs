@@ -38,6 +38,14 @@ impl World {
         page.map(|page| page.items.iter().map(|entry| object::decode(kind, entry)).collect()).unwrap_or_default()
     }
 
+    /// All objects of a namespaced kind in one namespace, with their entries, in order of name.
+    pub async fn all_in(&self, group: &str, plural: &str, namespace: &str) -> Vec<(Entry, Value)> {
+        let Some(kind) = api::find(group, "v1", plural) else { return Vec::new() };
+        let list = List { prefix: object::key(kind, Some(namespace), None), ..List::default() };
+        let Ok(page) = self.store.list(list).await else { return Vec::new() };
+        page.items.into_iter().map(|entry| (entry.clone(), object::decode(kind, &entry))).collect()
+    }
+
     /// A pod.
     pub async fn pod(&self, namespace: &str, name: &str) -> Option<Value> {
         self.find("", "pods", Some(namespace), name).await

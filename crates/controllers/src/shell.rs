@@ -19,8 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::node_taints::Tainting;
 use crate::pod_gc::Removal;
-use crate::view::{AccountObject, NamespaceObject, NodeObject, PodObject, World};
-use crate::{call, namespace, node_taints, pod_gc, service_account};
+use crate::resource_quota::Count;
+use crate::view::{AccountObject, NamespaceObject, NodeObject, Pod, PodObject, Quota, QuotaObject, World};
+use crate::{call, namespace, node_taints, pod_gc, resource_quota, service_account};
 
 /// How many actions may be under way at once.
 const ACTIONS_MAX: usize = 32;
@@ -56,15 +57,21 @@ pub enum Action {
     RemovePod(Removal),
     /// Bring the taints of a node in line with its conditions.
     TaintNode(Tainting),
+    /// Count what a quota has in use.
+    CountQuota(Count),
 }
 
 /// Everything that all controllers want now, and when to ask again though nothing changes.
 fn decide(world: &World, now: Instant) -> (BTreeSet<Action>, Option<Instant>) {
-    let (removals, wake_at) = pod_gc::decide(world, now);
+    let (removals, removal_at) = pod_gc::decide(world, now);
+    let (counts, poll_at) = resource_quota::decide(world, now);
+    let wake_at = removal_at.into_iter().chain(poll_at).min();
     let accounts = service_account::decide(world).into_iter().map(Action::CreateAccount);
     let namespaces = namespace::decide(world).into_iter().map(Action::EmptyNamespace);
     let taints = node_taints::decide(world).into_iter().map(Action::TaintNode);
-    (accounts.chain(namespaces).chain(removals.into_iter().map(Action::RemovePod)).chain(taints).collect(), wake_at)
+    let removals = removals.into_iter().map(Action::RemovePod);
+    let counts = counts.into_iter().map(Action::CountQuota);
+    (accounts.chain(namespaces).chain(removals).chain(taints).chain(counts).collect(), wake_at)
 }
 
 async fn act(client: &Client, action: &Action) -> Result<(), call::Error> {
@@ -74,6 +81,7 @@ async fn act(client: &Client, action: &Action) -> Result<(), call::Error> {
             Action::EmptyNamespace(namespace) => namespace::act(client, namespace).await,
             Action::RemovePod(removal) => pod_gc::act(client, removal).await,
             Action::TaintNode(tainting) => node_taints::act(client, tainting).await,
+            Action::CountQuota(count) => resource_quota::act(client, count).await,
         }
     };
     let timed_out = |_| call::Error::TimedOut(ACTION_TIMEOUT.as_secs());
@@ -86,6 +94,7 @@ pub async fn run(client: Client, cancel: CancellationToken) -> Result<(), Error>
     let mut accounts = watch::<AccountObject>(&client, Config::default().fields("metadata.name=default"));
     let mut pods = watch::<PodObject>(&client, Config::default());
     let mut nodes = watch::<NodeObject>(&client, Config::default());
+    let mut quotas = watch::<QuotaObject>(&client, Config::default());
     let mut shell = Shell::new(client);
     loop {
         let wake_at = shell.wake_at;
@@ -94,6 +103,7 @@ pub async fn run(client: Client, cancel: CancellationToken) -> Result<(), Error>
             Some(done) = shell.running.join_next() => shell.done(done.map_err(Error::Panicked)?),
             event = namespaces.next() => shell.take_namespace(event.ok_or(Error::WatchEnded("namespaces"))?),
             event = accounts.next() => shell.take_account(event.ok_or(Error::WatchEnded("serviceaccounts"))?),
+            event = quotas.next() => shell.take_quota(event.ok_or(Error::WatchEnded("resourcequotas"))?),
             event = nodes.next() => shell.take_node(event.ok_or(Error::WatchEnded("nodes"))?),
             event = pods.next() => shell.take_pod(event.ok_or(Error::WatchEnded("pods"))?),
             () = sleep_until(wake_at) => {}
@@ -177,6 +187,7 @@ struct Shell {
     accounts: Listing,
     pods: Listing,
     nodes: Listing,
+    quotas: Listing,
     attempts: BTreeMap<Action, Attempt>,
     running: JoinSet<Done>,
     wake_at: Option<Instant>,
@@ -191,6 +202,7 @@ impl Shell {
             accounts: Listing::default(),
             pods: Listing::default(),
             nodes: Listing::default(),
+            quotas: Listing::default(),
             attempts: BTreeMap::new(),
             running: JoinSet::new(),
             wake_at: None,
@@ -231,12 +243,39 @@ impl Shell {
         }
     }
 
+    fn take_quota(&mut self, event: Watched<QuotaObject>) {
+        let known = &mut self.world.quotas;
+        match self.quotas.take(event, |object| object.meta().uid.as_ref()) {
+            Change::Is(uid, object) => {
+                let of_others = object.is_of_others();
+                let meta = object.meta();
+                let at = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
+                let fresh =
+                    || Quota { uid: uid.clone(), happened: 0, counted: 0, of_others, polled_at: Instant::now() };
+                let quota = known.entry(at).or_insert_with(fresh);
+                // Also what it says itself may be wrong now: a new limit, or a charge for what was never stored.
+                quota.happened += 1;
+                (quota.of_others, quota.uid) = (of_others, uid);
+            }
+            Change::IsGone(uid) => known.retain(|_, quota| quota.uid != uid),
+            Change::AreAll(uids) => known.retain(|_, quota| uids.contains(&quota.uid)),
+            Change::None => {}
+        }
+    }
+
     fn take_pod(&mut self, event: Watched<PodObject>) {
         let known = &mut self.world.pods;
         match self.pods.take(event, |object| object.meta().uid.as_ref()) {
-            Change::Is(uid, object) => drop(known.insert(uid, object.into())),
+            Change::Is(uid, object) => {
+                let pod = Pod::from(object);
+                let (namespace, finished) = (pod.namespace.clone(), pod.finished);
+                if known.insert(uid, pod).is_none_or(|before| before.finished != finished) {
+                    self.world.note_usage(&namespace);
+                }
+            }
             Change::IsGone(uid) => {
                 if let Some(pod) = known.remove(&uid) {
+                    self.world.note_usage(&pod.namespace);
                     self.hurry(&Action::EmptyNamespace(pod.namespace));
                 }
             }
@@ -254,6 +293,9 @@ impl Shell {
     }
 
     fn done(&mut self, (action, outcome): Done) {
+        if let (Action::CountQuota(count), Ok(())) = (&action, &outcome) {
+            resource_quota::counted(&mut self.world, count);
+        }
         let Some(attempt) = self.attempts.get_mut(&action) else { return };
         attempt.running = false;
         attempt.failures += 1;
@@ -267,11 +309,12 @@ impl Shell {
     }
 
     fn start_what_is_wanted(&mut self, now: Instant) {
-        let listings = [&self.namespaces, &self.accounts, &self.pods, &self.nodes];
+        let listings = [&self.namespaces, &self.accounts, &self.pods, &self.nodes, &self.quotas];
         if !listings.iter().all(|listing| listing.complete) {
             return;
         }
         self.world.note_missing_nodes(now);
+        resource_quota::note_polls(&mut self.world, now);
         let (wanted, mut wake_at) = decide(&self.world, now);
         self.attempts.retain(|action, attempt| attempt.running || wanted.contains(action));
         for action in wanted {

@@ -43,6 +43,21 @@ pub struct Node {
     pub taints: Vec<Value>,
 }
 
+/// A resource quota.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quota {
+    /// metadata.uid.
+    pub uid: String,
+    /// How many things have happened that may change what it should say.
+    pub happened: u64,
+    /// How many of them its status is known to reflect.
+    pub counted: u64,
+    /// Whether it counts objects that nobody here watches.
+    pub of_others: bool,
+    /// When those were last looked for.
+    pub polled_at: Instant,
+}
+
 /// Everything that the controllers decide on.
 #[derive(Debug, Default)]
 pub struct World {
@@ -52,6 +67,8 @@ pub struct World {
     pub with_default_account: BTreeSet<String>,
     /// By uid.
     pub pods: BTreeMap<String, Pod>,
+    /// By namespace and name.
+    pub quotas: BTreeMap<(String, String), Quota>,
     /// By name.
     pub nodes: BTreeMap<String, Node>,
     /// Nodes that pods are bound to but that do not exist, and since when that is known.
@@ -59,6 +76,13 @@ pub struct World {
 }
 
 impl World {
+    /// Something in a namespace has come, changed or gone that quotas count.
+    pub fn note_usage(&mut self, namespace: &str) {
+        let from = (namespace.to_owned(), String::new());
+        let quotas = self.quotas.range_mut(from..).take_while(|((place, _), _)| place == namespace);
+        quotas.for_each(|(_, quota)| quota.happened += 1);
+    }
+
     /// Brings `missing_nodes` up to date.
     pub fn note_missing_nodes(&mut self, now: Instant) {
         let bound: BTreeSet<&String> = self.pods.values().filter_map(|pod| pod.node.as_ref()).collect();
@@ -82,6 +106,30 @@ pub struct NamespaceObject {
 struct NamespaceSpec {
     #[serde(deserialize_with = "null_as_default")]
     finalizers: Vec<String>,
+}
+
+/// A ResourceQuota on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct QuotaObject {
+    metadata: ObjectMeta,
+    #[serde(deserialize_with = "null_as_default")]
+    spec: QuotaSpec,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct QuotaSpec {
+    #[serde(deserialize_with = "null_as_default")]
+    hard: BTreeMap<String, Value>,
+}
+
+impl QuotaObject {
+    /// Whether it counts objects of kinds other than pods.
+    pub fn is_of_others(&self) -> bool {
+        let pods = api::find("", "v1", "pods");
+        self.spec.hard.keys().any(|name| !pods.is_some_and(|kind| api::quota::is_about(kind, name)))
+    }
 }
 
 /// A ServiceAccount on the wire.
@@ -212,4 +260,5 @@ macro_rules! resource {
 resource!(NamespaceObject, k8s_openapi::ClusterResourceScope, "Namespace", "namespaces");
 resource!(AccountObject, k8s_openapi::NamespaceResourceScope, "ServiceAccount", "serviceaccounts");
 resource!(NodeObject, k8s_openapi::ClusterResourceScope, "Node", "nodes");
+resource!(QuotaObject, k8s_openapi::NamespaceResourceScope, "ResourceQuota", "resourcequotas");
 resource!(PodObject, k8s_openapi::NamespaceResourceScope, "Pod", "pods");

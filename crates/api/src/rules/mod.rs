@@ -10,13 +10,16 @@ use crate::look;
 use crate::names;
 
 pub mod config_map;
+pub mod controller_revision;
 pub mod event;
 pub mod lease;
+pub mod limit_range;
 pub mod namespace;
 pub mod node;
 pub mod pod;
 pub mod pod_template;
 pub mod priority_class;
+pub mod resource_quota;
 pub mod runtime_class;
 pub mod secret;
 pub mod service_account;

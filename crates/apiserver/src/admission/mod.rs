@@ -2,15 +2,17 @@
 //!
 //! One module per plugin, named as upstream names it; the chain runs in upstream's order, mutating halves first, then
 //! validation of the object, then the validating halves. Webhooks come last in both; when one of them changed the object,
-//! the plugins see it again. A plugin reads the world and never writes to it.
+//! the plugins see it again. A plugin reads the world and never writes to it; only ResourceQuota, the very last, does.
 //! To add one: write a module, add it to [`PLUGINS`] at upstream's place.
 
 mod always_pull_images;
 mod default_toleration_seconds;
+mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 pub mod pin_image_digests;
 mod priority;
+mod resource_quota;
 mod runtime_class;
 mod service_account;
 pub mod webhook;
@@ -25,6 +27,7 @@ use crate::user::UserInfo;
 use crate::warnings::Warnings;
 use crate::world::World;
 use pin_image_digests::PinImageDigests;
+use resource_quota::ResourceQuota;
 use webhook::Webhooks;
 use webhook::client::WebhookClient;
 
@@ -101,6 +104,7 @@ pub trait Plugin: Send + Sync {
 /// Every plugin, in upstream's order.
 static PLUGINS: &[&(dyn Plugin + 'static)] = &[
     &namespace_lifecycle::NamespaceLifecycle,
+    &limit_ranger::LimitRanger,
     &service_account::ServiceAccount,
     &node_restriction::NodeRestriction,
     &always_pull_images::AlwaysPullImages,
@@ -112,6 +116,7 @@ static PLUGINS: &[&(dyn Plugin + 'static)] = &[
 /// Names of the plugins that run unless they are switched off.
 pub const DEFAULT_PLUGINS: &[&str] = &[
     "NamespaceLifecycle",
+    "LimitRanger",
     "ServiceAccount",
     "NodeRestriction",
     "Priority",
@@ -119,6 +124,7 @@ pub const DEFAULT_PLUGINS: &[&str] = &[
     "RuntimeClass",
     webhook::MUTATING,
     webhook::VALIDATING,
+    resource_quota::NAME,
 ];
 
 /// The enabled plugins.
@@ -126,6 +132,7 @@ pub struct Chain {
     plugins: Vec<&'static dyn Plugin>,
     pins: Option<PinImageDigests>,
     webhooks: Webhooks,
+    quota: Option<ResourceQuota>,
 }
 
 impl Chain {
@@ -136,7 +143,8 @@ impl Chain {
         }
         let plugins = PLUGINS.iter().copied().filter(|p| enabled.iter().any(|name| name == p.name())).collect();
         let pins = enabled.iter().any(|name| name == pin_image_digests::NAME).then_some(pins);
-        Ok(Chain { plugins, pins, webhooks: Webhooks::new(client, enabled) })
+        let quota = enabled.iter().any(|name| name == resource_quota::NAME).then_some(ResourceQuota);
+        Ok(Chain { plugins, pins, webhooks: Webhooks::new(client, enabled), quota })
     }
 
     /// Runs the mutating halves.
@@ -165,12 +173,16 @@ impl Chain {
         for plugin in &self.plugins {
             plugin.validate(request, object).await?;
         }
-        self.webhooks.validate(request, object).await
+        self.webhooks.validate(request, object).await?;
+        match (&self.quota, object) {
+            (Some(quota), Some(object)) => quota.charge(request, object, crate::clock::now()).await,
+            _ => Ok(()),
+        }
     }
 }
 
 /// The names of all plugins, in their order.
 pub fn names() -> impl Iterator<Item = &'static str> {
-    let others = [pin_image_digests::NAME, webhook::MUTATING, webhook::VALIDATING];
+    let others = [pin_image_digests::NAME, webhook::MUTATING, webhook::VALIDATING, resource_quota::NAME];
     PLUGINS.iter().map(|plugin| plugin.name()).chain(others)
 }

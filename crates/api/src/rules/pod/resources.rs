@@ -109,7 +109,7 @@ pub fn list(object: &Value, field: &str, path: &Path, scope: Scope, errors: &mut
 }
 
 /// A name that means something anywhere; false when it does not.
-fn any_name(name: &str, path: &Path, errors: &mut Vec<FieldError>) -> bool {
+pub fn any_name(name: &str, path: &Path, errors: &mut Vec<FieldError>) -> bool {
     let complaints = names::label_key(name);
     let shaped = complaints.is_empty();
     errors.extend(complaints.into_iter().map(|text| FieldError::invalid(path, name, text)));
@@ -124,7 +124,8 @@ fn any_name(name: &str, path: &Path, errors: &mut Vec<FieldError>) -> bool {
     shaped && known
 }
 
-fn container_name(name: &str, path: &Path, errors: &mut Vec<FieldError>) {
+/// The name of a resource that a container can have.
+pub fn container_name(name: &str, path: &Path, errors: &mut Vec<FieldError>) {
     any_name(name, path, errors);
     let standard = matches!(name, "cpu" | "memory" | "ephemeral-storage") || name.starts_with(HUGE_PAGES);
     if !name.contains('/') && !standard {
