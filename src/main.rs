@@ -7,6 +7,7 @@ mod certificates;
 mod check;
 mod cli;
 mod clock;
+mod credential_settings;
 mod detach;
 mod down;
 mod eviction_settings;
