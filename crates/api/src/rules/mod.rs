@@ -17,6 +17,7 @@ pub mod node;
 pub mod pod;
 pub mod pod_template;
 pub mod priority_class;
+pub mod review;
 pub mod runtime_class;
 pub mod secret;
 pub mod service_account;
