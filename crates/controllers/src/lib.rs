@@ -11,6 +11,7 @@ pub mod call;
 pub mod namespace;
 pub mod node_taints;
 pub mod pod_gc;
+pub mod root_ca;
 pub mod service_account;
 pub mod shell;
 pub mod view;

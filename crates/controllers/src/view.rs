@@ -50,6 +50,10 @@ pub struct World {
     pub namespaces: BTreeMap<String, Namespace>,
     /// The namespaces that have a ServiceAccount `default`.
     pub with_default_account: BTreeSet<String>,
+    /// By which clients know the API server, PEM; None where nobody tells.
+    pub root_ca: Option<String>,
+    /// What the ConfigMap `kube-root-ca.crt` of a namespace says, by namespace.
+    pub published_ca: BTreeMap<String, String>,
     /// By uid.
     pub pods: BTreeMap<String, Pod>,
     /// By name.
@@ -89,6 +93,16 @@ struct NamespaceSpec {
 #[serde(default)]
 pub struct AccountObject {
     metadata: ObjectMeta,
+}
+
+/// A ConfigMap on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ConfigMapObject {
+    metadata: ObjectMeta,
+    /// Its contents.
+    #[serde(deserialize_with = "null_as_default")]
+    pub data: BTreeMap<String, String>,
 }
 
 /// A Node on the wire.
@@ -211,5 +225,6 @@ macro_rules! resource {
 
 resource!(NamespaceObject, k8s_openapi::ClusterResourceScope, "Namespace", "namespaces");
 resource!(AccountObject, k8s_openapi::NamespaceResourceScope, "ServiceAccount", "serviceaccounts");
+resource!(ConfigMapObject, k8s_openapi::NamespaceResourceScope, "ConfigMap", "configmaps");
 resource!(NodeObject, k8s_openapi::ClusterResourceScope, "Node", "nodes");
 resource!(PodObject, k8s_openapi::NamespaceResourceScope, "Pod", "pods");
