@@ -46,6 +46,8 @@ pub struct Certificates {
     pub node_client: Identity,
     /// The administrator's client certificate.
     pub admin: Identity,
+    /// The private key that signs tokens of service accounts, PEM. Kept as long as the data: its tokens are in pods.
+    pub service_account_key: String,
 }
 
 /// What a leaf certificate says.
@@ -104,6 +106,7 @@ impl Certificates {
             node,
             node_client: client("apiserver-kubelet-client", "kube-apiserver-kubelet-client")?,
             admin: client("admin", "kubernetes-admin")?,
+            service_account_key: service_account_key(dir)?,
             ca: authority.certificate,
         })
     }
@@ -178,6 +181,19 @@ impl Authority {
         let identity = Identity { certificate, key: key.serialize_pem() };
         save(&self.dir, leaf.file, &identity)?;
         Ok(identity)
+    }
+}
+
+fn service_account_key(dir: &Path) -> anyhow::Result<String> {
+    let path = dir.join("sa.key");
+    match std::fs::read_to_string(&path) {
+        Ok(text) => Ok(text),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let key = KeyPair::generate()?.serialize_pem();
+            write_private(&path, &key)?;
+            Ok(key)
+        }
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
     }
 }
 
@@ -302,6 +318,7 @@ mod tests {
         assert_ne!(first.server.certificate, third.server.certificate);
         assert_eq!(first.ca, third.ca);
         assert_eq!(first.admin.certificate, third.admin.certificate);
+        assert_eq!(first.service_account_key, third.service_account_key);
         third.api_tls().unwrap();
         third.node_tls().unwrap();
     }

@@ -27,7 +27,7 @@ pub fn run(settings: Settings, arguments: &Arguments) -> anyhow::Result<()> {
     let instance = settings.instance();
     let kubeconfig = instance.data_dir.join("admin.kubeconfig");
     wiring::executor()?.block_on(async {
-        let client = wiring::client_from(&kubeconfig).await?;
+        let (client, _) = wiring::client_from(&kubeconfig).await?;
         let name = node_name(&client).await?;
         let method = if arguments.dry_run { http::Method::GET } else { http::Method::POST };
         let path = format!("/api/v1/nodes/{name}/proxy/images/collection");

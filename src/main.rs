@@ -23,6 +23,7 @@ mod log_settings;
 mod output;
 mod pins;
 mod progress;
+mod reach;
 mod roles;
 mod settings;
 mod static_pods;

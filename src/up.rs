@@ -100,9 +100,10 @@ async fn serve(resolved: Resolved, detached: bool) -> anyhow::Result<()> {
     plane.look_up_tags_with(&runtime, &resolved)?;
     let mut components = wiring::Components::new(cancel.clone());
     components.api(&plane, listen(resolved.listen)?, &certificates)?;
+    components.api_for_pods(&plane, &resolved, &certificates)?;
     write_kubeconfigs(&resolved, &certificates)?;
     components.scheduler(&plane);
-    components.controllers(&plane);
+    components.controllers(&plane, &certificates);
     components.cri_socket(&runtime, &resolved);
     components.node(&resolved, &plane, &runtime, &certificates)?;
     tokio::select! {

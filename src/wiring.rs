@@ -38,6 +38,7 @@ pub fn certificates(resolved: &Resolved) -> anyhow::Result<Certificates> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut addresses: Vec<IpAddr> = vec![resolved.listen.ip(), resolved.node_ip];
     addresses.extend(resolved.node_external_ip);
+    addresses.extend(resolved.api_address_of_pods().map(|address| address.ip()));
     Certificates::ensure(&resolved.instance.data_dir.join("pki"), &resolved.node_name, &addresses)
 }
 
@@ -73,6 +74,11 @@ impl ControlPlane {
             certificate_pem: certificates.node_client.certificate.clone(),
             key_pem: certificates.node_client.key.clone(),
         });
+        options.service_account_key_pem = Some(certificates.service_account_key.clone());
+        if let Some(plugins) = &resolved.credentials.plugins {
+            // IMG-208: who configures a plugin lets this machine's node ask for its tokens.
+            options.node_audiences = plugins.audiences().context("--image-credential-provider-config")?;
+        }
         options.tokens = tokens::read(resolved.token_auth_file.as_deref())?;
         let server = ApiServer::start(options, cancel).await.context("start the API server")?;
         Ok(ControlPlane { server, pins })
@@ -97,6 +103,15 @@ impl ControlPlane {
     fn client_as(&self, user: UserInfo) -> Client {
         Client::new(self.server.router_as(user), "default")
     }
+}
+
+/// Where pods find the API server of their node.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reach {
+    /// Pods with an address of their own.
+    pub pods: Option<SocketAddr>,
+    /// Pods on the host network.
+    pub host: Option<SocketAddr>,
 }
 
 /// The embedded runtime and which handler it uses by default.
@@ -171,6 +186,22 @@ impl Components {
         Ok(())
     }
 
+    /// Serves the API to pods too, where what it listens on is out of their reach.
+    pub fn api_for_pods(
+        &mut self,
+        plane: &ControlPlane,
+        resolved: &Resolved,
+        certificates: &Certificates,
+    ) -> anyhow::Result<()> {
+        let Some(address) = resolved.api_address_of_pods().filter(|_| resolved.listen.ip().is_loopback()) else {
+            return Ok(());
+        };
+        let listener = listen_ahead(address).with_context(|| {
+            format!("listen for pods on {address}; choose another --pod-cidr or another port with --listen")
+        })?;
+        self.api(plane, listener, certificates)
+    }
+
     /// Binds pods to nodes.
     pub fn scheduler(&mut self, plane: &ControlPlane) {
         let client = plane.client_as(UserInfo::new("system:kube-scheduler", &[]));
@@ -178,9 +209,10 @@ impl Components {
     }
 
     /// Keeps what follows from other objects.
-    pub fn controllers(&mut self, plane: &ControlPlane) {
+    pub fn controllers(&mut self, plane: &ControlPlane, certificates: &Certificates) {
         let client = plane.client_as(UserInfo::new("system:kube-controller-manager", &[]));
-        self.keep("controllers", move |cancel| controllers::run(client.clone(), cancel));
+        let ca = certificates.ca.clone();
+        self.keep("controllers", move |cancel| controllers::run(client.clone(), Some(ca.clone()), cancel));
     }
 
     /// Serves the runtime on its socket, and keeps its handlers what the files say.
@@ -202,14 +234,16 @@ impl Components {
         runtime: &ContainerRuntime,
         certificates: &Certificates,
     ) -> anyhow::Result<()> {
-        self.node_with(resolved, plane.client_as(UserInfo::node(&resolved.node_name)), runtime, certificates)
+        let client = plane.client_as(UserInfo::node(&resolved.node_name));
+        let reach = Reach { pods: resolved.api_address_of_pods(), host: resolved.api_address_of_host() };
+        self.node_with(resolved, (client, reach), runtime, certificates)
     }
 
     /// Runs the node agent with some client of an API.
     pub fn node_with(
         &mut self,
         resolved: &Resolved,
-        client: Client,
+        (client, reach): (Client, Reach),
         runtime: &ContainerRuntime,
         certificates: &Certificates,
     ) -> anyhow::Result<()> {
@@ -219,7 +253,7 @@ impl Components {
         self.keep("node", move |cancel| {
             let options = listener
                 .try_clone()
-                .map(|listener| node_options(&resolved, client.clone(), cri.clone(), listener, tls.clone()));
+                .map(|listener| node_options(&resolved, (client.clone(), reach), cri.clone(), listener, tls.clone()));
             async move { node::run(options?, cancel).await.map_err(anyhow::Error::from) }
         });
         Ok(())
@@ -257,6 +291,19 @@ pub fn refuse_bad_plugins(resolved: &Resolved) -> anyhow::Result<()> {
     }
 }
 
+/// A listener on an address that the machine may not have yet: the bridge comes with the first pod.
+fn listen_ahead(address: SocketAddr) -> std::io::Result<TcpListener> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, listen, socket_with, sockopt};
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let socket = socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_ip_freebind(&socket, true)?;
+    bind(&socket, &address)?;
+    listen(&socket, 128)?;
+    Ok(socket.into())
+}
+
 /// The node port's socket: the port that was asked for, else 10250, else a free one (the Node object tells which).
 pub fn node_listener(resolved: &Resolved) -> anyhow::Result<TcpListener> {
     const KUBELET_PORT: u16 = 10250;
@@ -275,7 +322,7 @@ pub fn node_listener(resolved: &Resolved) -> anyhow::Result<TcpListener> {
 
 fn node_options(
     resolved: &Resolved,
-    client: Client,
+    (client, reach): (Client, Reach),
     cri: cri::Client,
     listener: TcpListener,
     tls: Arc<rustls::ServerConfig>,
@@ -297,6 +344,8 @@ fn node_options(
         pod_cidr: resolved.pod_cidr.to_string(),
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),
+        api_address: reach.pods,
+        api_address_of_host: reach.host,
         pull_limits: resolved.images.limits,
         images_with_handler: resolved.images.with_handler,
         collection: resolved.images.collection,
@@ -324,6 +373,8 @@ pub async fn drain_node(resolved: &Resolved, plane: &ControlPlane, runtime: &Con
         node_ip: resolved.node_ip,
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),
+        api_address: resolved.api_address_of_pods(),
+        api_address_of_host: resolved.api_address_of_host(),
         images_with_handler: resolved.images.with_handler,
         pull_limits: resolved.images.limits,
         runtime_class_fails_pod: resolved.runtime_class_fails_pod,
@@ -355,11 +406,16 @@ pub async fn node_ready(plane: &ControlPlane, node_name: &str) -> anyhow::Result
     }
 }
 
-/// A client for the API that a kubeconfig file names.
-pub async fn client_from(kubeconfig: &Path) -> anyhow::Result<Client> {
+/// A client for the API that a kubeconfig file names, and where that is for pods.
+pub async fn client_from(kubeconfig: &Path) -> anyhow::Result<(Client, Reach)> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let read =
         kube::config::Kubeconfig::read_from(kubeconfig).with_context(|| format!("read {}", kubeconfig.display()))?;
     let config = kube::Config::from_custom_kubeconfig(read, &kube::config::KubeConfigOptions::default()).await?;
-    Ok(Client::try_from(config)?)
+    let url = &config.cluster_url;
+    // What is on this machine's loopback is out of reach of pods with an address of their own.
+    let address = url.host().and_then(|host| host.trim_matches(['[', ']']).parse::<IpAddr>().ok());
+    let host = address.map(|ip| SocketAddr::new(ip, url.port_u16().unwrap_or(443)));
+    let reach = Reach { pods: host.filter(|address| !address.ip().is_loopback()), host };
+    Ok((Client::try_from(config)?, reach))
 }

@@ -27,7 +27,8 @@ apps.v1.StatefulSet apps.v1.StatefulSetList apps.v1.DaemonSet apps.v1.DaemonSetL
 batch.v1.Job batch.v1.JobList batch.v1.CronJob batch.v1.CronJobList autoscaling.v1.Scale
 admissionregistration.v1.MutatingWebhookConfiguration admissionregistration.v1.MutatingWebhookConfigurationList
 admissionregistration.v1.ValidatingWebhookConfiguration admissionregistration.v1.ValidatingWebhookConfigurationList
-policy.v1.Eviction authentication.v1.TokenRequest meta.v1.Status meta.v1.DeleteOptions meta.v1.Condition
+policy.v1.Eviction authentication.v1.TokenRequest authentication.v1.TokenReview authentication.v1.SelfSubjectReview
+authorization.v1.SelfSubjectAccessReview meta.v1.Status meta.v1.DeleteOptions meta.v1.Condition
 meta.v1.WatchEvent
 """.split()
 # Types that are written as one letter instead of a reference.

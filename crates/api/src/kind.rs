@@ -170,6 +170,56 @@ static SCALE_KIND: Kind = Kind {
     schema: "autoscaling.v1.Scale",
 };
 
+/// What is sent to and received from `serviceaccounts/token`: not stored, so not in the table.
+pub fn token_request() -> &'static Kind {
+    &TOKEN_REQUEST_KIND
+}
+
+/// Questions about identity and access: answered, never stored, so not in the table of [`kinds`].
+pub fn reviews() -> &'static [Kind] {
+    REVIEWS
+}
+
+const fn question(group: &'static str, kind: &'static str, names: [&'static str; 2], schema: &'static str) -> Kind {
+    Kind {
+        group,
+        version: "v1",
+        kind,
+        plural: names[0],
+        singular: names[1],
+        short_names: &[],
+        categories: &[],
+        namespaced: false,
+        verbs: &["create"],
+        subresources: &[],
+        rules: &rules::review::Reviews,
+        columns: table::REVIEWS,
+        storage: &Storage { group: "", plural: "" },
+        schema,
+    }
+}
+
+const AUTHENTICATION: &str = "authentication.k8s.io";
+
+static TOKEN_REQUEST_KIND: Kind =
+    question(AUTHENTICATION, "TokenRequest", ["tokenrequests", "tokenrequest"], "authentication.v1.TokenRequest");
+
+static REVIEWS: &[Kind] = &[
+    question(AUTHENTICATION, "TokenReview", ["tokenreviews", "tokenreview"], "authentication.v1.TokenReview"),
+    question(
+        AUTHENTICATION,
+        "SelfSubjectReview",
+        ["selfsubjectreviews", "selfsubjectreview"],
+        "authentication.v1.SelfSubjectReview",
+    ),
+    question(
+        "authorization.k8s.io",
+        "SelfSubjectAccessReview",
+        ["selfsubjectaccessreviews", "selfsubjectaccessreview"],
+        "authorization.v1.SelfSubjectAccessReview",
+    ),
+];
+
 static EVENT_STORAGE: Storage = Storage { group: "core", plural: "events" };
 
 static KINDS: &[Kind] = &[
@@ -304,7 +354,13 @@ static KINDS: &[Kind] = &[
         categories: &[],
         namespaced: true,
         verbs: ALL_VERBS,
-        subresources: &[],
+        subresources: &[Subresource {
+            name: "token",
+            group: "authentication.k8s.io",
+            version: "v1",
+            kind: "TokenRequest",
+            verbs: &["create"],
+        }],
         rules: &rules::service_account::ServiceAccounts,
         columns: table::SERVICE_ACCOUNTS,
         storage: &Storage { group: "core", plural: "serviceaccounts" },

@@ -51,6 +51,8 @@ pub(crate) const PODS: &[Column] = &[
     wide("Readiness Gates", "Readiness gates that are true, of all."),
 ];
 
+pub(crate) const REVIEWS: &[Column] = &[NAME];
+
 pub(crate) const POD_TEMPLATES: &[Column] = &[
     NAME,
     text("Containers", "Names of the containers of the template."),

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 
 use crate::authz_node::NodeAuthorizer;
 use crate::status::Status;
-use crate::user::{AUTHENTICATED, MASTERS, UserInfo};
+use crate::user::{AUTHENTICATED, MASTERS, SERVICE_ACCOUNTS, UserInfo};
 use crate::world::World;
 
 /// What is asked, in the words of access control.
@@ -49,9 +49,9 @@ pub trait Authorizer: Send + Sync {
     async fn decide(&self, attributes: &Attributes<'_>, world: &World) -> Decision;
 }
 
-/// The authorizers in their order.
-pub fn chain() -> Vec<Box<dyn Authorizer>> {
-    vec![Box::new(Masters), Box::new(Roles), Box::new(NodeAuthorizer)]
+/// The authorizers in their order; nodes get tokens for these audiences (IMG-208).
+pub fn chain(node_audiences: Vec<String>) -> Vec<Box<dyn Authorizer>> {
+    vec![Box::new(Masters), Box::new(Roles), Box::new(NodeAuthorizer { audiences: node_audiences })]
 }
 
 /// Asks the chain; refuses with upstream's 403 when nobody allows it.
@@ -138,6 +138,15 @@ const EVENTS: &[&str] = &["", "events.k8s.io"];
 /// What every component may do: see what is served, and tell events.
 const EVENT_RULE: Rule = rule(&["create", "update", "patch"], EVENTS, &["events"]);
 
+/// What everybody who is authenticated may ask: who am I, may I (upstream's `system:basic-user`).
+const EVERYBODY: &[Rule] = &[
+    rule(&["create"], &["authentication.k8s.io"], &["selfsubjectreviews"]),
+    rule(&["create"], &["authorization.k8s.io"], &["selfsubjectaccessreviews"]),
+];
+
+/// How tokens are judged by others (upstream's `system:service-account-issuer-discovery`).
+const ISSUER_PATHS: [&str; 2] = ["/openid/v1/jwks", "/.well-known/openid-configuration"];
+
 const SCHEDULER: &[Rule] = &[
     EVENT_RULE,
     rule(
@@ -191,8 +200,13 @@ struct Roles;
 impl Authorizer for Roles {
     async fn decide(&self, a: &Attributes<'_>, _: &World) -> Decision {
         if a.resource.is_empty() {
-            let open = a.verb == "get" && a.user.is_in(AUTHENTICATED) && is_discovery(a.path);
+            let open = a.verb == "get"
+                && (a.user.is_in(AUTHENTICATED) && is_discovery(a.path)
+                    || a.user.is_in(SERVICE_ACCOUNTS) && ISSUER_PATHS.contains(&a.path));
             return if open { Decision::Allow } else { Decision::NoOpinion(String::new()) };
+        }
+        if a.user.is_in(AUTHENTICATED) && EVERYBODY.iter().any(|rule| rule.allows(a)) {
+            return Decision::Allow;
         }
         let rules = match a.user.name.as_str() {
             "system:kube-scheduler" => SCHEDULER,

@@ -9,10 +9,14 @@ use async_trait::async_trait;
 use serde_json::Value;
 
 use crate::authz::{Attributes, Authorizer, Decision};
+use crate::subresource::token::AUDIENCE_VERB;
 use crate::world::World;
 
 /// Judges requests of `system:node:<name>`.
-pub struct NodeAuthorizer;
+pub struct NodeAuthorizer {
+    /// Audiences for which nodes get tokens beyond those of their pods' volumes.
+    pub audiences: Vec<String>,
+}
 
 fn allow_if(condition: bool, otherwise: &str) -> Decision {
     if condition { Decision::Allow } else { Decision::NoOpinion(otherwise.to_owned()) }
@@ -22,7 +26,11 @@ fn allow_if(condition: bool, otherwise: &str) -> Decision {
 impl Authorizer for NodeAuthorizer {
     async fn decide(&self, a: &Attributes<'_>, world: &World) -> Decision {
         let Some(node) = a.user.node_name() else { return Decision::NoOpinion(String::new()) };
+        if a.verb == AUDIENCE_VERB {
+            return allow_if(self.audiences.iter().any(|audience| audience == a.resource), "");
+        }
         match (a.group, a.resource) {
+            ("authentication.k8s.io", "tokenreviews") => allow_if(a.verb == "create", ""),
             ("", "nodes") => nodes(a, node),
             ("", "pods") => pods(a, node, world).await,
             ("", "secrets" | "configmaps" | "serviceaccounts") => referenced(a, node, world).await,
@@ -82,7 +90,11 @@ async fn pods(a: &Attributes<'_>, node: &str, world: &World) -> Decision {
 
 async fn referenced(a: &Attributes<'_>, node: &str, world: &World) -> Decision {
     let why = format!("no relationship found between node {node:?} and this object");
+    let token = a.resource == "serviceaccounts" && a.subresource == "token";
     let name = match a.verb {
+        // NodeRestriction looks at what the token is to be bound to.
+        "create" if token => a.name.to_owned(),
+        _ if token => return Decision::NoOpinion(String::new()),
         "get" if !a.name.is_empty() => a.name.to_owned(),
         "list" | "watch" => match selected(a.fields, "metadata.name") {
             Some(name) => name.to_owned(),
@@ -90,7 +102,7 @@ async fn referenced(a: &Attributes<'_>, node: &str, world: &World) -> Decision {
         },
         _ => return Decision::NoOpinion(String::new()),
     };
-    if !a.subresource.is_empty() || a.namespace.is_empty() {
+    if !(a.subresource.is_empty() || token) || a.namespace.is_empty() {
         return Decision::NoOpinion(String::new());
     }
     let pods = world.pods_mentioning(a.namespace, node, &name).await;

@@ -64,7 +64,7 @@ fn wants_aggregated(headers: &HeaderMap) -> bool {
 /// Served groups in the order of the table.
 pub fn groups() -> Vec<&'static str> {
     let mut groups = Vec::new();
-    for kind in api::kinds() {
+    for kind in served() {
         if !groups.contains(&kind.group) {
             groups.push(kind.group);
         }
@@ -75,7 +75,7 @@ pub fn groups() -> Vec<&'static str> {
 /// Versions of a group, the preferred one first.
 pub fn versions(group: &str) -> Vec<&'static str> {
     let mut versions = Vec::new();
-    for kind in api::kinds().iter().filter(|k| k.group == group) {
+    for kind in served().filter(|k| k.group == group) {
         if !versions.contains(&kind.version) {
             versions.push(kind.version);
         }
@@ -85,16 +85,29 @@ pub fn versions(group: &str) -> Vec<&'static str> {
 
 /// Kinds of one group and version.
 pub fn kinds_of<'a>(group: &'a str, version: &'a str) -> impl Iterator<Item = &'static Kind> + 'a {
-    api::kinds().iter().filter(move |k| k.group == group && k.version == version)
+    served().filter(move |k| k.group == group && k.version == version)
+}
+
+/// The stored kinds, then those that are only answered.
+pub fn served() -> impl Iterator<Item = &'static Kind> {
+    api::kinds().iter().chain(api::kind::reviews())
 }
 
 fn paths() -> Value {
-    let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
+    let mut paths = vec![
+        "/.well-known/openid-configuration".to_owned(),
+        "/api".to_owned(),
+        "/api/v1".to_owned(),
+        "/apis".to_owned(),
+    ];
     for group in groups().into_iter().filter(|g| !g.is_empty()) {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions(group).iter().map(|version| format!("/apis/{group}/{version}")));
     }
-    paths.extend(["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/readyz", "/version"].map(str::to_owned));
+    paths.extend(
+        ["/healthz", "/livez", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"]
+            .map(str::to_owned),
+    );
     json!({"paths": paths})
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Map, Value, json};
 
 use crate::answer;
 use crate::descriptions::Descriptions;
-use crate::discovery::{groups, kinds_of, versions};
+use crate::discovery::{groups, kinds_of, served, versions};
 use crate::patch::ACCEPTED as PATCHES;
 use crate::server::Core;
 use crate::status::Status;
@@ -111,7 +111,7 @@ fn v3(group: &str, version: &str, service_version: &str) -> Option<Value> {
 }
 
 fn v2(service_version: &str) -> Value {
-    let kinds: Vec<&Kind> = api::kinds().iter().collect();
+    let kinds: Vec<&Kind> = served().collect();
     json!({
         "swagger": "2.0",
         "info": information(service_version),

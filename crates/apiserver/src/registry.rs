@@ -176,6 +176,12 @@ impl Registry {
         self.world.store.put(Put { key, value, expect, ttl }).await
     }
 
+    /// Lets the plugins judge what is asked of a subresource that stores nothing.
+    pub async fn restrict(&self, call: &Call<'_>, asked: &Value) -> Result<(), Status> {
+        let request = admission::Request { operation: Operation::Create, ..self.request(call, call.name, None) };
+        self.admission.validate_by_plugins(&request, Some(asked)).await
+    }
+
     fn request<'a>(&'a self, call: &Call<'a>, name: &'a str, old: Option<&'a Value>) -> admission::Request<'a> {
         admission::Request {
             kind: call.kind,
@@ -437,7 +443,7 @@ pub fn uid_conflict(call: &Call<'_>, wanted: &str, current: &str) -> Status {
 }
 
 /// A name from a prefix and five letters that make no words.
-fn generate_name(prefix: &str) -> String {
+pub fn generate_name(prefix: &str) -> String {
     const LETTERS: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     const RANDOM: usize = 5;
     const NAME_MAX: usize = 63;

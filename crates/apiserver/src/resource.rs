@@ -23,7 +23,7 @@ use crate::registry::Call;
 use crate::route::{self, Target};
 use crate::server::Core;
 use crate::status::{self, Status};
-use crate::subresource::{binding, hooks, log, scale, stream};
+use crate::subresource::{binding, hooks, log, scale, stream, token};
 use crate::user::UserInfo;
 use crate::warnings::Warnings;
 use crate::watch::{Subject, Watching};
@@ -138,7 +138,6 @@ async fn authorize(
 fn check_served(target: &Target, verb: &str) -> Result<(), Status> {
     let kind = target.kind;
     match target.subresource.as_deref() {
-        Some("token") if kind.plural == "serviceaccounts" => Err(Status::not_implemented("serviceaccounts/token")),
         Some("proxy") if kind.plural == "nodes" => Ok(()),
         Some(name) => match kind.subresource(name) {
             None => Err(Status::no_such_path()),
@@ -153,7 +152,8 @@ fn check_served(target: &Target, verb: &str) -> Result<(), Status> {
     }
 }
 
-async fn read_body(body: Body) -> Result<Bytes, Status> {
+/// The whole body, if it is not too large.
+pub async fn read_body(body: Body) -> Result<Bytes, Status> {
     match Limited::new(body, BODY_BYTES_MAX).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
         Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Status::too_large(BODY_BYTES_MAX)),
@@ -291,6 +291,13 @@ async fn create(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Sta
         Some("eviction") => {
             let status = binding::evict(&core.registry, &call, &document.value, &asked.query).await?;
             return Ok(answer::value(201, &status, asked.form.format));
+        }
+        Some("token") => {
+            let Checked { object, warnings } =
+                body::check(api::kind::token_request(), document, options.field_validation)?;
+            call.warnings.extend(warnings);
+            let issued = token::issue(core, &call, object).await?;
+            return Ok(answer::value(201, &issued, asked.form.format));
         }
         Some(_) => return Err(Status::method_not_allowed()),
     }

@@ -27,6 +27,8 @@ pub struct Target {
 pub enum Route {
     /// An object, a collection or a subresource.
     Resource(Target),
+    /// A question that is answered and not stored.
+    Review(&'static Kind),
     /// A path below /api or /apis whose group, version or resource is not served.
     Unknown,
     /// Anything else: discovery, health, OpenAPI.
@@ -50,10 +52,16 @@ pub fn parse(path: &str) -> Route {
     if rest.is_empty() {
         return Route::Plain;
     }
-    match resource(&group, &version, &rest) {
-        Some(target) => Route::Resource(target),
-        None => Route::Unknown,
+    match (resource(&group, &version, &rest), review(&group, &version, &rest)) {
+        (Some(target), _) => Route::Resource(target),
+        (None, Some(kind)) => Route::Review(kind),
+        (None, None) => Route::Unknown,
     }
+}
+
+fn review(group: &str, version: &str, parts: &[Cow<'_, str>]) -> Option<&'static Kind> {
+    let [plural] = parts else { return None };
+    api::kind::reviews().iter().find(|kind| (kind.group, kind.version, kind.plural) == (group, version, plural))
 }
 
 fn decode(part: &str) -> Cow<'_, str> {

@@ -23,10 +23,11 @@ use crate::registry::Registry;
 use crate::route::{self, Route};
 use crate::status::Status;
 use crate::subresource::node_port::{NodePort, NodeTls};
-use crate::user::{StaticToken, UserInfo, same_secret};
+use crate::tokens::Tokens;
+use crate::user::{StaticToken, UserInfo};
 use crate::watch::Frames;
 use crate::world::World;
-use crate::{answer, bootstrap, discovery, openapi, resource};
+use crate::{answer, authn, bootstrap, discovery, openapi, resource, reviews};
 
 /// What the server is made of.
 pub struct Options {
@@ -46,6 +47,11 @@ pub struct Options {
     pub node_tls: Option<NodeTls>,
     /// Bearer tokens that are known from the start.
     pub tokens: Vec<StaticToken>,
+    /// Private key (PEM, PKCS#8, P-256) that signs tokens of service accounts; without it one is made that ends with the
+    /// server.
+    pub service_account_key_pem: Option<String>,
+    /// Audiences for which a node gets tokens beyond those that its pods' volumes name (IMG-208).
+    pub node_audiences: Vec<String>,
     /// CA of client certificates, PEM; published for clients, verified by the listener's TLS configuration.
     pub client_ca_pem: Option<String>,
     /// `gitVersion` of /version.
@@ -64,6 +70,8 @@ impl Options {
             unresolved_tags: UnresolvedTags::default(),
             node_tls: None,
             tokens: Vec::new(),
+            service_account_key_pem: None,
+            node_audiences: Vec::new(),
             client_ca_pem: None,
             service_version: "v1.36.1+sampan".to_owned(),
         }
@@ -76,6 +84,9 @@ pub enum Error {
     /// An admission plugin that does not exist.
     #[error("unknown admission plugin {0:?}")]
     UnknownPlugin(String),
+    /// The key for tokens of service accounts cannot be used.
+    #[error("cannot use the key for service account tokens: {0}")]
+    TokenKey(String),
     /// The identity for the node port cannot be used.
     #[error("cannot use the identity for the node port: {0}")]
     NodeTls(String),
@@ -99,7 +110,10 @@ pub struct Core {
     pub node_port: NodePort,
     /// Ends watches and connections.
     pub cancel: CancellationToken,
-    tokens: Vec<StaticToken>,
+    /// Tokens of service accounts.
+    pub tokens: Tokens,
+    /// Bearer tokens that are known from the start.
+    pub static_tokens: Vec<StaticToken>,
     /// `gitVersion`.
     pub service_version: String,
 }
@@ -117,13 +131,15 @@ impl ApiServer {
         let pins = PinImageDigests { resolver: options.digests, unresolved: options.unresolved_tags };
         let admission = admission::Chain::new(&options.admission, options.webhooks, pins);
         let admission = admission.map_err(Error::UnknownPlugin)?;
+        let key_pem = options.service_account_key_pem.as_deref();
         let core = Core {
             registry: Registry { world, admission, event_ttl: options.event_ttl },
             frames: Arc::default(),
-            authorizers: authz::chain(),
+            authorizers: authz::chain(options.node_audiences),
             node_port: NodePort::new(options.node_tls.as_ref()).map_err(Error::NodeTls)?,
             cancel,
-            tokens: options.tokens,
+            tokens: Tokens::new(key_pem).map_err(|error| Error::TokenKey(error.to_string()))?,
+            static_tokens: options.tokens,
             service_version: options.service_version,
         };
         bootstrap::objects(&core.registry).await.map_err(Error::Bootstrap)?;
@@ -161,13 +177,14 @@ async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
 
 async fn respond(core: &Core, request: Request<Body>) -> Result<Response, Status> {
     let path = request.uri().path();
-    let user = authenticate(core, &request)?;
+    let user = authn::authenticate(core, request.extensions(), request.headers()).await?;
     if let Some(response) = open(core, path) {
         return Ok(response);
     }
     let user = user.ok_or_else(Status::unauthorized)?;
     match route::parse(path) {
         Route::Resource(target) => resource::respond(core, target, user, request).await,
+        Route::Review(kind) => reviews::respond(core, kind, user, request).await,
         Route::Unknown | Route::Plain => plain(core, &user, &request.into_parts().0).await,
     }
 }
@@ -179,22 +196,6 @@ fn open(core: &Core, path: &str) -> Option<Response> {
         "/version" => Some(answer::json_bytes(200, discovery::version(&core.service_version).to_string())),
         _ => None,
     }
-}
-
-/// The identity that the door set, else the one that a bearer token proves. A wrong token is a 401, no token is nobody.
-fn authenticate(core: &Core, request: &Request<Body>) -> Result<Option<UserInfo>, Status> {
-    if let Some(user) = request.extensions().get::<UserInfo>() {
-        return Ok(Some(user.clone()));
-    }
-    let Some(authorization) = request.headers().get(header::AUTHORIZATION) else { return Ok(None) };
-    let text = authorization.to_str().map_err(|_| Status::unauthorized())?;
-    let (scheme, token) = text.split_once(' ').unwrap_or_default();
-    if !scheme.eq_ignore_ascii_case("bearer") {
-        return Err(Status::unauthorized());
-    }
-    let token = token.trim();
-    let known = core.tokens.iter().find(|known| same_secret(known.token.as_bytes(), token.as_bytes()));
-    known.map(|known| Some(known.user.clone())).ok_or_else(Status::unauthorized)
 }
 
 /// Discovery and OpenAPI.
@@ -212,6 +213,15 @@ async fn plain(core: &Core, user: &UserInfo, request: &Parts) -> Result<Response
     authz::authorize(&core.authorizers, &attributes, &core.registry.world).await?;
     if verb != "get" {
         return Err(if discovery::exists(path) { Status::method_not_allowed() } else { Status::no_such_path() });
+    }
+    match path.trim_end_matches('/') {
+        "/openid/v1/jwks" => {
+            return Ok(answer::typed(200, "application/jwk-set+json", core.tokens.public_keys().to_string()));
+        }
+        "/.well-known/openid-configuration" => {
+            return Ok(answer::json_bytes(200, core.tokens.configuration().to_string()));
+        }
+        _ => {}
     }
     let found = discovery::respond(path, &request.headers).or_else(|| openapi::respond(path, &request.headers, core));
     found.unwrap_or_else(|| Err(Status::no_such_path()))

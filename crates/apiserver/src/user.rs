@@ -21,6 +21,8 @@ pub struct UserInfo {
 pub const MASTERS: &str = "system:masters";
 /// Group of node agents.
 pub const NODES: &str = "system:nodes";
+/// Group of all service accounts.
+pub const SERVICE_ACCOUNTS: &str = "system:serviceaccounts";
 /// Group of everybody who was authenticated.
 pub const AUTHENTICATED: &str = "system:authenticated";
 

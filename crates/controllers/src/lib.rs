@@ -12,6 +12,7 @@ pub mod namespace;
 pub mod node_taints;
 pub mod pod_gc;
 pub mod resource_quota;
+pub mod root_ca;
 pub mod service_account;
 pub mod shell;
 pub mod view;

@@ -20,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 use crate::node_taints::Tainting;
 use crate::pod_gc::Removal;
 use crate::resource_quota::Count;
-use crate::view::{AccountObject, NamespaceObject, NodeObject, Pod, PodObject, Quota, QuotaObject, World};
-use crate::{call, namespace, node_taints, pod_gc, resource_quota, service_account};
+use crate::view::{
+    AccountObject, ConfigMapObject, NamespaceObject, NodeObject, Pod, PodObject, Quota, QuotaObject, World,
+};
+use crate::{call, namespace, node_taints, pod_gc, resource_quota, root_ca, service_account};
 
 /// How many actions may be under way at once.
 const ACTIONS_MAX: usize = 32;
@@ -51,6 +53,8 @@ pub enum Error {
 pub enum Action {
     /// Create the ServiceAccount `default` of a namespace.
     CreateAccount(String),
+    /// Publish the API server's certificate, the second text, in a namespace.
+    PublishCa(String, String),
     /// Empty a namespace and let it go.
     EmptyNamespace(String),
     /// Remove a pod that no node looks after.
@@ -67,17 +71,20 @@ fn decide(world: &World, now: Instant) -> (BTreeSet<Action>, Option<Instant>) {
     let (counts, poll_at) = resource_quota::decide(world, now);
     let wake_at = removal_at.into_iter().chain(poll_at).min();
     let accounts = service_account::decide(world).into_iter().map(Action::CreateAccount);
+    let published = root_ca::decide(world).into_iter().map(|(namespace, ca)| Action::PublishCa(namespace, ca));
     let namespaces = namespace::decide(world).into_iter().map(Action::EmptyNamespace);
     let taints = node_taints::decide(world).into_iter().map(Action::TaintNode);
     let removals = removals.into_iter().map(Action::RemovePod);
     let counts = counts.into_iter().map(Action::CountQuota);
-    (accounts.chain(namespaces).chain(removals).chain(taints).chain(counts).collect(), wake_at)
+    let actions = accounts.chain(published).chain(namespaces).chain(removals).chain(taints).chain(counts);
+    (actions.collect(), wake_at)
 }
 
 async fn act(client: &Client, action: &Action) -> Result<(), call::Error> {
     let work = async {
         match action {
             Action::CreateAccount(namespace) => service_account::act(client, namespace).await,
+            Action::PublishCa(namespace, ca) => root_ca::act(client, namespace, ca).await,
             Action::EmptyNamespace(namespace) => namespace::act(client, namespace).await,
             Action::RemovePod(removal) => pod_gc::act(client, removal).await,
             Action::TaintNode(tainting) => node_taints::act(client, tainting).await,
@@ -88,14 +95,16 @@ async fn act(client: &Client, action: &Action) -> Result<(), call::Error> {
     tokio::time::timeout(ACTION_TIMEOUT, work).await.map_err(timed_out)?
 }
 
-/// Runs all controllers until they are cancelled; then finishes the actions under way.
-pub async fn run(client: Client, cancel: CancellationToken) -> Result<(), Error> {
+/// Runs all controllers until they are cancelled; then finishes the actions under way. `root_ca` is published for pods.
+pub async fn run(client: Client, root_ca: Option<String>, cancel: CancellationToken) -> Result<(), Error> {
     let mut namespaces = watch::<NamespaceObject>(&client, Config::default());
     let mut accounts = watch::<AccountObject>(&client, Config::default().fields("metadata.name=default"));
+    let mut config_maps = watch::<ConfigMapObject>(&client, Config::default().fields("metadata.name=kube-root-ca.crt"));
     let mut pods = watch::<PodObject>(&client, Config::default());
     let mut nodes = watch::<NodeObject>(&client, Config::default());
     let mut quotas = watch::<QuotaObject>(&client, Config::default());
     let mut shell = Shell::new(client);
+    shell.world.root_ca = root_ca;
     loop {
         let wake_at = shell.wake_at;
         tokio::select! {
@@ -104,6 +113,7 @@ pub async fn run(client: Client, cancel: CancellationToken) -> Result<(), Error>
             event = namespaces.next() => shell.take_namespace(event.ok_or(Error::WatchEnded("namespaces"))?),
             event = accounts.next() => shell.take_account(event.ok_or(Error::WatchEnded("serviceaccounts"))?),
             event = quotas.next() => shell.take_quota(event.ok_or(Error::WatchEnded("resourcequotas"))?),
+            event = config_maps.next() => shell.take_config_map(event.ok_or(Error::WatchEnded("configmaps"))?),
             event = nodes.next() => shell.take_node(event.ok_or(Error::WatchEnded("nodes"))?),
             event = pods.next() => shell.take_pod(event.ok_or(Error::WatchEnded("pods"))?),
             () = sleep_until(wake_at) => {}
@@ -185,6 +195,7 @@ struct Shell {
     world: World,
     namespaces: Listing,
     accounts: Listing,
+    config_maps: Listing,
     pods: Listing,
     nodes: Listing,
     quotas: Listing,
@@ -200,6 +211,7 @@ impl Shell {
             world: World::default(),
             namespaces: Listing::default(),
             accounts: Listing::default(),
+            config_maps: Listing::default(),
             pods: Listing::default(),
             nodes: Listing::default(),
             quotas: Listing::default(),
@@ -229,6 +241,18 @@ impl Shell {
                 known.remove(&namespace);
             }
             Change::AreAll(namespaces) => known.retain(|namespace| namespaces.contains(namespace)),
+            Change::Is(..) | Change::None => {}
+        }
+    }
+
+    fn take_config_map(&mut self, event: Watched<ConfigMapObject>) {
+        let known = &mut self.world.published_ca;
+        match self.config_maps.take(event, |object| object.meta().namespace.as_ref()) {
+            Change::Is(namespace, mut object) if object.meta().name.as_deref() == Some(root_ca::NAME) => {
+                known.insert(namespace, object.data.remove(root_ca::KEY).unwrap_or_default());
+            }
+            Change::IsGone(namespace) => drop(known.remove(&namespace)),
+            Change::AreAll(namespaces) => known.retain(|namespace, _| namespaces.contains(namespace)),
             Change::Is(..) | Change::None => {}
         }
     }
@@ -309,7 +333,7 @@ impl Shell {
     }
 
     fn start_what_is_wanted(&mut self, now: Instant) {
-        let listings = [&self.namespaces, &self.accounts, &self.pods, &self.nodes, &self.quotas];
+        let listings = [&self.namespaces, &self.accounts, &self.config_maps, &self.pods, &self.nodes, &self.quotas];
         if !listings.iter().all(|listing| listing.complete) {
             return;
         }

@@ -65,6 +65,10 @@ pub struct World {
     pub namespaces: BTreeMap<String, Namespace>,
     /// The namespaces that have a ServiceAccount `default`.
     pub with_default_account: BTreeSet<String>,
+    /// By which clients know the API server, PEM; None where nobody tells.
+    pub root_ca: Option<String>,
+    /// What the ConfigMap `kube-root-ca.crt` of a namespace says, by namespace.
+    pub published_ca: BTreeMap<String, String>,
     /// By uid.
     pub pods: BTreeMap<String, Pod>,
     /// By namespace and name.
@@ -137,6 +141,16 @@ impl QuotaObject {
 #[serde(default)]
 pub struct AccountObject {
     metadata: ObjectMeta,
+}
+
+/// A ConfigMap on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ConfigMapObject {
+    metadata: ObjectMeta,
+    /// Its contents.
+    #[serde(deserialize_with = "null_as_default")]
+    pub data: BTreeMap<String, String>,
 }
 
 /// A Node on the wire.
@@ -259,6 +273,7 @@ macro_rules! resource {
 
 resource!(NamespaceObject, k8s_openapi::ClusterResourceScope, "Namespace", "namespaces");
 resource!(AccountObject, k8s_openapi::NamespaceResourceScope, "ServiceAccount", "serviceaccounts");
+resource!(ConfigMapObject, k8s_openapi::NamespaceResourceScope, "ConfigMap", "configmaps");
 resource!(NodeObject, k8s_openapi::ClusterResourceScope, "Node", "nodes");
 resource!(QuotaObject, k8s_openapi::NamespaceResourceScope, "ResourceQuota", "resourcequotas");
 resource!(PodObject, k8s_openapi::NamespaceResourceScope, "Pod", "pods");

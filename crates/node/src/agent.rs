@@ -211,6 +211,8 @@ impl DrainOptions {
             cpu_milli,
             memory_bytes: options::memory_bytes(),
             storage_bytes: options::storage_bytes(&self.data_dir),
+            api_address: self.api_address,
+            api_address_of_host: self.api_address_of_host,
         }
     }
 }

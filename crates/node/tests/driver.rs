@@ -95,6 +95,8 @@ fn context(data: &Path, top: &str) -> Context {
         cpu_milli: 1000,
         memory_bytes: 1 << 30,
         storage_bytes: 1 << 30,
+        api_address: None,
+        api_address_of_host: None,
     }
 }
 

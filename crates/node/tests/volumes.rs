@@ -33,6 +33,8 @@ fn context(data_dir: &Path) -> Context {
         cpu_milli: 1000,
         memory_bytes: 1 << 30,
         storage_bytes: 1 << 30,
+        api_address: None,
+        api_address_of_host: None,
     }
 }
 
@@ -165,4 +167,74 @@ async fn a_missing_object_fails_its_volume_in_kubernetes_words_and_no_other() {
     volumes.tear_down("u1").await.unwrap();
     assert_eq!(mounts_below(directory.path()), 0);
     assert!(volumes.tear_down("../x").await.is_err());
+}
+
+/// An API that gives tokens of the account `robot`, counted, which live for `life_seconds`; after `tokens_max` it refuses.
+fn issuing(data_dir: &Path, life_seconds: i64, tokens_max: usize) -> (Volumes, Arc<Mutex<Vec<Value>>>) {
+    let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let noted = asked.clone();
+    let issue = move |Json(request): Json<Value>| async move {
+        let mut noted = noted.lock().unwrap();
+        noted.push(request.clone());
+        if noted.len() > tokens_max {
+            let status = json!({ "kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "Forbidden",
+                "message": "no more tokens", "code": 403 });
+            return (StatusCode::FORBIDDEN, Json(status)).into_response();
+        }
+        let ends = jiff::Timestamp::now() + jiff::SignedDuration::from_secs(life_seconds);
+        let status = json!({ "token": format!("token-{}", noted.len()), "expirationTimestamp": ends.to_string() });
+        Json(json!({ "spec": request["spec"], "status": status })).into_response()
+    };
+    let path = "/api/v1/namespaces/ns/serviceaccounts/robot/token";
+    let router = Router::new().route(path, axum::routing::post(issue));
+    (Volumes::new(Sources::new(kube::Client::new(router, "ns")), Arc::new(context(data_dir))), asked)
+}
+
+fn pod_of_account(security: Value) -> Pod {
+    let token = json!({ "path": "token", "audience": "vault", "expirationSeconds": 3600 });
+    serde_json::from_value(json!({
+        "metadata": { "name": "p", "namespace": "ns", "uid": "u1" },
+        "spec": { "serviceAccountName": "robot", "securityContext": security,
+            "volumes": [{ "name": "t", "projected": { "defaultMode": 0o644, "sources": [{ "serviceAccountToken": token }] } }],
+            "containers": [{ "name": "c", "volumeMounts": [{ "name": "t", "mountPath": "/t" }] }] } }))
+    .unwrap()
+}
+
+#[tokio::test]
+async fn a_token_is_bound_to_the_pod_and_asked_for_again_only_when_it_ages() {
+    need_root();
+    let directory = tempfile::tempdir().unwrap();
+    let (volumes, asked) = issuing(directory.path(), 3600, usize::MAX);
+    let pod = pod_of_account(json!({}));
+    for _ in 0..3 {
+        let mounted = volumes.prepare(&pod).await.unwrap();
+        let file = path(&mounted, "t").join("token");
+        assert_eq!(fs::read_to_string(&file).unwrap(), "token-1");
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o644);
+    }
+    let request = asked.lock().unwrap()[0]["spec"].clone();
+    assert_eq!(asked.lock().unwrap().len(), 1);
+    assert_eq!((&request["audiences"], &request["expirationSeconds"]), (&json!(["vault"]), &json!(3600)));
+    let bound = json!({ "apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u1" });
+    assert_eq!(request["boundObjectRef"], bound);
+    volumes.tear_down("u1").await.unwrap();
+    volumes.prepare(&pod).await.unwrap();
+    assert_eq!(asked.lock().unwrap().len(), 2, "a torn down pod's token is forgotten");
+    volumes.tear_down("u1").await.unwrap();
+}
+
+#[tokio::test]
+async fn a_token_is_private_where_the_pod_has_one_user_and_a_refusal_is_told() {
+    need_root();
+    let directory = tempfile::tempdir().unwrap();
+    let (volumes, _) = issuing(directory.path(), 3600, 1);
+    for (security, owner) in [(json!({ "runAsUser": 1000 }), 1000), (json!({ "fsGroup": 2000 }), 0)] {
+        let mounted = volumes.prepare(&pod_of_account(security)).await.unwrap();
+        let metadata = fs::metadata(path(&mounted, "t").join("token")).unwrap();
+        assert_eq!((metadata.permissions().mode() & 0o707, metadata.uid()), (0o600, owner));
+    }
+    volumes.tear_down("u1").await.unwrap();
+    let refused = volumes.prepare(&pod_of_account(json!({}))).await.unwrap_err().to_string();
+    assert!(refused.contains("failed to fetch token") && refused.contains("no more tokens"), "{refused}");
+    volumes.tear_down("u1").await.unwrap();
 }

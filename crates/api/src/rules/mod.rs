@@ -20,6 +20,7 @@ pub mod pod;
 pub mod pod_template;
 pub mod priority_class;
 pub mod resource_quota;
+pub mod review;
 pub mod runtime_class;
 pub mod secret;
 pub mod service_account;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use super::{Operation, Plugin, Request};
 use crate::status::Status;
+use crate::subresource::token::uid_mismatch;
 
 /// The plugin.
 pub struct NodeRestriction;
@@ -29,8 +30,33 @@ impl Plugin for NodeRestriction {
                 Err(request.forbidden(format!("node {node:?} is not allowed to modify lease {:?}", request.name)))
             }
             ("", "pods") => pod(request, node, object).await,
+            ("", "serviceaccounts") if request.subresource == "token" => token(request, node, object).await,
             _ => Ok(()),
         }
+    }
+}
+
+/// A node gets tokens for the accounts of its own pods, bound to those pods.
+async fn token(request: &Request<'_>, node: &str, asked: Option<&Value>) -> Result<(), Status> {
+    let nothing = Value::Null;
+    let reference = asked.and_then(|asked| look::at(asked, &["spec", "boundObjectRef"])).unwrap_or(&nothing);
+    let [version, kind, name, uid] = ["apiVersion", "kind", "name", "uid"].map(|field| look::text(reference, field));
+    if (version, kind) != ("v1", "Pod") || name.is_empty() {
+        return Err(request.forbidden("node requested token not bound to a pod"));
+    }
+    if uid.is_empty() {
+        return Err(request.forbidden("node requested token with a pod binding without a uid"));
+    }
+    let Some(pod) = request.world.pod(request.namespace, name).await else {
+        let kind = api::find("", "v1", "pods").expect("the table of kinds has pods");
+        return Err(Status::not_found(kind, name));
+    };
+    if look::text_at(&pod, &["metadata", "uid"]) != uid {
+        return Err(request.forbidden(uid_mismatch(uid)));
+    }
+    match look::text_at(&pod, &["spec", "nodeName"]) == node {
+        true => Ok(()),
+        false => Err(request.forbidden("node requested token bound to a pod scheduled on a different node")),
     }
 }
 

@@ -1,19 +1,25 @@
-//! `ServiceAccount`: every pod runs as a service account and takes its pull secrets (IMG-188 to IMG-190).
+//! `ServiceAccount`: every pod runs as a service account, takes its pull secrets (IMG-188 to IMG-190) and mounts its token.
 //!
-//! Tokens are not mounted: this server issues none yet. The account `default` may be missing, so that a pod can be made
-//! in a namespace before its controller has made the account.
+//! The account `default` may be missing, so that a pod can be made in a namespace before its controller has made the
+//! account; such a pod mounts a token too, and its volume waits for the account.
 
 use api::look;
 use async_trait::async_trait;
 use serde_json::{Value, json};
 
 use super::{Operation, Plugin, Request};
+use crate::registry::generate_name;
 use crate::status::Status;
 
 /// The plugin.
 pub struct ServiceAccount;
 
 const MIRROR: &str = "kubernetes.io/config.mirror";
+const VOLUME: &str = "kube-api-access-";
+const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+const ROOT_CA: &str = "kube-root-ca.crt";
+/// Not an hour, so that the server knows these tokens from those that were asked for by hand.
+const TOKEN_SECONDS: i64 = 3607;
 const ENFORCE: &str = "kubernetes.io/enforce-mountable-secrets";
 
 #[async_trait]
@@ -30,7 +36,11 @@ impl Plugin for ServiceAccount {
         look::set_empty(spec, "serviceAccountName", "default");
         let name = look::text(spec, "serviceAccountName").to_owned();
         look::set(spec, "serviceAccount", name);
-        let Some(account) = account_of(request, spec).await? else { return Ok(()) };
+        let account = account_of(request, spec).await?;
+        if automounts(spec, account.as_ref()) {
+            mount_token(spec);
+        }
+        let Some(account) = account else { return Ok(()) };
         // IMG-188: all of the account's or all of the pod's, never both.
         if look::list(spec, "imagePullSecrets").is_empty() {
             let names: Vec<Value> = look::list(&account, "imagePullSecrets")
@@ -62,6 +72,45 @@ impl Plugin for ServiceAccount {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// The pod's word counts before the account's; both silent means yes.
+fn automounts(spec: &Value, account: Option<&Value>) -> bool {
+    let said = |object: &Value| look::get(object, "automountServiceAccountToken").and_then(Value::as_bool);
+    said(spec).or_else(|| account.and_then(said)).unwrap_or(true)
+}
+
+/// Mounts the token where clients look for it, in each container that has nothing there. Idempotent.
+fn mount_token(spec: &mut Value) {
+    let volumes = look::list(spec, "volumes").iter();
+    let present = volumes.map(|volume| look::text(volume, "name")).find(|name| name.starts_with(VOLUME));
+    let (is_present, name) = match present {
+        Some(name) => (true, name.to_owned()),
+        None => (false, generate_name(VOLUME)),
+    };
+    let mut needed = false;
+    for list in ["initContainers", "containers"] {
+        for container in look::list_mut(spec, list) {
+            let mut mounts = look::list(container, "volumeMounts").to_vec();
+            if mounts.iter().any(|mount| look::text(mount, "mountPath") == MOUNT_PATH) {
+                continue;
+            }
+            mounts.push(json!({"name": name, "readOnly": true, "mountPath": MOUNT_PATH}));
+            look::set(container, "volumeMounts", mounts);
+            needed = true;
+        }
+    }
+    if needed && !is_present {
+        let mut volumes = look::list(spec, "volumes").to_vec();
+        volumes.push(json!({"name": name, "projected": {"defaultMode": 0o644, "sources": [
+            {"serviceAccountToken": {"expirationSeconds": TOKEN_SECONDS, "path": "token"}},
+            {"configMap": {"name": ROOT_CA, "items": [{"key": "ca.crt", "path": "ca.crt"}]}},
+            {"downwardAPI": {"items": [
+                {"path": "namespace", "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.namespace"}},
+            ]}},
+        ]}}));
+        look::set(spec, "volumes", volumes);
     }
 }
 

@@ -6,3 +6,4 @@ pub mod log;
 pub mod node_port;
 pub mod scale;
 pub mod stream;
+pub mod token;

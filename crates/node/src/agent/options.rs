@@ -6,7 +6,7 @@ use crate::{
 };
 use std::{
     io,
-    net::{IpAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -43,6 +43,10 @@ pub struct Options {
     pub cluster_dns: Vec<IpAddr>,
     /// The cluster's domain.
     pub cluster_domain: String,
+    /// Where pods with an address of their own find the API server; None where nobody can tell.
+    pub api_address: Option<SocketAddr>,
+    /// Where pods on the host network find it.
+    pub api_address_of_host: Option<SocketAddr>,
     /// Images are asked for with the handler of the pod's RuntimeClass (gate RuntimeClassInImageCriApi, IMG-320).
     pub images_with_handler: bool,
     /// How many image pulls at a time, and how many a second.
@@ -80,6 +84,8 @@ pub struct DrainOptions {
     pub node_ip: IpAddr,
     pub cluster_dns: Vec<IpAddr>,
     pub cluster_domain: String,
+    pub api_address: Option<SocketAddr>,
+    pub api_address_of_host: Option<SocketAddr>,
     pub images_with_handler: bool,
     pub pull_limits: crate::image::queue::Limits,
     pub runtime_class_fails_pod: bool,
@@ -101,6 +107,8 @@ impl Options {
             node_ip: self.node_ip,
             cluster_dns: self.cluster_dns.clone(),
             cluster_domain: self.cluster_domain.clone(),
+            api_address: self.api_address,
+            api_address_of_host: self.api_address_of_host,
             images_with_handler: self.images_with_handler,
             pull_limits: self.pull_limits,
             runtime_class_fails_pod: self.runtime_class_fails_pod,

@@ -34,7 +34,7 @@ pub(super) type Environment = Vec<(String, String)>;
 
 /// The container's environment: `envFrom` first, then `env`, which replaces.
 pub(super) fn environment(fields: Fields<'_>, container: &Container, objects: &Objects) -> Result<Environment, Error> {
-    let mut env = Environment::new();
+    let mut env = api_server(fields);
     for from in &container.env_from {
         if let Some(reference) = &from.config_map_ref {
             let values = objects.config_maps.get(&reference.name).map(|m| m.data.clone());
@@ -51,6 +51,28 @@ pub(super) fn environment(fields: Fields<'_>, container: &Container, objects: &O
         }
     }
     Ok(env)
+}
+
+/// Where a pod finds the API server, in the variables that clients know; nothing where the node cannot tell. The pod's
+/// own variables replace them.
+fn api_server(fields: Fields<'_>) -> Environment {
+    let is_on_host = fields.pod.spec.host_network;
+    let address = if is_on_host { fields.ctx.api_address_of_host } else { fields.ctx.api_address };
+    let Some(address) = address else { return Environment::new() };
+    let (host, port) = (address.ip().to_string(), address.port().to_string());
+    let url = format!("tcp://{address}");
+    let with_port = |end: &str| format!("KUBERNETES_PORT_{port}_TCP{end}");
+    [
+        ("KUBERNETES_SERVICE_HOST".to_owned(), host.clone()),
+        ("KUBERNETES_SERVICE_PORT".to_owned(), port.clone()),
+        ("KUBERNETES_SERVICE_PORT_HTTPS".to_owned(), port.clone()),
+        ("KUBERNETES_PORT".to_owned(), url.clone()),
+        (with_port(""), url),
+        (with_port("_PROTO"), "tcp".to_owned()),
+        (with_port("_PORT"), port.clone()),
+        (with_port("_ADDR"), host),
+    ]
+    .into()
 }
 
 fn secret_texts(secret: &Secret) -> BTreeMap<String, String> {

@@ -27,7 +27,10 @@ pub use security::is_privileged;
 use crate::object::{Container, ContainerKind, Pod};
 use crate::volumes::{Mounted, SubPath};
 use cri::v1;
-use std::{net::IpAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::PathBuf,
+};
 
 /// What is true of the node and the same for every pod.
 #[derive(Debug, Clone)]
@@ -58,6 +61,10 @@ pub struct Context {
     pub memory_bytes: i64,
     /// Allocatable ephemeral storage in bytes.
     pub storage_bytes: i64,
+    /// Where pods with an address of their own find the API server; None where the node cannot tell.
+    pub api_address: Option<SocketAddr>,
+    /// Where pods on the host network find it.
+    pub api_address_of_host: Option<SocketAddr>,
 }
 
 /// What is true of one container about to be created.

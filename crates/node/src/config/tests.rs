@@ -19,6 +19,8 @@ fn context() -> Context {
         cpu_milli: 4000,
         memory_bytes: 1 << 30,
         storage_bytes: 1 << 34,
+        api_address: None,
+        api_address_of_host: None,
     }
 }
 
@@ -90,6 +92,29 @@ fn the_environment_is_from_sources_then_variables_that_may_use_earlier_ones() {
             "LATER=x"
         ]
     );
+}
+
+#[test]
+fn a_pod_finds_the_api_server_by_variables_that_its_own_replace() {
+    let ctx = Context {
+        api_address: Some("10.1.0.1:6443".parse().unwrap()),
+        api_address_of_host: Some("127.0.0.1:6443".parse().unwrap()),
+        ..context()
+    };
+    let env = |spec: Value| {
+        let pod = pod(spec);
+        let fields = Fields { pod: &pod, pod_ips: &[], ctx: &ctx };
+        environment::environment(fields, &pod.spec.containers[0], &objects()).unwrap()
+    };
+    let value = |env: &[(String, String)], name: &str| env.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+    let own = env(json!({ "containers": [{ "name": "c", "env": [
+        { "name": "URL", "value": "https://$(KUBERNETES_SERVICE_HOST):$(KUBERNETES_SERVICE_PORT)" },
+        { "name": "KUBERNETES_PORT", "value": "mine" }] }] }));
+    assert_eq!(value(&own, "URL").unwrap(), "https://10.1.0.1:6443");
+    assert_eq!(value(&own, "KUBERNETES_PORT").unwrap(), "mine");
+    assert_eq!(value(&own, "KUBERNETES_PORT_6443_TCP_ADDR").unwrap(), "10.1.0.1");
+    let host = env(json!({ "hostNetwork": true, "containers": [{ "name": "c" }] }));
+    assert_eq!(value(&host, "KUBERNETES_SERVICE_HOST").unwrap(), "127.0.0.1");
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Volumes: making a pod's volumes exist on the host, and taking them away.
 //!
 //! Owns everything below `<data_dir>/pods/<uid>/volumes` and `…/volume-subpaths`, the fetching of ConfigMaps and
-//! Secrets ([`Sources`]) and the removal of a pod's directory. Must not talk to the runtime: a container's mounts are
+//! Secrets ([`Sources`]) and of tokens, and the removal of a pod's directory. Must not talk to the runtime: a container's mounts are
 //! written by `crate::config` from what [`Volumes::prepare`] returns. Planning (`plan`, `payload`) is pure; `act`,
 //! `writer`, `mounts`, `host_path` and `sub_path` do it, idempotently, so that a crash anywhere is followed by the same
 //! call again. Start at [`Volumes`].
@@ -13,16 +13,24 @@ mod payload;
 mod plan;
 mod sources;
 mod sub_path;
+mod tokens;
 mod watched;
 mod writer;
 
 pub use sources::{SourceError, Sources};
 pub use sub_path::{SubPath, bind as bind_sub_path};
+pub use tokens::{request as request_token, said};
 
 use crate::config::{Context, pod_directory};
 use crate::object::Pod;
 use cri::v1;
-use std::{collections::BTreeMap, io, path::PathBuf, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    path::PathBuf,
+    sync::Arc,
+};
+use tokens::{Given, Tokens, Wanted};
 
 /// A pod's volumes as they are on the host, by volume name.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -91,13 +99,14 @@ pub enum TearDownError {
 #[derive(Debug, Clone)]
 pub struct Volumes {
     sources: Sources,
+    tokens: Tokens,
     ctx: Arc<Context>,
 }
 
 impl Volumes {
     /// Volumes below `ctx.data_dir`, with ConfigMaps and Secrets read through `sources`.
     pub fn new(sources: Sources, ctx: Arc<Context>) -> Volumes {
-        Volumes { sources, ctx }
+        Volumes { sources, tokens: Tokens::default(), ctx }
     }
 
     /// Where ConfigMaps and Secrets are read.
@@ -111,8 +120,12 @@ impl Volumes {
     /// # Errors
     /// [`Error`] with all volumes that failed, each worth a `FailedMount` event.
     pub async fn prepare(&self, pod: &Pod) -> Result<Mounted, Error> {
-        let (config_maps, secrets) = plan::references(pod);
-        let objects = self.sources.objects(pod.namespace(), &config_maps, &secrets).await;
+        let references = plan::references(pod);
+        let (mut objects, tokens) = tokio::join!(
+            self.sources.objects(pod.namespace(), &references.config_maps, &references.secrets),
+            self.tokens(pod, &references.tokens),
+        );
+        objects.tokens = tokens;
         let (plans, mut failures) = plan::plan(pod, &self.ctx, &objects);
         let directory = pod_directory(&self.ctx.data_dir, pod.uid());
         let group = pod.spec.security_context.fs_group.and_then(|g| u32::try_from(g).ok());
@@ -125,6 +138,15 @@ impl Volumes {
         if failures.is_empty() { Ok(Mounted { volumes }) } else { Err(Error { failures }) }
     }
 
+    /// The tokens that the pod's volumes ask for, all at once.
+    async fn tokens(&self, pod: &Pod, wanted: &BTreeSet<Wanted>) -> Given {
+        let client = self.sources.client();
+        let now = jiff::Timestamp::now().as_second();
+        let asked = wanted.iter().map(|wanted| self.tokens.get(&client, pod, wanted, now));
+        let given = futures_util::future::join_all(asked).await;
+        wanted.iter().cloned().zip(given).collect()
+    }
+
     /// Unmounts all that is mounted below the pod's directory and removes it. Succeeds when there is none.
     ///
     /// # Errors
@@ -133,6 +155,7 @@ impl Volumes {
         if uid.is_empty() || uid.contains('/') || uid.starts_with('.') {
             return Err(TearDownError::Uid(uid.to_owned()));
         }
+        self.tokens.forget(uid);
         let directory = pod_directory(&self.ctx.data_dir, uid);
         let task = tokio::task::spawn_blocking(move || mounts::remove_tree(&directory));
         task.await.map_err(|_| TearDownError::Interrupted)?

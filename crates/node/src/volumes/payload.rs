@@ -3,9 +3,12 @@
 //! Pure: objects in, paths with contents and modes out. Start at [`config_map`], [`secret`], [`downward`] and
 //! [`projected`]. Texts of errors are Kubernetes' own.
 
-use super::sources::{Answers, Found};
+use super::{
+    sources::{Answers, Found},
+    tokens::Wanted,
+};
 use crate::config::{Fields, field, resource_field};
-use crate::object::{ConfigMap, DownwardApiVolume, KeyToPath, ProjectedVolume, Secret};
+use crate::object::{ConfigMap, DownwardApiVolume, KeyToPath, Pod, ProjectedVolume, Secret};
 use std::{
     collections::BTreeMap,
     path::{Component, Path},
@@ -20,6 +23,8 @@ pub(super) struct File {
     pub data: Vec<u8>,
     /// Permission bits.
     pub mode: u32,
+    /// Whose it is, if not root's.
+    pub owner: Option<u32>,
 }
 
 /// Files by their path relative to the volume.
@@ -60,7 +65,11 @@ fn object<'a, K>(found: &'a Found<K>, kind: &str, want: &Projection<'_>) -> Resu
 /// All keys, or the listed ones at their paths.
 fn select(data: Option<BTreeMap<&str, &[u8]>>, want: &Projection<'_>, missing: &str) -> Result<Payload, String> {
     let Some(data) = data else { return Ok(Payload::new()) };
-    let file = |data: &[u8], mode: Option<i32>| File { data: data.to_vec(), mode: mode_of(mode, want.default_mode) };
+    let file = |data: &[u8], mode: Option<i32>| File {
+        data: data.to_vec(),
+        mode: mode_of(mode, want.default_mode),
+        owner: None,
+    };
     if want.items.is_empty() {
         return Ok(data.into_iter().map(|(key, data)| (key.to_owned(), file(data, None))).collect());
     }
@@ -98,7 +107,7 @@ pub(super) fn downward(fields: Fields<'_>, volume: &DownwardApiVolume) -> Result
             _ => return Err(format!("downward API file {:?} has no source", item.path)),
         };
         let mode = mode_of(item.mode, volume.default_mode);
-        out.insert(inside(&item.path)?, File { data: text.into_bytes(), mode });
+        out.insert(inside(&item.path)?, File { data: text.into_bytes(), mode, owner: None });
     }
     Ok(out)
 }
@@ -119,14 +128,33 @@ pub(super) fn projected(fields: Fields<'_>, volume: &ProjectedVolume, answers: &
             let default_mode = from.default_mode.or(volume.default_mode);
             out.extend(downward(fields, &DownwardApiVolume { items: from.items.clone(), default_mode })?);
         }
-        if source.service_account_token.is_some() {
-            return Err("failed to fetch token: this node does not project service account tokens yet".to_owned());
+        if let Some(from) = &source.service_account_token {
+            let given = answers.tokens.get(&Wanted::of(from));
+            let token =
+                given.cloned().unwrap_or_else(|| Err("failed to fetch token: nobody asked for it".to_owned()))?;
+            out.insert(inside(&from.path)?, token_file(fields.pod, volume.default_mode, token));
         }
         if source.cluster_trust_bundle.is_some() {
             return Err("this node does not project cluster trust bundles".to_owned());
         }
     }
     Ok(out)
+}
+
+/// A token is for the pod's one user or group alone where it has one; else all of its containers must be able to read it.
+fn token_file(pod: &Pod, default_mode: Option<i32>, token: String) -> File {
+    let owner = one_user(pod);
+    let is_private = owner.is_some() || pod.spec.security_context.fs_group.is_some();
+    let mode = if is_private { 0o600 } else { mode_of(None, default_mode) };
+    File { data: token.into_bytes(), mode, owner }
+}
+
+/// The user that all containers run as, if the pod says so.
+fn one_user(pod: &Pod) -> Option<u32> {
+    let own = pod.spec.security_context.run_as_user;
+    let mut users = pod.containers().map(|(_, container)| container.security_context.run_as_user.or(own));
+    let first = users.next()??;
+    users.all(|user| user == Some(first)).then(|| u32::try_from(first).ok()).flatten()
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 //!
 //! Pure. Start at [`plan`].
 
-use super::{Failure, payload, payload::Payload, payload::Projection, sources::Answers};
+use super::{Failure, payload, payload::Payload, payload::Projection, sources::Answers, tokens::Wanted};
 use crate::config::{Context, Fields, quantity};
 use crate::object::{EmptyDir, Pod, Volume};
 use cri::v1;
@@ -28,18 +28,30 @@ pub(super) struct MemoryBacked {
     pub size_bytes: Option<u64>,
 }
 
-/// The names of the ConfigMaps and of the Secrets that the pod's mounted volumes need.
-pub(super) fn references(pod: &Pod) -> (BTreeSet<String>, BTreeSet<String>) {
-    let (mut config_maps, mut secrets) = (BTreeSet::new(), BTreeSet::new());
+/// What a pod's mounted volumes need from the API.
+#[derive(Debug, Default)]
+pub(super) struct References {
+    /// Names of ConfigMaps.
+    pub config_maps: BTreeSet<String>,
+    /// Names of Secrets.
+    pub secrets: BTreeSet<String>,
+    /// Tokens of the pod's account.
+    pub tokens: BTreeSet<Wanted>,
+}
+
+/// What the pod's mounted volumes need from the API.
+pub(super) fn references(pod: &Pod) -> References {
+    let mut found = References::default();
     for volume in mounted(pod) {
-        config_maps.extend(volume.config_map.iter().map(|v| v.name.clone()));
-        secrets.extend(volume.secret.iter().map(|v| v.secret_name.clone()));
+        found.config_maps.extend(volume.config_map.iter().map(|v| v.name.clone()));
+        found.secrets.extend(volume.secret.iter().map(|v| v.secret_name.clone()));
         for source in volume.projected.iter().flat_map(|p| &p.sources) {
-            config_maps.extend(source.config_map.iter().map(|v| v.name.clone()));
-            secrets.extend(source.secret.iter().map(|v| v.name.clone()));
+            found.config_maps.extend(source.config_map.iter().map(|v| v.name.clone()));
+            found.secrets.extend(source.secret.iter().map(|v| v.name.clone()));
+            found.tokens.extend(source.service_account_token.iter().map(Wanted::of));
         }
     }
-    (config_maps, secrets)
+    found
 }
 
 /// The volumes that some container mounts.

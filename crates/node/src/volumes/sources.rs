@@ -58,6 +58,8 @@ pub struct Answers {
     pub config_maps: Found<ConfigMap>,
     /// Secrets by name.
     pub secrets: Found<Secret>,
+    /// Tokens of the pod's service account.
+    pub(super) tokens: super::tokens::Given,
 }
 
 impl Sources {
@@ -142,6 +144,7 @@ impl Sources {
         Answers {
             config_maps: config_maps.iter().cloned().zip(maps_found).collect(),
             secrets: secrets.iter().cloned().zip(secrets_found).collect(),
+            tokens: BTreeMap::new(),
         }
     }
 

@@ -64,7 +64,7 @@ fn fill(directory: &Path, payload: &Payload, group: Option<u32>) -> io::Result<(
         }
         let path = directory.join(path);
         fs::write(&path, &file.data)?;
-        chown(&path, None, group)?;
+        chown(&path, file.owner, group)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(file_mode(file.mode, group)))?;
     }
     Ok(())
@@ -127,7 +127,7 @@ mod tests {
     use crate::volumes::payload::File;
 
     fn payload(files: &[(&str, &str)]) -> Payload {
-        let file = |data: &str| File { data: data.into(), mode: 0o640 };
+        let file = |data: &str| File { data: data.into(), mode: 0o640, owner: None };
         files.iter().map(|(path, data)| ((*path).to_owned(), file(data))).collect()
     }
 

@@ -103,6 +103,8 @@ impl Lab {
             pod_cidr: "10.1.0.0/24".into(),
             cluster_dns: Vec::new(),
             cluster_domain: "cluster.local".into(),
+            api_address: None,
+            api_address_of_host: None,
             images_with_handler: false,
             pull_limits: node::image::queue::Limits::default(),
             collection: node::collection::Policy {

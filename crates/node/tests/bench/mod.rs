@@ -312,6 +312,8 @@ fn context(data: &std::path::Path, top: &str) -> Context {
         cpu_milli: 1000,
         memory_bytes: 1 << 30,
         storage_bytes: 1 << 30,
+        api_address: None,
+        api_address_of_host: None,
     }
 }
 

@@ -3,12 +3,13 @@
 //! Owns the two calls to the API. Must not keep a token. Start at [`Plea::of`].
 
 use super::{cache::Holder, config::Token};
-use crate::{credentials::Account, object::Pod, volumes::Sources};
-use k8s_openapi::api::{
-    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
-    core::v1::ServiceAccount,
+use crate::{
+    credentials::Account,
+    object::Pod,
+    volumes::{Sources, request_token, said},
 };
-use kube::{Api, api::PostParams};
+use k8s_openapi::api::core::v1::ServiceAccount;
+use kube::Api;
 use std::{collections::BTreeMap, time::Duration};
 
 /// A call to the API takes no longer than this.
@@ -74,45 +75,12 @@ fn chosen(token: &Token, all: &BTreeMap<String, String>) -> Option<BTreeMap<Stri
     Some(chosen)
 }
 
-/// A fresh token of the account, bound to the pod.
+/// A fresh token of the pod's account, bound to the pod.
 ///
 /// # Errors
 /// In words, when the API does not give one.
-pub(super) async fn token(sources: &Sources, pod: &Pod, account: &Account, audience: &str) -> Result<String, String> {
-    let request = TokenRequest {
-        spec: Some(TokenRequestSpec {
-            audiences: Some(vec![audience.to_owned()]),
-            bound_object_ref: Some(BoundObjectReference {
-                api_version: Some("v1".into()),
-                kind: Some("Pod".into()),
-                name: Some(pod.name().to_owned()),
-                uid: Some(pod.uid().to_owned()),
-            }),
-            ..TokenRequestSpec::default()
-        }),
-        ..TokenRequest::default()
-    };
-    let api: Api<ServiceAccount> = Api::namespaced(sources.client(), &account.namespace);
-    let whose = format!("request a token of service account {}/{}", account.namespace, account.name);
-    let parameters = PostParams::default();
-    let asked = api.create_token_request(&account.name, &parameters, &request);
-    match tokio::time::timeout(CALL_LIMIT, asked).await {
-        Ok(Ok(answer)) => match answer.status.and_then(|status| status.token).filter(|token| !token.is_empty()) {
-            Some(token) => Ok(token),
-            None => Err(format!("{whose}: the answer holds none")),
-        },
-        Ok(Err(error)) => Err(format!("{whose}: {}", said(error))),
-        Err(_) => Err(format!("{whose}: no answer in time")),
-    }
-}
-
-/// The API's own words; other errors could quote an answer, and with it a token.
-fn said(error: kube::Error) -> String {
-    match error {
-        kube::Error::Api(status) => status.message.clone(),
-        kube::Error::SerdeError(_) => "the answer cannot be read".to_owned(),
-        other => other.to_string(),
-    }
+pub(super) async fn token(sources: &Sources, pod: &Pod, audience: &str) -> Result<String, String> {
+    request_token(&sources.client(), pod, audience, None).await.map(|(token, _)| token)
 }
 
 #[cfg(test)]

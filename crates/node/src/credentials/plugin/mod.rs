@@ -118,6 +118,16 @@ impl Files {
         Ok(all)
     }
 
+    /// The audiences of the tokens that plugins are given (IMG-207), each once.
+    ///
+    /// # Errors
+    /// As [`Files::load`].
+    pub fn audiences(&self) -> Result<Vec<String>, ConfigError> {
+        let providers = self.load()?.into_iter();
+        let audiences: BTreeSet<String> = providers.filter_map(|provider| Some(provider.token?.audience)).collect();
+        Ok(audiences.into_iter().collect())
+    }
+
     fn list(&self) -> Result<Vec<PathBuf>, ConfigError> {
         let fault = |source| ConfigError::Read { path: self.config.clone(), source };
         if !std::fs::metadata(&self.config).map_err(fault)?.is_dir() {
@@ -214,8 +224,8 @@ impl Plugin {
             return Ok((kept, source));
         }
         let token = match (&plea, &self.provider.token) {
-            (Plea::For(account, _), Some(attributes)) => {
-                Some(account::token(sources, pod, account, &attributes.audience).await.map_err(named)?)
+            (Plea::For(..), Some(attributes)) => {
+                Some(account::token(sources, pod, &attributes.audience).await.map_err(named)?)
             }
             _ => None,
         };
