@@ -40,7 +40,7 @@ pub fn limits(ttl: Option<&str>) -> anyhow::Result<node::hooks::journal::Limits>
 pub fn run(settings: Settings, arguments: &Arguments) -> anyhow::Result<()> {
     let kubeconfig = settings.instance().data_dir.join("admin.kubeconfig");
     wiring::executor()?.block_on(async {
-        let client = wiring::client_from(&kubeconfig).await?;
+        let (client, _) = wiring::client_from(&kubeconfig).await?;
         let request = http::Request::builder().uri(path(arguments)).body(Vec::new()).context("name the pod")?;
         let answer = client.request_text(request).await.context("ask for the hooks")?;
         let answer: Value = serde_json::from_str(&answer).with_context(|| format!("the node says {answer:?}"))?;

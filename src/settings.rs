@@ -23,9 +23,9 @@ use crate::instance::Instance;
 #[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Settings {
     #[arg(skip)]
-    api_version: Option<String>,
+    pub api_version: Option<String>,
     #[arg(skip)]
-    kind: Option<String>,
+    pub kind: Option<String>,
     /// Durable state: store, images, certificates, volumes [default: /var/lib/sampan]
     #[arg(long, env = "SAMPAN_DATA_DIR", value_name = "DIR", global = true)]
     pub data_dir: Option<PathBuf>,
@@ -325,75 +325,68 @@ impl Settings {
 
     fn over(self, mut below: Settings) -> Settings {
         below.take_handler_files(&self);
-        Settings {
-            api_version: None,
-            kind: None,
-            data_dir: self.data_dir.or(below.data_dir),
-            run_dir: self.run_dir.or(below.run_dir),
-            listen: self.listen.or(below.listen),
-            node_name: self.node_name.or(below.node_name),
-            node_ip: self.node_ip.or(below.node_ip),
-            node_external_ip: self.node_external_ip.or(below.node_external_ip),
-            node_port: self.node_port.or(below.node_port),
-            pod_cidr: self.pod_cidr.or(below.pod_cidr),
-            max_pods: self.max_pods.or(below.max_pods),
-            container_log_max_size: self.container_log_max_size.or(below.container_log_max_size),
-            container_log_max_files: self.container_log_max_files.or(below.container_log_max_files),
-            serialize_image_pulls: self.serialize_image_pulls.or(below.serialize_image_pulls),
-            max_parallel_image_pulls: self.max_parallel_image_pulls.or(below.max_parallel_image_pulls),
-            registry_pull_qps: self.registry_pull_qps.or(below.registry_pull_qps),
-            registry_burst: self.registry_burst.or(below.registry_burst),
-            image_gc_high_threshold_percent: self
-                .image_gc_high_threshold_percent
-                .or(below.image_gc_high_threshold_percent),
-            image_gc_low_threshold_percent: self
-                .image_gc_low_threshold_percent
-                .or(below.image_gc_low_threshold_percent),
-            image_minimum_gc_age: self.image_minimum_gc_age.or(below.image_minimum_gc_age),
-            image_maximum_gc_age: self.image_maximum_gc_age.or(below.image_maximum_gc_age),
-            node_status_max_images: self.node_status_max_images.or(below.node_status_max_images),
-            store: self.store.or(below.store),
-            runtime: self.runtime.or(below.runtime),
-            default_handler: self.default_handler.or(below.default_handler),
-            eviction_hard: self.eviction_hard.or(below.eviction_hard),
-            eviction_soft: self.eviction_soft.or(below.eviction_soft),
-            eviction_soft_grace_period: self.eviction_soft_grace_period.or(below.eviction_soft_grace_period),
-            eviction_max_pod_grace_period: self.eviction_max_pod_grace_period.or(below.eviction_max_pod_grace_period),
-            eviction_minimum_reclaim: self.eviction_minimum_reclaim.or(below.eviction_minimum_reclaim),
-            eviction_transition: self.eviction_transition.or(below.eviction_transition),
-            eviction_defaults_merged: self.eviction_defaults_merged.or(below.eviction_defaults_merged),
-            enable_admission_plugins: self.enable_admission_plugins.or(below.enable_admission_plugins),
-            unresolved_tags: self.unresolved_tags.or(below.unresolved_tags),
-            pin_image_digests_allow_local: self.pin_image_digests_allow_local.or(below.pin_image_digests_allow_local),
-            event_ttl: self.event_ttl.or(below.event_ttl),
-            hook_runs_ttl: self.hook_runs_ttl.or(below.hook_runs_ttl),
-            token_auth_file: self.token_auth_file.or(below.token_auth_file),
-            runtime_class_failure_policy: self.runtime_class_failure_policy.or(below.runtime_class_failure_policy),
-            feature_gates: self.feature_gates.or(below.feature_gates),
-            image_credential_provider_config: self
-                .image_credential_provider_config
-                .or(below.image_credential_provider_config),
-            image_credential_provider_bin_dir: self
-                .image_credential_provider_bin_dir
-                .or(below.image_credential_provider_bin_dir),
-            verification_policy: self.verification_policy.or(below.verification_policy),
-            verification_allowlist: self.verification_allowlist.or(below.verification_allowlist),
-            allowlist_needs_preloaded: self.allowlist_needs_preloaded.or(below.allowlist_needs_preloaded),
-            rotated_secret_requires_pull: self.rotated_secret_requires_pull.or(below.rotated_secret_requires_pull),
-            credential_globs: self.credential_globs.or(below.credential_globs),
-            credential_path_boundary: self.credential_path_boundary.or(below.credential_path_boundary),
-            anonymous_fallback: self.anonymous_fallback.or(below.anonymous_fallback),
-            http_headers: self.http_headers.or(below.http_headers),
-            docker_credential_helpers: self.docker_credential_helpers.or(below.docker_credential_helpers),
-            static_pod_path: self.static_pod_path.or(below.static_pod_path),
-            static_pod_url: self.static_pod_url.or(below.static_pod_url),
-            static_pod_url_header: below.static_pod_url_header,
-            file_check_frequency: self.file_check_frequency.or(below.file_check_frequency),
-            http_check_frequency: self.http_check_frequency.or(below.http_check_frequency),
-            no_merge_kubeconfig: self.no_merge_kubeconfig.or(below.no_merge_kubeconfig),
-            log: self.log.or(below.log),
-            ..below
+        (below.api_version, below.kind) = (None, None);
+        // Given here wins over what is given below.
+        macro_rules! each {
+            ($($field:ident),* $(,)?) => { Settings { $($field: self.$field.or(below.$field),)* ..below } };
         }
+        each!(
+            data_dir,
+            run_dir,
+            listen,
+            node_name,
+            node_ip,
+            node_external_ip,
+            node_port,
+            pod_cidr,
+            max_pods,
+            container_log_max_size,
+            container_log_max_files,
+            serialize_image_pulls,
+            max_parallel_image_pulls,
+            registry_pull_qps,
+            registry_burst,
+            image_gc_high_threshold_percent,
+            image_gc_low_threshold_percent,
+            image_minimum_gc_age,
+            image_maximum_gc_age,
+            node_status_max_images,
+            store,
+            runtime,
+            default_handler,
+            eviction_hard,
+            eviction_soft,
+            eviction_soft_grace_period,
+            eviction_max_pod_grace_period,
+            eviction_minimum_reclaim,
+            eviction_transition,
+            eviction_defaults_merged,
+            enable_admission_plugins,
+            unresolved_tags,
+            pin_image_digests_allow_local,
+            event_ttl,
+            hook_runs_ttl,
+            token_auth_file,
+            runtime_class_failure_policy,
+            feature_gates,
+            image_credential_provider_config,
+            image_credential_provider_bin_dir,
+            verification_policy,
+            verification_allowlist,
+            allowlist_needs_preloaded,
+            rotated_secret_requires_pull,
+            credential_globs,
+            credential_path_boundary,
+            anonymous_fallback,
+            http_headers,
+            docker_credential_helpers,
+            static_pod_path,
+            static_pod_url,
+            file_check_frequency,
+            http_check_frequency,
+            no_merge_kubeconfig,
+            log
+        )
     }
 
     /// The directories alone: what `down` and the image commands need.
