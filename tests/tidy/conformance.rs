@@ -18,7 +18,7 @@ struct Page {
     open_max: usize,
 }
 
-const PAGES: &[Page] = &[IMAGES, RUNTIME_CLASS];
+const PAGES: &[Page] = &[IMAGES, RUNTIME_CLASS, HOOKS, PODS];
 
 const IMAGES: Page = Page {
     table: "docs/conformance/images.md",
@@ -47,7 +47,11 @@ const IMAGES: Page = Page {
 };
 
 const RUNTIME_CLASS: Page =
-    Page { table: "docs/conformance/runtimeclass.md", prefix: "RTC-", numbers: &[1..=82], open_max: 6 };
+    Page { table: "docs/conformance/runtimeclass.md", prefix: "RTC-", numbers: &[1..=82], open_max: 3 };
+
+const HOOKS: Page = Page { table: "docs/conformance/hooks.md", prefix: "HOOK-", numbers: &[1..=110], open_max: 35 };
+
+const PODS: Page = Page { table: "docs/conformance/hooks.md", prefix: "POD-", numbers: &[1..=74], open_max: 32 };
 
 /// One in so many rules may not apply.
 const APPLIES_TO_ALL_BUT_ONE_IN: usize = 20;

@@ -323,7 +323,7 @@ async fn class(lab: &Lab, name: &str, handler: &str) {
 fn bound(name: &str, class: &str) -> Value {
     json!({"metadata": {"name": name}, "spec": {
         "nodeName": "n1", "runtimeClassName": class, "terminationGracePeriodSeconds": 0,
-        "containers": [{"name": "c", "image": "r.test/web:1"}],
+        "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "r.test/web:1"}],
     }})
 }
 

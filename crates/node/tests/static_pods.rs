@@ -168,8 +168,7 @@ async fn a_full_node_still_lets_its_own_pods_in() {
     lab.put("two", "r.test/web:1", json!({"priorityClassName": "system-node-critical"}));
     let critical = lab.running("two-n1").await;
     assert_eq!(critical["spec"]["priority"], 2_000_001_000);
-    let pod =
-        json!({"metadata": {"name": "guest"}, "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "x"}]}});
+    let pod = json!({"metadata": {"name": "guest"}, "spec": {"nodeName": "n1", "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "x"}]}});
     lab.ask("POST", PODS, pod).await.unwrap();
     let guest = lab.pod_when("guest", "refused", |pod| pod["status"]["phase"] == "Failed").await;
     assert_eq!(guest["status"]["reason"], "OutOfpods");
@@ -184,7 +183,7 @@ async fn who_calls_a_pod_of_the_api_static_or_a_mirror_gains_nothing_by_it() {
     lab.running("web-n1").await;
     let pod = |name: &str, annotation: &str| {
         json!({"metadata": {"name": name, "annotations": {annotation: "file"}},
-            "spec": {"nodeName": "n1", "containers": [{"name": "c", "image": "x"}]}})
+            "spec": {"nodeName": "n1", "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "x"}]}})
     };
     lab.ask("POST", PODS, pod("so-called", "kubernetes.io/config.source")).await.unwrap();
     lab.running("so-called").await;
