@@ -194,7 +194,7 @@ fn figures_are_known(lab: &Lab) {
     assert_eq!(warned("swift", "overhead: {podFixed: {memory: 4Mi}}\n"), "");
     let unknown = warned("kata", "");
     assert!(unknown.contains("Warning: handler: no node offers \"kata\"; offered are: "), "{unknown}");
-    assert!(unknown.contains("classic, crun, gvisor, runc, swift"), "{unknown}");
+    assert!(unknown.contains("classic, crun, docker, gvisor, runc, swift"), "{unknown}");
 }
 
 /// The words of a line.
