@@ -9,8 +9,16 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::foreign::{Declared, Foreign, Malformed, Served, Source};
+use super::foreign::{Declared, Foreign, Malformed, Others, Served, Source, unknown_keys};
 
+/// Keys of a handler that containerd knows and that mean nothing here.
+const KEYS_WITHOUT_MEANING: &[&str] = &[
+    "cni_max_conf_num",
+    "cgroup_writable",
+    "io_type",
+    "privileged_without_host_devices_all_devices_allowed",
+    "sandbox_mode",
+];
 /// The newest version of the file that is known.
 const VERSION_MAX: i64 = 4;
 
@@ -61,6 +69,8 @@ struct RawRuntime {
     snapshotter: Option<String>,
     sandboxer: Option<String>,
     privileged_without_host_devices: Option<bool>,
+    #[serde(flatten)]
+    others: Others,
 }
 
 #[derive(Deserialize, Default, Clone)]
@@ -141,6 +151,7 @@ impl RawRuntime {
             privileged_without_host_devices: self
                 .privileged_without_host_devices
                 .or(below.privileged_without_host_devices),
+            others: below.others.into_iter().chain(self.others).collect(),
         }
     }
 
@@ -199,7 +210,8 @@ impl RawRuntime {
                 "privileged_without_host_devices has no effect: privileged containers see the host's devices",
             ),
         ];
-        notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note.to_owned()).collect()
+        let said = notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note.to_owned());
+        said.chain(unknown_keys(&self.others, KEYS_WITHOUT_MEANING)).collect()
     }
 }
 
@@ -302,7 +314,7 @@ mod tests {
     #[test]
     fn what_has_no_effect_is_said_and_the_rest_is_kept() {
         let all = handlers(
-            "[plugins.cri.containerd.runtimes.h]\npod_annotations = ['a.*']\ncontainer_annotations = ['b']\nsandbox_mode = 'podsandbox'\n\
+            "[plugins.cri.containerd.runtimes.h]\npod_annotations = ['a.*']\ncontainer_annotations = ['b']\nsandbox_mode = 'podsandbox'\npod_anotations = ['c']\n\
              [plugins.cri.containerd.runtimes.h.options]\nSystemdCgroup = true\nNoPivotRoot = false\n",
         );
         let served = all["h"].how.as_ref().unwrap();
@@ -310,7 +322,8 @@ mod tests {
             (&served.pod_annotations[..], &served.container_annotations[..]),
             (&["a.*".into()][..], &["b".into()][..])
         );
-        assert_eq!(all["h"].notes, ["SystemdCgroup has no effect: cgroups are made by their paths"]);
+        let (cgroups, typo) = ("SystemdCgroup has no effect: cgroups are made by their paths", "pod_anotations");
+        assert_eq!(all["h"].notes, [cgroups.to_owned(), format!("{typo} is not known and has no effect")]);
     }
 
     #[test]

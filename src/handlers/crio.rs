@@ -8,7 +8,22 @@ use std::path::PathBuf;
 use serde::Deserialize;
 use toml::Spanned;
 
-use super::foreign::{Declared, Foreign, Malformed, Served, Source};
+use super::foreign::{Declared, Foreign, Malformed, Others, Served, Source, unknown_keys};
+
+/// Keys of a handler that CRI-O knows and that mean nothing here.
+const KEYS_WITHOUT_MEANING: &[&str] = &[
+    "container_create_timeout",
+    "container_min_memory",
+    "exec_cpu_affinity",
+    "monitor_cgroup",
+    "monitor_env",
+    "monitor_exec_cgroup",
+    "monitor_path",
+    "no_sync_log",
+    "runtime_config_path",
+    "runtime_pull_image",
+    "stream_websockets",
+];
 
 #[derive(Deserialize, Default)]
 #[serde(default)]
@@ -41,6 +56,8 @@ struct RawRuntime {
     default_annotations: BTreeMap<String, String>,
     privileged_without_host_devices: bool,
     seccomp_profile: String,
+    #[serde(flatten)]
+    others: Others,
 }
 
 /// What a file and its drop-ins say, one over the other.
@@ -128,7 +145,8 @@ impl RawRuntime {
                 "privileged_without_host_devices has no effect: privileged containers see the host's devices",
             ),
         ];
-        notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note.to_owned()).collect()
+        let said = notes.into_iter().filter(|(is, _)| *is).map(|(_, note)| note.to_owned());
+        said.chain(unknown_keys(&self.others, KEYS_WITHOUT_MEANING)).collect()
     }
 }
 

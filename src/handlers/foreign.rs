@@ -5,6 +5,15 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+/// Keys of a handler that were not asked for, with their values.
+pub type Others = BTreeMap<String, toml::Value>;
+
+/// A note for each of these keys that its runtime does not know either: a typing mistake has no effect elsewhere (RTC-76).
+pub fn unknown_keys(others: &Others, known: &[&str]) -> Vec<String> {
+    let unknown = others.keys().filter(|key| !known.contains(&key.as_str()));
+    unknown.map(|key| format!("{key} is not known and has no effect")).collect()
+}
+
 /// A mistake in a file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}:{line}: {detail}", path.display())]
