@@ -133,6 +133,10 @@ fn bad_hooks_hurt_nobody_but_their_own_container() {
     let endless = lab.get("pod", "endless").unwrap();
     assert_eq!(endless["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
     assert_eq!(runs(&lab, "endless")[0]["result"], "running");
+    // The container is there all the same (HOOK-34, POD-72).
+    assert!(endless["status"]["podIP"].as_str().is_some_and(|ip| !ip.is_empty()), "{endless}");
+    assert_eq!(lab.ask(&["exec", "endless", "--", "echo", "here"]), "here\n");
+    lab.ask(&["logs", "endless"]);
     for name in ["endless", "forks", "redirects", "suicide", "loud", "body"] {
         let uid = lab.get("pod", name).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
         lab.ask(&["delete", "pod", name, "--wait=false"]);

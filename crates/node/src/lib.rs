@@ -14,6 +14,7 @@ pub mod event;
 pub mod eviction;
 pub mod file_watch;
 pub mod heartbeat;
+mod histogram;
 pub mod hooks;
 pub mod image;
 pub mod log_rotation;

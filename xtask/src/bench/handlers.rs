@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::Sample;
 use super::node::Node;
+use super::process::{self, command_line, descendants};
 use super::start::{self, Bare};
 use xtask::shell;
 
@@ -140,37 +141,7 @@ fn median(values: &[f64]) -> f64 {
 fn monitors(node: &Node) -> anyhow::Result<BTreeSet<u32>> {
     let own = node.run_dir().join("sandboxes");
     let own = own.to_str().context("odd path")?.to_owned();
-    Ok(processes().into_iter().map(|(pid, _)| pid).filter(|pid| command_line(*pid).contains(&own)).collect())
-}
-
-fn command_line(pid: u32) -> String {
-    let bytes = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    String::from_utf8_lossy(&bytes).replace('\0', " ")
-}
-
-/// Every process with its parent.
-fn processes() -> Vec<(u32, u32)> {
-    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
-    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    let parent = |pid: u32| -> Option<u32> {
-        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-        stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
-    };
-    pids.filter_map(|pid| Some((pid, parent(pid)?))).collect()
-}
-
-/// A process and all below it.
-fn descendants(root: u32) -> BTreeSet<u32> {
-    let all = processes();
-    let mut found = BTreeSet::from([root]);
-    loop {
-        let more: Vec<u32> =
-            all.iter().filter(|(pid, parent)| found.contains(parent) && !found.contains(pid)).map(|it| it.0).collect();
-        if more.is_empty() {
-            return found;
-        }
-        found.extend(more);
-    }
+    Ok(process::all().into_iter().map(|(pid, _)| pid).filter(|pid| command_line(*pid).contains(&own)).collect())
 }
 
 /// Those that run the OCI runtime's own program: a container's processes do not.
@@ -184,10 +155,5 @@ fn runtime_processes(binary: &str, among: &BTreeSet<u32>) -> BTreeSet<u32> {
 
 /// Mebibytes: what processes share with others is divided among them.
 fn resident(pids: &BTreeSet<u32>) -> f64 {
-    let kibibytes = |pid: &u32| -> f64 {
-        let text = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
-        let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap_or_default();
-        line.split_whitespace().next().and_then(|number| number.parse().ok()).unwrap_or_default()
-    };
-    pids.iter().map(kibibytes).sum::<f64>() / 1024.0
+    pids.iter().map(|pid| process::pss_kilobytes(*pid)).sum::<f64>() / 1024.0
 }

@@ -6,6 +6,7 @@
 mod disk;
 mod handlers;
 mod node;
+mod process;
 mod pull;
 mod start;
 

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 use super::disk::Disk;
+use super::process;
 use xtask::registry::{PASSWORD, Registry, USER};
 use xtask::{image, shell};
 
@@ -117,27 +118,16 @@ impl Node {
         let marker = self.run_dir();
         let marker = marker.to_string_lossy().into_owned();
         let ours = |pid: &u32| {
-            let words = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
             let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
             program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sampan"))
-                && String::from_utf8_lossy(&words).contains(&marker)
+                && process::command_line(*pid).contains(&marker)
         };
-        std::fs::read_dir("/proc")
-            .into_iter()
-            .flatten()
-            .flatten()
-            .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-            .filter(ours)
-            .collect()
+        process::all().into_iter().map(|(pid, _)| pid).filter(ours).collect()
     }
 
     /// Proportional memory of all our processes in MB.
     pub fn pss_megabytes(&self) -> f64 {
-        let of = |pid: u32| -> Option<f64> {
-            let rollup = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
-            rollup.lines().find(|line| line.starts_with("Pss:"))?.split_whitespace().nth(1)?.parse().ok()
-        };
-        self.processes().into_iter().filter_map(of).sum::<f64>() / 1000.0
+        self.processes().into_iter().map(process::pss_kilobytes).sum::<f64>() / 1000.0
     }
 
     /// CPU time of all our processes and the children they have waited for.

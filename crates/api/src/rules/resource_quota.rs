@@ -13,29 +13,6 @@ use crate::quantity::Quantity;
 /// Rules of `v1 ResourceQuota`.
 pub struct ResourceQuotas;
 
-/// Names without a prefix that a quota may limit.
-const STANDARD: [&str; 19] = [
-    "cpu",
-    "memory",
-    "ephemeral-storage",
-    "requests.cpu",
-    "requests.memory",
-    "requests.storage",
-    "requests.ephemeral-storage",
-    "limits.cpu",
-    "limits.memory",
-    "limits.ephemeral-storage",
-    "pods",
-    "resourcequotas",
-    "services",
-    "replicationcontrollers",
-    "secrets",
-    "persistentvolumeclaims",
-    "configmaps",
-    "services.nodeports",
-    "services.loadbalancers",
-];
-
 /// What the quotas of most scopes may limit, beside names with a prefix.
 const OF_PODS: [&str; 7] = ["pods", "cpu", "memory", "requests.cpu", "requests.memory", "limits.cpu", "limits.memory"];
 
@@ -108,7 +85,10 @@ fn plain(value: &Value) -> String {
 }
 
 fn is_standard(name: &str) -> bool {
-    STANDARD.contains(&name) || name.starts_with("hugepages-") || name.starts_with("requests.hugepages-")
+    // Storage is limited as what is requested of it.
+    (resources::STANDARD.contains(&name) && name != "storage")
+        || name.starts_with("hugepages-")
+        || name.starts_with("requests.hugepages-")
 }
 
 fn amounts(object: &Value, list: &str, path: &Path, errors: &mut Vec<FieldError>) {

@@ -3,6 +3,7 @@
 //! Owns counting and rendering; the kubelet's names where it has some. Start at [`Metrics`].
 
 use super::run::{Handler, Moment, Result as Outcome};
+use crate::histogram::Histogram;
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -11,7 +12,7 @@ use std::{
 };
 
 /// Upper bounds in milliseconds.
-const BOUNDS: [u64; 12] = [5, 25, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000];
+static BOUNDS: [u64; 12] = [5, 25, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000, 300_000];
 
 /// What is counted. All methods are cheap and never wait.
 #[derive(Debug, Default)]
@@ -21,16 +22,9 @@ pub struct Metrics {
 
 #[derive(Debug, Default)]
 struct Inner {
-    runs: BTreeMap<(Moment, Handler, Outcome), Histogram>,
+    runs: BTreeMap<(Moment, Handler, Outcome), Histogram<{ BOUNDS.len() }>>,
     sleeps_broken_off: u64,
     plain_instead_of_tls: u64,
-}
-
-#[derive(Debug, Default)]
-struct Histogram {
-    buckets: [u64; BOUNDS.len()],
-    count: u64,
-    seconds: f64,
 }
 
 impl Metrics {
@@ -43,12 +37,8 @@ impl Metrics {
         let mut inner = self.lock();
         let broken_off = handler == Handler::Sleep && outcome != Outcome::Succeeded;
         inner.sleeps_broken_off += u64::from(broken_off);
-        let histogram = inner.runs.entry((hook, handler, outcome)).or_default();
-        for (bucket, bound) in histogram.buckets.iter_mut().zip(BOUNDS) {
-            *bucket += u64::from(took <= Duration::from_millis(bound));
-        }
-        histogram.count += 1;
-        histogram.seconds += took.as_secs_f64();
+        let histogram = inner.runs.entry((hook, handler, outcome)).or_insert_with(|| Histogram::new(&BOUNDS));
+        histogram.count(took);
     }
 
     /// An HTTPS hook was answered in plain HTTP, and was well with it (HOOK-22).
@@ -81,17 +71,6 @@ impl Metrics {
             histogram.render(&mut out, name, &format!("hook=\"{hook}\",handler=\"{handler}\",result=\"{outcome}\""));
         }
         out
-    }
-}
-
-impl Histogram {
-    fn render(&self, out: &mut String, name: &str, labels: &str) {
-        for (bucket, bound) in self.buckets.iter().zip(BOUNDS) {
-            let bound = Duration::from_millis(bound).as_secs_f64();
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {bucket}");
-        }
-        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", self.count);
-        let _ = writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}", self.seconds, self.count);
     }
 }
 

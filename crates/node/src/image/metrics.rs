@@ -3,6 +3,7 @@
 //! Owns counting and rendering. Start at [`Metrics`].
 
 use super::{Choice, Policy};
+use crate::histogram::Histogram;
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
@@ -10,8 +11,11 @@ use std::{
     time::Duration,
 };
 
-/// Upper bounds in seconds.
-const BOUNDS: [u64; 14] = [1, 5, 10, 20, 30, 60, 180, 300, 600, 900, 1200, 1800, 2700, 3600];
+/// Upper bounds in milliseconds.
+static BOUNDS: [u64; 14] = [
+    1000, 5000, 10_000, 20_000, 30_000, 60_000, 180_000, 300_000, 600_000, 900_000, 1_200_000, 1_800_000, 2_700_000,
+    3_600_000,
+];
 
 const MB: u64 = 1 << 20;
 const GB: u64 = 1 << 30;
@@ -42,15 +46,8 @@ struct Inner {
     /// By policy, presence and whether a pull was needed.
     requests: BTreeMap<[&'static str; 3], u64>,
     errors: BTreeMap<String, u64>,
-    pulls: BTreeMap<&'static str, Histogram>,
+    pulls: BTreeMap<&'static str, Histogram<{ BOUNDS.len() }>>,
     collected: BTreeMap<&'static str, u64>,
-}
-
-#[derive(Debug, Default)]
-struct Histogram {
-    buckets: [u64; BOUNDS.len()],
-    count: u64,
-    seconds: f64,
 }
 
 impl Metrics {
@@ -72,13 +69,8 @@ impl Metrics {
 
     /// A pull ended well.
     pub fn pulled(&self, size_bytes: u64, took: Duration) {
-        let mut inner = self.lock();
-        let histogram = inner.pulls.entry(size_label(size_bytes)).or_default();
-        for (bucket, bound) in histogram.buckets.iter_mut().zip(BOUNDS) {
-            *bucket += u64::from(took <= Duration::from_secs(bound));
-        }
-        histogram.count += 1;
-        histogram.seconds += took.as_secs_f64();
+        let size = size_label(size_bytes);
+        self.lock().pulls.entry(size).or_insert_with(|| Histogram::new(&BOUNDS)).count(took);
     }
 
     /// An image was collected, for want of space or for its age (IMG-269).
@@ -121,16 +113,6 @@ impl Metrics {
             }
         });
         out
-    }
-}
-
-impl Histogram {
-    fn render(&self, out: &mut String, name: &str, labels: &str) {
-        for (bucket, bound) in self.buckets.iter().zip(BOUNDS) {
-            let _ = writeln!(out, "{name}_bucket{{{labels},le=\"{bound}\"}} {bucket}");
-        }
-        let _ = writeln!(out, "{name}_bucket{{{labels},le=\"+Inf\"}} {}", self.count);
-        let _ = writeln!(out, "{name}_sum{{{labels}}} {}\n{name}_count{{{labels}}} {}", self.seconds, self.count);
     }
 }
 

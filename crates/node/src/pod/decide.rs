@@ -307,10 +307,8 @@ pub fn decide(view: &View, in_flight: &InFlight, now: Timestamp) -> Plan {
     draft.remember_start_errors();
     let stage = match termination(view) {
         Some(stop) => stopping::plan(&mut draft, stop),
-        None => {
-            deadline::watch(&mut draft);
-            alive(&mut draft)
-        }
+        None if deadline::is_over(&mut draft) => Stage::Stopping,
+        None => alive(&mut draft),
     };
     let status = publishes(view).then(|| crate::status::generate(view, stage, &draft.waiting, now));
     Plan { stage, actions: draft.actions, status, wake_at: draft.wake_at, waiting: draft.waiting }

@@ -20,7 +20,7 @@ pub enum Scope {
 const HUGE_PAGES: &str = "hugepages-";
 
 /// Names without a prefix that mean something somewhere in the API.
-const STANDARD: [&str; 20] = [
+pub const STANDARD: [&str; 20] = [
     "cpu",
     "memory",
     "ephemeral-storage",
