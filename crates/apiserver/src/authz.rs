@@ -185,11 +185,14 @@ const CONTROLLERS: &[Rule] = &[
             "nodes",
             "nodes/status",
             "resourcequotas/status",
+            "replicationcontrollers",
+            "replicationcontrollers/status",
             "namespaces",
             "namespaces/status",
             "namespaces/finalize",
         ],
     ),
+    rule(&["create", "update", "patch"], &["apps"], &["replicasets", "replicasets/status"]),
     rule(&["create", "update", "patch"], &["coordination.k8s.io"], &["leases"]),
 ];
 

@@ -22,7 +22,15 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// Judge only.
     pub dry_run: bool,
+    /// What belongs to the object shall stay.
+    pub orphans: bool,
 }
+
+/// Kinds whose controller lets what belongs to an object go before the object does.
+const WITH_DEPENDENTS: [&str; 2] = ["replicasets", "replicationcontrollers"];
+
+/// The finalizer that asks it to.
+const ORPHAN: &str = "orphan";
 
 impl DeleteOptions {
     /// Reads the body (a `DeleteOptions` object, or nothing) and the query.
@@ -46,6 +54,7 @@ impl DeleteOptions {
             uid: precondition("uid"),
             resource_version: precondition("resourceVersion"),
             dry_run: dry,
+            orphans: policy.contains(&"Orphan") || look::flag(body, "orphanDependents"),
         })
     }
 }
@@ -116,11 +125,24 @@ fn judge(call: &Call<'_>, options: &DeleteOptions, old: &Value) -> Verdict {
     if look::get(metadata, "deletionTimestamp").is_some() {
         return judge_again(call, options, old);
     }
+    if options.orphans && WITH_DEPENDENTS.contains(&call.kind.plural) {
+        return Verdict::Mark(orphaning(marked(call, old, 0)));
+    }
     match call.kind.rules.graceful_delete(old, options.grace_seconds) {
         Some(seconds) if seconds > 0 => Verdict::Mark(marked(call, old, seconds)),
         _ if waits => Verdict::Mark(marked(call, old, 0)),
         _ => Verdict::Remove,
     }
+}
+
+fn orphaning(mut object: Value) -> Value {
+    let metadata = object::metadata_mut(&mut object);
+    let mut finalizers = look::list(metadata, "finalizers").to_vec();
+    if !finalizers.iter().any(|one| one == ORPHAN) {
+        finalizers.push(ORPHAN.into());
+    }
+    look::set(metadata, "finalizers", finalizers);
+    object
 }
 
 /// HOOK-71: a later deletion can only shorten the grace.

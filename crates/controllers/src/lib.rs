@@ -8,9 +8,12 @@
 #![forbid(unsafe_code)]
 
 pub mod call;
+pub mod event;
+pub mod garbage;
 pub mod namespace;
 pub mod node_taints;
 pub mod pod_gc;
+pub mod replica_set;
 pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;

@@ -84,7 +84,7 @@ mod tests {
 
     fn pod(name: &str, node: Option<&str>, deleting: bool) -> Pod {
         let node = node.map(str::to_owned);
-        Pod { namespace: "ns".into(), name: name.into(), node, deleting, finished: false }
+        Pod { namespace: "ns".into(), name: name.into(), node, deleting, finished: false, owner: None }
     }
 
     fn names(removals: &[Removal]) -> Vec<(&str, bool)> {

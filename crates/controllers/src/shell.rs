@@ -17,13 +17,15 @@ use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::garbage::Orphan;
 use crate::node_taints::Tainting;
 use crate::pod_gc::Removal;
 use crate::resource_quota::Count;
 use crate::view::{
-    AccountObject, ConfigMapObject, NamespaceObject, NodeObject, Pod, PodObject, Quota, QuotaObject, World,
+    AccountObject, ConfigMapObject, NamespaceObject, NodeObject, Pod, PodObject, Quota, QuotaObject, ReplicaSetObject,
+    ReplicationControllerObject, SetKey, SetKind, TrackedSet, World,
 };
-use crate::{call, namespace, node_taints, pod_gc, resource_quota, root_ca, service_account};
+use crate::{call, garbage, namespace, node_taints, pod_gc, replica_set, resource_quota, root_ca, service_account};
 
 /// How many actions may be under way at once.
 const ACTIONS_MAX: usize = 32;
@@ -63,6 +65,10 @@ pub enum Action {
     TaintNode(Tainting),
     /// Count what a quota has in use.
     CountQuota(Count),
+    /// Bring a set of replicas in order.
+    LookAtSet(SetKey),
+    /// Remove a pod whose set is gone.
+    Collect(Orphan),
 }
 
 /// Everything that all controllers want now, and when to ask again though nothing changes.
@@ -76,8 +82,10 @@ fn decide(world: &World, now: Instant) -> (BTreeSet<Action>, Option<Instant>) {
     let taints = node_taints::decide(world).into_iter().map(Action::TaintNode);
     let removals = removals.into_iter().map(Action::RemovePod);
     let counts = counts.into_iter().map(Action::CountQuota);
-    let actions = accounts.chain(published).chain(namespaces).chain(removals).chain(taints).chain(counts);
-    (actions.collect(), wake_at)
+    let looks = replica_set::decide(world).into_iter().map(Action::LookAtSet);
+    let orphans = garbage::decide(world).into_iter().map(Action::Collect);
+    let of_pods = removals.chain(looks).chain(orphans);
+    (accounts.chain(published).chain(namespaces).chain(taints).chain(counts).chain(of_pods).collect(), wake_at)
 }
 
 async fn act(client: &Client, action: &Action) -> Result<(), call::Error> {
@@ -89,6 +97,8 @@ async fn act(client: &Client, action: &Action) -> Result<(), call::Error> {
             Action::RemovePod(removal) => pod_gc::act(client, removal).await,
             Action::TaintNode(tainting) => node_taints::act(client, tainting).await,
             Action::CountQuota(count) => resource_quota::act(client, count).await,
+            Action::LookAtSet(key) => replica_set::act(client, key).await,
+            Action::Collect(orphan) => garbage::act(client, orphan).await,
         }
     };
     let timed_out = |_| call::Error::TimedOut(ACTION_TIMEOUT.as_secs());
@@ -103,6 +113,8 @@ pub async fn run(client: Client, root_ca: Option<String>, cancel: CancellationTo
     let mut pods = watch::<PodObject>(&client, Config::default());
     let mut nodes = watch::<NodeObject>(&client, Config::default());
     let mut quotas = watch::<QuotaObject>(&client, Config::default());
+    let mut sets = watch::<ReplicaSetObject>(&client, Config::default());
+    let mut old_sets = watch::<ReplicationControllerObject>(&client, Config::default());
     let mut shell = Shell::new(client);
     shell.world.root_ca = root_ca;
     loop {
@@ -114,6 +126,10 @@ pub async fn run(client: Client, root_ca: Option<String>, cancel: CancellationTo
             event = accounts.next() => shell.take_account(event.ok_or(Error::WatchEnded("serviceaccounts"))?),
             event = quotas.next() => shell.take_quota(event.ok_or(Error::WatchEnded("resourcequotas"))?),
             event = config_maps.next() => shell.take_config_map(event.ok_or(Error::WatchEnded("configmaps"))?),
+            event = sets.next() => shell.take_set(event.ok_or(Error::WatchEnded("replicasets"))?, SetKind::ReplicaSet),
+            event = old_sets.next() => {
+                shell.take_set(event.ok_or(Error::WatchEnded("replicationcontrollers"))?, SetKind::ReplicationController);
+            }
             event = nodes.next() => shell.take_node(event.ok_or(Error::WatchEnded("nodes"))?),
             event = pods.next() => shell.take_pod(event.ok_or(Error::WatchEnded("pods"))?),
             () = sleep_until(wake_at) => {}
@@ -199,6 +215,7 @@ struct Shell {
     pods: Listing,
     nodes: Listing,
     quotas: Listing,
+    sets: BTreeMap<SetKind, Listing>,
     attempts: BTreeMap<Action, Attempt>,
     running: JoinSet<Done>,
     wake_at: Option<Instant>,
@@ -215,6 +232,7 @@ impl Shell {
             pods: Listing::default(),
             nodes: Listing::default(),
             quotas: Listing::default(),
+            sets: [SetKind::ReplicaSet, SetKind::ReplicationController].map(|kind| (kind, Listing::default())).into(),
             attempts: BTreeMap::new(),
             running: JoinSet::new(),
             wake_at: None,
@@ -267,6 +285,25 @@ impl Shell {
         }
     }
 
+    fn take_set<K: Resource>(&mut self, event: Watched<K>, kind: SetKind) {
+        let known = &mut self.world.sets;
+        let listing = self.sets.entry(kind).or_default();
+        match listing.take(event, |object: &K| object.meta().uid.as_ref()) {
+            Change::Is(uid, object) => {
+                let meta = object.meta();
+                let namespace = meta.namespace.clone().unwrap_or_default();
+                let key = SetKey { kind, namespace, name: meta.name.clone().unwrap_or_default() };
+                let fresh = || TrackedSet { uid: uid.clone(), happened: 0, looking: 0, seen: 0 };
+                let set = known.entry(key).or_insert_with(fresh);
+                set.happened += 1;
+                set.uid = uid;
+            }
+            Change::IsGone(uid) => known.retain(|_, set| set.uid != uid),
+            Change::AreAll(uids) => known.retain(|key, set| key.kind != kind || uids.contains(&set.uid)),
+            Change::None => {}
+        }
+    }
+
     fn take_quota(&mut self, event: Watched<QuotaObject>) {
         let known = &mut self.world.quotas;
         match self.quotas.take(event, |object| object.meta().uid.as_ref()) {
@@ -293,17 +330,30 @@ impl Shell {
             Change::Is(uid, object) => {
                 let pod = Pod::from(object);
                 let (namespace, finished) = (pod.namespace.clone(), pod.finished);
+                let owner = pod.owner.as_ref().map(|owner| owner.uid.clone());
+                let before = known.get(&uid).and_then(|pod| pod.owner.as_ref()).map(|owner| owner.uid.clone());
                 if known.insert(uid, pod).is_none_or(|before| before.finished != finished) {
                     self.world.note_usage(&namespace);
+                }
+                self.world.note_pod(&namespace, owner.as_deref());
+                if before.is_some() && before != owner {
+                    self.world.note_pod(&namespace, before.as_deref());
                 }
             }
             Change::IsGone(uid) => {
                 if let Some(pod) = known.remove(&uid) {
                     self.world.note_usage(&pod.namespace);
+                    if let Some(owner) = &pod.owner {
+                        self.world.note_pod(&pod.namespace, Some(&owner.uid));
+                    }
                     self.hurry(&Action::EmptyNamespace(pod.namespace));
                 }
             }
-            Change::AreAll(uids) => known.retain(|uid, _| uids.contains(uid)),
+            Change::AreAll(uids) => {
+                known.retain(|uid, _| uids.contains(uid));
+                // What went while nobody watched is not told one by one.
+                self.world.sets.values_mut().for_each(|set| set.happened += 1);
+            }
             Change::None => {}
         }
     }
@@ -320,6 +370,12 @@ impl Shell {
         if let (Action::CountQuota(count), Ok(())) = (&action, &outcome) {
             resource_quota::counted(&mut self.world, count);
         }
+        if let (Action::LookAtSet(key), Ok(())) = (&action, &outcome) {
+            replica_set::look_ends(&mut self.world, key);
+            // A look reads the API itself, so the next one has nothing to wait for.
+            self.attempts.remove(&action);
+            return;
+        }
         let Some(attempt) = self.attempts.get_mut(&action) else { return };
         attempt.running = false;
         attempt.failures += 1;
@@ -334,7 +390,7 @@ impl Shell {
 
     fn start_what_is_wanted(&mut self, now: Instant) {
         let listings = [&self.namespaces, &self.accounts, &self.config_maps, &self.pods, &self.nodes, &self.quotas];
-        if !listings.iter().all(|listing| listing.complete) {
+        if !listings.into_iter().chain(self.sets.values()).all(|listing| listing.complete) {
             return;
         }
         self.world.note_missing_nodes(now);
@@ -352,6 +408,9 @@ impl Shell {
                 continue;
             }
             attempt.running = true;
+            if let Action::LookAtSet(key) = &action {
+                replica_set::look_begins(&mut self.world, key);
+            }
             let client = self.client.clone();
             self.running.spawn(async move {
                 let outcome = act(&client, &action).await;

@@ -30,6 +30,63 @@ pub struct Pod {
     pub deleting: bool,
     /// Whether its phase is Succeeded or Failed.
     pub finished: bool,
+    /// The set that it belongs to.
+    pub owner: Option<Owner>,
+}
+
+/// The kinds of sets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum SetKind {
+    /// apps/v1 ReplicaSet.
+    ReplicaSet,
+    /// v1 ReplicationController.
+    ReplicationController,
+}
+
+/// Which set.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SetKey {
+    /// Its kind.
+    pub kind: SetKind,
+    /// metadata.namespace.
+    pub namespace: String,
+    /// metadata.name.
+    pub name: String,
+}
+
+impl SetKey {
+    /// Its path in the API.
+    pub fn path(&self) -> String {
+        let (root, plural) = match self.kind {
+            SetKind::ReplicaSet => ("/apis/apps/v1", "replicasets"),
+            SetKind::ReplicationController => ("/api/v1", "replicationcontrollers"),
+        };
+        format!("{root}/namespaces/{}/{plural}/{}", self.namespace, self.name)
+    }
+}
+
+/// The set that a pod belongs to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owner {
+    /// Its kind.
+    pub kind: SetKind,
+    /// metadata.name.
+    pub name: String,
+    /// metadata.uid.
+    pub uid: String,
+}
+
+/// A set, as far as it has to be known to tell when to look at it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TrackedSet {
+    /// metadata.uid.
+    pub uid: String,
+    /// How many things have happened that may concern it.
+    pub happened: u64,
+    /// How many had when the last look began.
+    pub looking: u64,
+    /// How many a finished look has seen.
+    pub seen: u64,
 }
 
 /// A node.
@@ -71,6 +128,8 @@ pub struct World {
     pub published_ca: BTreeMap<String, String>,
     /// By uid.
     pub pods: BTreeMap<String, Pod>,
+    /// ReplicaSets and ReplicationControllers.
+    pub sets: BTreeMap<SetKey, TrackedSet>,
     /// By namespace and name.
     pub quotas: BTreeMap<(String, String), Quota>,
     /// By name.
@@ -85,6 +144,15 @@ impl World {
         let from = (namespace.to_owned(), String::new());
         let quotas = self.quotas.range_mut(from..).take_while(|((place, _), _)| place == namespace);
         quotas.for_each(|(_, quota)| quota.happened += 1);
+    }
+
+    /// A pod has come, changed or gone: its set is concerned, or every set of the namespace when it has none.
+    pub fn note_pod(&mut self, namespace: &str, owner: Option<&str>) {
+        let concerned = self.sets.iter_mut().filter(|(key, set)| match owner {
+            Some(uid) => set.uid == uid,
+            None => key.namespace == namespace,
+        });
+        concerned.for_each(|(_, set)| set.happened += 1);
     }
 
     /// Brings `missing_nodes` up to date.
@@ -134,6 +202,20 @@ impl QuotaObject {
         let pods = api::find("", "v1", "pods");
         self.spec.hard.keys().any(|name| !pods.is_some_and(|kind| api::quota::is_about(kind, name)))
     }
+}
+
+/// A ReplicaSet on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ReplicaSetObject {
+    metadata: ObjectMeta,
+}
+
+/// A ReplicationController on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct ReplicationControllerObject {
+    metadata: ObjectMeta,
 }
 
 /// A ServiceAccount on the wire.
@@ -233,7 +315,16 @@ impl From<NodeObject> for Node {
 
 impl From<PodObject> for Pod {
     fn from(object: PodObject) -> Pod {
+        let owners = object.metadata.owner_references.unwrap_or_default();
         Pod {
+            owner: owners.into_iter().find(|owner| owner.controller == Some(true)).and_then(|owner| {
+                let kind = match (owner.api_version.as_str(), owner.kind.as_str()) {
+                    ("apps/v1", "ReplicaSet") => SetKind::ReplicaSet,
+                    ("v1", "ReplicationController") => SetKind::ReplicationController,
+                    _ => return None,
+                };
+                Some(Owner { kind, name: owner.name, uid: owner.uid })
+            }),
             deleting: object.metadata.deletion_timestamp.is_some(),
             namespace: object.metadata.namespace.unwrap_or_default(),
             name: object.metadata.name.unwrap_or_default(),
@@ -243,9 +334,12 @@ impl From<PodObject> for Pod {
     }
 }
 
-/// Tells `kube` where a slim type lives; all of them are in the core group, version v1.
+/// Tells `kube` where a slim type lives; all of them are in version v1, most in the core group.
 macro_rules! resource {
     ($type:ty, $scope:ty, $kind:literal, $plural:literal) => {
+        resource!($type, $scope, "", $kind, $plural);
+    };
+    ($type:ty, $scope:ty, $group:literal, $kind:literal, $plural:literal) => {
         impl kube::Resource for $type {
             type DynamicType = ();
             type Scope = $scope;
@@ -253,7 +347,7 @@ macro_rules! resource {
                 $kind.into()
             }
             fn group(_: &()) -> Cow<'_, str> {
-                "".into()
+                $group.into()
             }
             fn version(_: &()) -> Cow<'_, str> {
                 "v1".into()
@@ -276,4 +370,11 @@ resource!(AccountObject, k8s_openapi::NamespaceResourceScope, "ServiceAccount", 
 resource!(ConfigMapObject, k8s_openapi::NamespaceResourceScope, "ConfigMap", "configmaps");
 resource!(NodeObject, k8s_openapi::ClusterResourceScope, "Node", "nodes");
 resource!(QuotaObject, k8s_openapi::NamespaceResourceScope, "ResourceQuota", "resourcequotas");
+resource!(ReplicaSetObject, k8s_openapi::NamespaceResourceScope, "apps", "ReplicaSet", "replicasets");
+resource!(
+    ReplicationControllerObject,
+    k8s_openapi::NamespaceResourceScope,
+    "ReplicationController",
+    "replicationcontrollers"
+);
 resource!(PodObject, k8s_openapi::NamespaceResourceScope, "Pod", "pods");

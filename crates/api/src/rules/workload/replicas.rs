@@ -81,10 +81,6 @@ impl Rules for ReplicationControllers {
         let selector = cells::pairs(look::at(object, &["spec", "selector"]));
         cells::of_replicas(object, selector, now)
     }
-
-    fn is_unattended(&self) -> bool {
-        true
-    }
 }
 
 impl Rules for ReplicaSets {
@@ -137,10 +133,6 @@ impl Rules for ReplicaSets {
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_replicas(object, cells::selector(object), now)
-    }
-
-    fn is_unattended(&self) -> bool {
-        true
     }
 }
 
