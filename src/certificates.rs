@@ -85,13 +85,8 @@ impl Certificates {
             names: api_names.map(String::from).to_vec(),
             addresses: api_addresses.clone(),
         })?;
-        let node = authority.leaf(&Leaf {
-            file: "node",
-            common_name: format!("system:node:{node_name}"),
-            organisation: Some("system:nodes"),
-            names: vec![node_name.into(), "localhost".into()],
-            addresses: api_addresses,
-        })?;
+        let node_names = vec![node_name.into(), "localhost".into()];
+        let node = authority.leaf(&node_leaf(node_name, node_names, api_addresses))?;
         let client = |file, common_name: &str| {
             authority.leaf(&Leaf {
                 file,
@@ -119,8 +114,7 @@ impl Certificates {
 
     /// TLS of the node port: only clients with a certificate of this CA get past the handshake.
     pub fn node_tls(&self) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-        let verifier = WebPkiClientVerifier::builder(Arc::new(self.roots()?)).build()?;
-        server_config(&self.node, verifier)
+        node_tls(&self.node, self.roots()?)
     }
 
     fn roots(&self) -> anyhow::Result<RootCertStore> {
@@ -128,6 +122,40 @@ impl Certificates {
         roots.add(CertificateDer::from_pem_slice(self.ca.as_bytes())?)?;
         Ok(roots)
     }
+}
+
+/// TLS of a node port that serves with `identity`: only clients with a certificate of `clients` get past the handshake.
+pub fn node_tls(identity: &Identity, clients: RootCertStore) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    server_config(identity, WebPkiClientVerifier::builder(Arc::new(clients)).build()?)
+}
+
+/// What a node on another machine is known by, as client of the API and on its node port; signed by the CA in `dir`.
+pub fn for_node(dir: &Path, node_name: &str, addresses: &[IpAddr]) -> anyhow::Result<(Identity, String)> {
+    let found = load(dir, "ca")?;
+    let Identity { certificate, key } = found.with_context(|| {
+        format!("no cluster has been started here: {} has no authority; see --data-dir", dir.display())
+    })?;
+    let authority = Authority { dir: dir.into(), certificate, key };
+    let names = vec![node_name.into(), "localhost".into()];
+    Ok((authority.sign(&node_leaf(node_name, names, addresses.to_vec()))?, authority.certificate))
+}
+
+fn node_leaf(node_name: &str, names: Vec<String>, addresses: Vec<IpAddr>) -> Leaf<'static> {
+    Leaf {
+        file: "node",
+        common_name: format!("system:node:{node_name}"),
+        organisation: Some("system:nodes"),
+        names,
+        addresses,
+    }
+}
+
+/// Whether a certificate may be shown by a server at this address.
+pub fn is_of(certificate: &str, address: IpAddr) -> bool {
+    let Ok((_, block)) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()) else { return false };
+    let Ok(certificate) = block.parse_x509() else { return false };
+    let serves = certificate.extended_key_usage().ok().flatten().is_some_and(|usage| usage.value.server_auth);
+    serves && has_address(&certificate, address)
 }
 
 fn server_config(
@@ -175,12 +203,16 @@ impl Authority {
         {
             return Ok(identity);
         }
+        let identity = self.sign(leaf)?;
+        save(&self.dir, leaf.file, &identity)?;
+        Ok(identity)
+    }
+
+    fn sign(&self, leaf: &Leaf) -> anyhow::Result<Identity> {
         let key = KeyPair::generate()?;
         let issuer = Issuer::from_ca_cert_pem(&self.certificate, KeyPair::from_pem(&self.key)?)?;
         let certificate = leaf_params(leaf)?.signed_by(&key, &issuer)?.pem();
-        let identity = Identity { certificate, key: key.serialize_pem() };
-        save(&self.dir, leaf.file, &identity)?;
-        Ok(identity)
+        Ok(Identity { certificate, key: key.serialize_pem() })
     }
 }
 
@@ -255,18 +287,17 @@ fn covers(certificate: &x509_parser::certificate::X509Certificate, leaf: &Leaf) 
             names.iter().any(|name| matches!(name, x509_parser::extensions::GeneralName::DNSName(dns) if dns == wanted))
         })
     };
-    let has_address = |wanted: &IpAddr| {
-        let octets = match wanted {
-            IpAddr::V4(ip) => ip.octets().to_vec(),
-            IpAddr::V6(ip) => ip.octets().to_vec(),
-        };
-        held.is_some_and(|names| {
-            names
-                .iter()
-                .any(|name| matches!(name, x509_parser::extensions::GeneralName::IPAddress(ip) if *ip == octets))
-        })
+    leaf.names.iter().all(has_name) && leaf.addresses.iter().all(|address| has_address(certificate, *address))
+}
+
+fn has_address(certificate: &x509_parser::certificate::X509Certificate, wanted: IpAddr) -> bool {
+    let octets = match wanted {
+        IpAddr::V4(ip) => ip.octets().to_vec(),
+        IpAddr::V6(ip) => ip.octets().to_vec(),
     };
-    leaf.names.iter().all(has_name) && leaf.addresses.iter().all(has_address)
+    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return false };
+    let mut names = extension.value.general_names.iter();
+    names.any(|name| matches!(name, x509_parser::extensions::GeneralName::IPAddress(ip) if *ip == octets))
 }
 
 fn load(dir: &Path, file: &str) -> anyhow::Result<Option<Identity>> {
@@ -321,6 +352,19 @@ mod tests {
         assert_eq!(first.service_account_key, third.service_account_key);
         third.api_tls().unwrap();
         third.node_tls().unwrap();
+    }
+
+    #[test]
+    fn another_machine_gets_an_identity_of_the_same_authority_and_none_without_one() {
+        let (dir, ip) = (tempfile::tempdir().unwrap(), IpAddr::from([192, 0, 2, 7]));
+        assert!(for_node(dir.path(), "far", &[ip]).err().unwrap().to_string().contains("--data-dir"));
+        let own = Certificates::ensure(dir.path(), "near", &[]).unwrap();
+        let (far, ca) = for_node(dir.path(), "far", &[ip]).unwrap();
+        assert_eq!(ca, own.ca);
+        assert!(is_of(&far.certificate, ip) && !is_of(&far.certificate, IpAddr::from([192, 0, 2, 8])));
+        node_tls(&far, own.roots().unwrap()).unwrap();
+        let again = Certificates::ensure(dir.path(), "near", &[]).unwrap();
+        assert_eq!(again.node.certificate, own.node.certificate, "this machine's own stays");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! without; it only looks.
 
 mod cgroups;
+mod disk;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -51,6 +52,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     let resolved = settings.resolve()?;
     let mut findings = essentials(&resolved);
     findings.push(api_port(&resolved));
+    findings.push(disk::finding(&resolved));
     findings.push(oom_score());
     findings.push(docker_forwarding());
     findings.extend(handler_tests(&resolved));
@@ -65,6 +67,14 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     match findings.iter().filter(|finding| finding.weight == Weight::Bad).count() {
         0 => Ok(()),
         count => bail!("{count} of {} checks say that `sampan up` or a pod would fail here", findings.len()),
+    }
+}
+
+/// What a start should say though it succeeds.
+pub fn warn_if_tight(resolved: &Resolved) {
+    let disk = disk::finding(resolved);
+    if disk.weight != Weight::Good {
+        line(&format!("warning: {}: {}", disk.subject, disk.seen));
     }
 }
 

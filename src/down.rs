@@ -12,10 +12,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::instance::{Instance, Lock};
-use crate::kubeconfig;
 use crate::output::{Steps, line};
 use crate::settings::{Resolved, Settings};
 use crate::wiring::{self, ControlPlane};
+use crate::{join, kubeconfig};
 
 /// How long a running instance may take to end after SIGTERM.
 const END_SECONDS: i64 = 15;
@@ -68,11 +68,17 @@ fn take(instance: &Instance) -> anyhow::Result<Lock> {
 async fn drain(resolved: &Resolved, steps: &mut Steps) -> anyhow::Result<()> {
     let cancel = CancellationToken::new();
     let certificates = wiring::certificates(resolved)?;
-    let (plane, runtime) = tokio::try_join!(
-        ControlPlane::start(resolved, &certificates, cancel.clone()),
-        wiring::container_runtime(resolved, cancel.clone()),
-    )?;
-    wiring::drain_node(resolved, &plane, &runtime).await?;
+    let api = async {
+        match join::joined(&resolved.instance)? {
+            Some(kubeconfig) => wiring::client_from(&kubeconfig).await,
+            None => {
+                let plane = ControlPlane::start(resolved, &certificates, cancel.clone()).await?;
+                Ok(plane.client_of_node(resolved))
+            }
+        }
+    };
+    let (api, runtime) = tokio::try_join!(api, wiring::container_runtime(resolved, cancel.clone()))?;
+    wiring::drain_node(resolved, api, &runtime).await?;
     steps.done("all pods stopped");
     runtime.runtime.tear_down().await.context("take the runtime's traces off the machine")?;
     remove_cgroups(&resolved.instance.cgroup_top());

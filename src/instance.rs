@@ -89,6 +89,11 @@ impl Instance {
         self.data_dir.join("admin.kubeconfig")
     }
 
+    /// Which kubeconfig the node joined another cluster by.
+    pub fn joined(&self) -> PathBuf {
+        self.data_dir.join("joined")
+    }
+
     /// The settings of the last start.
     pub fn last_settings(&self) -> PathBuf {
         self.data_dir.join("settings.json")

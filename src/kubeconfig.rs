@@ -12,21 +12,18 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::certificates::{Certificates, write_private};
+use crate::certificates::{Certificates, Identity, write_private};
 
 /// The entries of one cluster, user and context, all of one name.
-fn entries(name: &str, server: &str, certificates: &Certificates) -> [(&'static str, Value); 3] {
+fn entries(name: &str, server: &str, ca: &str, user: &Identity) -> [(&'static str, Value); 3] {
     let encode = |pem: &str| STANDARD.encode(pem);
     [
-        (
-            "clusters",
-            json!({"name": name, "cluster": {"server": server, "certificate-authority-data": encode(&certificates.ca)}}),
-        ),
+        ("clusters", json!({"name": name, "cluster": {"server": server, "certificate-authority-data": encode(ca)}})),
         (
             "users",
             json!({"name": name, "user": {
-                "client-certificate-data": encode(&certificates.admin.certificate),
-                "client-key-data": encode(&certificates.admin.key),
+                "client-certificate-data": encode(&user.certificate),
+                "client-key-data": encode(&user.key),
             }}),
         ),
         ("contexts", json!({"name": name, "context": {"cluster": name, "user": name}})),
@@ -45,20 +42,25 @@ pub fn server_url(listen: SocketAddr) -> String {
 
 /// Writes the administrator's kubeconfig: mode 0600, owned by who called sudo.
 pub fn write_admin(path: &Path, name: &str, server: &str, certificates: &Certificates) -> anyhow::Result<()> {
-    let mut config = json!({"apiVersion": "v1", "kind": "Config", "current-context": name});
-    for (list, entry) in entries(name, server, certificates) {
-        config[list] = json!([entry]);
-    }
-    write_private(path, &to_yaml(&config)?)?;
+    write_private(path, &whole(name, server, &certificates.ca, &certificates.admin)?)?;
     give_to_caller(path);
     Ok(())
+}
+
+/// A kubeconfig of one context, as YAML.
+pub fn whole(name: &str, server: &str, ca: &str, user: &Identity) -> anyhow::Result<String> {
+    let mut config = json!({"apiVersion": "v1", "kind": "Config", "current-context": name});
+    for (list, entry) in entries(name, server, ca, user) {
+        config[list] = json!([entry]);
+    }
+    to_yaml(&config)
 }
 
 /// Adds the context to the user's kubeconfig; the current context is set only if there is none. Returns the file.
 pub fn merge(name: &str, server: &str, certificates: &Certificates) -> anyhow::Result<PathBuf> {
     let path = user_kubeconfig()?;
     let mut config = read(&path)?.unwrap_or_else(|| json!({"apiVersion": "v1", "kind": "Config", "preferences": {}}));
-    for (list, entry) in entries(name, server, certificates) {
+    for (list, entry) in entries(name, server, &certificates.ca, &certificates.admin) {
         put_entry(&mut config, list, name, Some(entry));
     }
     if config["current-context"].as_str().unwrap_or_default().is_empty() {

@@ -18,6 +18,7 @@ mod image_collection;
 mod image_settings;
 mod images;
 mod instance;
+mod join;
 mod kubeconfig;
 mod log_settings;
 mod output;

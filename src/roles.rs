@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use crate::output::line;
 use crate::settings::{Resolved, Settings};
 use crate::wiring::{self, Components, ControlPlane};
-use crate::{kubeconfig, up};
+use crate::{join, kubeconfig, up};
 
 /// The control plane alone.
 pub fn server(settings: Settings) -> anyhow::Result<()> {
@@ -32,14 +32,16 @@ pub fn server(settings: Settings) -> anyhow::Result<()> {
 
 /// The node agent with its embedded runtime, for an API server elsewhere.
 pub fn node(settings: Settings, kubeconfig: &Path) -> anyhow::Result<()> {
-    let resolved = settings.resolve()?;
+    let resolved = settings.clone().resolve()?;
     hold(&resolved, async |cancel| {
+        settings.remember(&resolved.instance)?;
+        join::remember(&resolved.instance, kubeconfig)?;
         let client = wiring::client_from(kubeconfig).await?;
-        let certificates = wiring::certificates(&resolved)?;
+        let tls = join::node_tls(kubeconfig, resolved.node_ip, &wiring::certificates(&resolved)?)?;
         let runtime = wiring::container_runtime(&resolved, cancel.clone()).await?;
         let mut components = Components::new(cancel);
         components.cri_socket(&runtime, &resolved);
-        components.node_with(&resolved, client, &runtime, &certificates)?;
+        components.node_with(&resolved, client, &runtime, tls)?;
         line(&format!("node {} runs", resolved.node_name));
         Ok(components)
     })

@@ -35,6 +35,8 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
         bail!("another sampan started in {} at the same moment", instance.run_dir.display());
     };
     settings.remember(&instance)?;
+    crate::join::forget(&instance)?;
+    crate::check::warn_if_tight(&resolved);
     wiring::executor()?.block_on(serve(resolved, detached))
 }
 

@@ -99,6 +99,12 @@ impl ControlPlane {
         Ok(())
     }
 
+    /// The client of this machine's node, and where the API is for its pods.
+    pub fn client_of_node(&self, resolved: &Resolved) -> (Client, Reach) {
+        let reach = Reach { pods: resolved.api_address_of_pods(), host: resolved.api_address_of_host() };
+        (self.client_as(UserInfo::node(&resolved.node_name)), reach)
+    }
+
     /// A client without a socket that acts as a user and passes the same authorization as over TLS.
     fn client_as(&self, user: UserInfo) -> Client {
         Client::new(self.server.router_as(user), "default")
@@ -234,9 +240,7 @@ impl Components {
         runtime: &ContainerRuntime,
         certificates: &Certificates,
     ) -> anyhow::Result<()> {
-        let client = plane.client_as(UserInfo::node(&resolved.node_name));
-        let reach = Reach { pods: resolved.api_address_of_pods(), host: resolved.api_address_of_host() };
-        self.node_with(resolved, (client, reach), runtime, certificates)
+        self.node_with(resolved, plane.client_of_node(resolved), runtime, certificates.node_tls()?)
     }
 
     /// Runs the node agent with some client of an API.
@@ -245,9 +249,9 @@ impl Components {
         resolved: &Resolved,
         (client, reach): (Client, Reach),
         runtime: &ContainerRuntime,
-        certificates: &Certificates,
+        tls: Arc<rustls::ServerConfig>,
     ) -> anyhow::Result<()> {
-        let (resolved, cri, tls) = (resolved.clone(), runtime.runtime.client(), certificates.node_tls()?);
+        let (resolved, cri) = (resolved.clone(), runtime.runtime.client());
         let listener = node_listener(&resolved)?;
         refuse_bad_plugins(&resolved)?;
         self.keep("node", move |cancel| {
@@ -361,11 +365,15 @@ fn node_options(
 }
 
 /// Stops all pods of this node in order, with their hooks; the API keeps them.
-pub async fn drain_node(resolved: &Resolved, plane: &ControlPlane, runtime: &ContainerRuntime) -> anyhow::Result<()> {
+pub async fn drain_node(
+    resolved: &Resolved,
+    (client, reach): (Client, Reach),
+    runtime: &ContainerRuntime,
+) -> anyhow::Result<()> {
     let instance = &resolved.instance;
     let options = node::DrainOptions {
         node_name: resolved.node_name.clone(),
-        client: plane.client_as(UserInfo::node(&resolved.node_name)),
+        client,
         cri: runtime.runtime.client(),
         data_dir: instance.data_dir.clone(),
         log_dir: instance.log_dir(),
@@ -373,8 +381,8 @@ pub async fn drain_node(resolved: &Resolved, plane: &ControlPlane, runtime: &Con
         node_ip: resolved.node_ip,
         cluster_dns: Vec::new(),
         cluster_domain: "cluster.local".into(),
-        api_address: resolved.api_address_of_pods(),
-        api_address_of_host: resolved.api_address_of_host(),
+        api_address: reach.pods,
+        api_address_of_host: reach.host,
         images_with_handler: resolved.images.with_handler,
         pull_limits: resolved.images.limits,
         runtime_class_fails_pod: resolved.runtime_class_fails_pod,

@@ -77,7 +77,15 @@ fn manifests(image: &str) -> String {
     };
     let stay = "trap \"exit 0\" TERM; while true; do sleep 0.2; done";
     [
+        "apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: heavy}\nhandler: docker\n\
+         overhead: {podFixed: {cpu: 200m, memory: 140Mi}}\n---\n"
+            .into(),
         pod("firm", "{limits: {cpu: 500m, memory: 64Mi}}", stay),
+        pod("loaded", "{limits: {cpu: 100m, memory: 100Mi}}", stay).replacen(
+            "spec:\n",
+            "spec:\n  runtimeClassName: heavy\n",
+            1,
+        ),
         pod("burst", "{requests: {cpu: 250m, memory: 16Mi}, limits: {memory: 96Mi}}", stay),
         pod("effort", "{}", stay),
         pod("eater", "{limits: {memory: 32Mi}}", "dd if=/dev/zero of=/dev/null bs=100M count=1; sleep 600"),
@@ -129,6 +137,18 @@ fn limits_are_as_the_rules_say(lab: &Lab) {
     assert_eq!(read(&inner, "memory.max"), (96u64 << 20).to_string());
     let class = burst.parent().unwrap();
     assert_eq!(read(class, "cpu.weight"), "10", "the class weighs what its pods ask for");
+
+    // With overhead: on the pod's cgroup, not on its container's.
+    let (loaded, inner) = cgroups(&lab.ready("loaded"));
+    assert_eq!(
+        [read(&loaded, "cpu.max"), read(&loaded, "memory.max")],
+        ["30000 100000".into(), (240u64 << 20).to_string()]
+    );
+    assert_eq!(read(&loaded, "cpu.weight"), "12", "307 shares");
+    assert_eq!(
+        [read(&inner, "cpu.max"), read(&inner, "memory.max")],
+        ["10000 100000".into(), (100u64 << 20).to_string()]
+    );
 
     let (effort, _) = cgroups(&lab.ready("effort"));
     assert_eq!(class_of(&effort), "besteffort");
@@ -258,7 +278,7 @@ fn main_job(handler: &'static str) {
     assert_eq!(status(&first)["containerID"], status(&again)["containerID"], "the container ran on");
     assert_eq!(status(&again)["restartCount"], 0);
     let (pod, _) = cgroups(&again);
-    lab.ask(&["delete", "pod", "firm", "burst"]);
+    lab.ask(&["delete", "pod", "firm", "burst", "loaded"]);
     assert!(!pod.exists(), "the cgroup of a deleted pod is left");
     wait("the class weighs nothing again", || read(&pod.parent().unwrap().join("burstable"), "cpu.weight") == "1");
     step("delete");

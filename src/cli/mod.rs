@@ -67,6 +67,18 @@ enum Verb {
         #[arg(long, value_name = "FILE")]
         kubeconfig: PathBuf,
     },
+    /// Print the kubeconfig by which the node agent of another machine joins this cluster
+    ///
+    /// On this machine:   sampan kubeconfig edge-1 --address 192.0.2.7 > edge-1.kubeconfig
+    /// On the other one:  sampan node --kubeconfig edge-1.kubeconfig --node-name edge-1 --node-ip 192.0.2.7
+    /// The file holds a key: who has it is that node.
+    #[command(verbatim_doc_comment)]
+    Kubeconfig {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(flatten)]
+        arguments: crate::join::Arguments,
+    },
     /// Only the container runtime: CRI v1 on <run-dir>/cri.sock
     Runtime {
         #[command(flatten)]
@@ -133,6 +145,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Verb::Server { settings } => crate::roles::server(ready(settings)?),
         Verb::Node { settings, kubeconfig } => crate::roles::node(ready(settings)?, &kubeconfig),
         Verb::Runtime { settings } => crate::roles::runtime(ready(settings)?),
+        Verb::Kubeconfig { settings, arguments } => crate::join::print(ready(settings)?, &arguments),
         Verb::Check { settings } => crate::check::run(ready(settings)?),
         Verb::Images { settings, verb } => crate::images::run(ready(settings)?, verb),
         Verb::Hooks { settings, arguments } => crate::hooks::run(ready(settings)?, &arguments),

@@ -15,6 +15,7 @@ mod statics;
 
 pub use options::{DrainOptions, Error, Options};
 
+use crate::cause::innermost;
 use crate::{
     cgroups::Cgroups,
     config,
@@ -47,6 +48,8 @@ use tokio_util::sync::CancellationToken;
 const RELIST: Duration = Duration::from_secs(10);
 /// Questions of eviction that wait.
 const ASKS_MAX: usize = 4;
+/// How long the API may take to name the pods that are to be drained.
+const LIST_MAX: Duration = Duration::from_secs(15);
 /// How long a drained node may take before what is left is stopped by force.
 const DRAIN_MAX: Duration = Duration::from_secs(600);
 /// Listing images at the start.
@@ -116,7 +119,8 @@ pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Res
     let mut events = runtime::subscribe(actor.cri.clone(), CancellationToken::new(), &mut background);
     let present = housekeeping::present(&actor.cri).await.map_err(Error::Runtime)?;
     // Mirrors are no pods: their UIDs are not in the runtime.
-    for pod in pods::list(&options.client, &options.node_name).await?.into_iter().chain(static_pods) {
+    let of_api = pods_to_drain(&options, &mut progress).await;
+    for pod in of_api.into_iter().chain(static_pods) {
         if present.contains_key(pod.uid()) {
             progress(&format!("stopping pod {}/{}", pod.namespace(), pod.name()));
             agent.drain(Arc::new(pod));
@@ -144,6 +148,18 @@ pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Res
     housekeeping::sweep(&actor, &left).await;
     background.shutdown().await;
     Ok(())
+}
+
+/// The node's pods, as the API knows them. A machine can be taken down also when its control plane is gone; what hooks
+/// say is only known there.
+async fn pods_to_drain(options: &DrainOptions, progress: &mut impl FnMut(&str)) -> Vec<Pod> {
+    let why = match tokio::time::timeout(LIST_MAX, pods::list(&options.client, &options.node_name)).await {
+        Ok(Ok(pods)) => return pods,
+        Ok(Err(error)) => innermost(&error),
+        Err(_) => format!("no answer within {} s", LIST_MAX.as_secs()),
+    };
+    progress(&format!("the API cannot be asked for pods, which are stopped without their hooks: {why}"));
+    Vec::new()
 }
 
 /// IMG-239: what an earlier agent was pulling when it ended is verified, before a pod asks for it.

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+mod cause;
 pub mod cgroups;
 pub mod collection;
 pub mod config;

@@ -7,6 +7,7 @@ use super::{
     Update,
     view::{Origin, Reader, StaticPod, pods},
 };
+use crate::cause::innermost;
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -128,15 +129,6 @@ async fn open(is_tls: bool) -> Result<Door, String> {
         .with_no_client_auth();
     let connector = HttpsConnectorBuilder::new().with_tls_config(tls).https_or_http().enable_http1().build();
     Ok(Client::builder(TokioExecutor::new()).build(connector))
-}
-
-/// The cause at the bottom: what people need to know.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut error = error;
-    while let Some(source) = error.source() {
-        error = source;
-    }
-    error.to_string()
 }
 
 #[cfg(test)]

@@ -1,0 +1,155 @@
+//! `sampan kubeconfig`: the file by which another machine's node agent joins this cluster, and the door of such a node.
+//!
+//! The file holds all that a node needs: where the API is, the cluster's authority, and an identity of its own that it
+//! shows as client and on its node port. Start at [`print`].
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use clap::Args;
+use rustls::RootCertStore;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use serde_json::Value;
+
+use crate::certificates::{self, Certificates, Identity};
+use crate::instance::Instance;
+use crate::kubeconfig;
+use crate::output::line;
+use crate::settings::Settings;
+
+/// Words of `kubeconfig`.
+#[derive(Args)]
+pub struct Arguments {
+    /// Name of the node that shall join
+    #[arg(value_name = "NODE")]
+    node: String,
+    /// Address of the node at which the API server reaches it (its --node-ip); may be repeated
+    #[arg(long, value_name = "ADDR", required = true)]
+    address: Vec<IpAddr>,
+    /// Where the node reaches the API [default: where this cluster's API listens]
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+}
+
+/// Prints the kubeconfig of a node.
+pub fn print(settings: Settings, arguments: &Arguments) -> anyhow::Result<()> {
+    let instance = settings.instance();
+    let node = &arguments.node;
+    if let Some(reason) = api::names::subdomain(node).into_iter().next() {
+        bail!("{node:?} is no name of a node: {reason}");
+    }
+    let server = match &arguments.server {
+        Some(url) => url.clone(),
+        None => server_of(&instance.admin_kubeconfig())?,
+    };
+    let (identity, ca) = certificates::for_node(&instance.data_dir.join("pki"), node, &arguments.address)?;
+    line(kubeconfig::whole(&instance.name(), &server, &ca, &identity)?.trim_end());
+    Ok(())
+}
+
+/// Where the running cluster's API is, for machines other than this one.
+fn server_of(admin: &Path) -> anyhow::Result<String> {
+    let config = read(admin).context("find out where the API is; name it by --server")?;
+    let url = config["clusters"][0]["cluster"]["server"].as_str().unwrap_or_default();
+    let host = url.parse::<http::Uri>().ok().and_then(|uri| uri.host().map(str::to_owned)).unwrap_or_default();
+    if host.is_empty() || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback()) {
+        bail!(
+            "the API is served at {url:?}, which no other machine reaches: start it with --listen ADDR:PORT, or name \
+             the way to it by --server"
+        );
+    }
+    Ok(url.to_owned())
+}
+
+/// Keeps by which file this instance's node joined, so that `down` finds its pods.
+pub fn remember(instance: &Instance, kubeconfig: &Path) -> anyhow::Result<()> {
+    let path = kubeconfig.canonicalize().with_context(|| format!("read {}", kubeconfig.display()))?;
+    certificates::write_private(&instance.joined(), &path.display().to_string())
+}
+
+/// The instance has a control plane of its own.
+pub fn forget(instance: &Instance) -> anyhow::Result<()> {
+    match std::fs::remove_file(instance.joined()) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("remove {}", instance.joined().display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// By which file this instance's node joined, if it joined another cluster.
+pub fn joined(instance: &Instance) -> anyhow::Result<Option<PathBuf>> {
+    match std::fs::read_to_string(instance.joined()) {
+        Ok(path) => Ok(Some(path.into())),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", instance.joined().display())),
+    }
+}
+
+/// TLS of the node port of a node that joined by a kubeconfig: clients are believed by the cluster's authority. It serves
+/// with the identity in the file if that is good for this address, else with one of this machine's own.
+pub fn node_tls(file: &Path, address: IpAddr, own: &Certificates) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    let config = read(file)?;
+    let entry = |list: &str, field: &str| config[list][0][field].clone();
+    let (cluster, user) = (entry("clusters", "cluster"), entry("users", "user"));
+    let held = |of: &Value, name: &str| held(file, of, name);
+    let Some(ca) = held(&cluster, "certificate-authority")? else { return own.node_tls() };
+    let mut clients = RootCertStore::empty();
+    for certificate in CertificateDer::pem_slice_iter(&ca) {
+        clients.add(certificate?).with_context(|| format!("read the authority in {}", file.display()))?;
+    }
+    let identity = match held(&user, "client-certificate")?.zip(held(&user, "client-key")?) {
+        Some((certificate, key)) => {
+            Some(Identity { certificate: String::from_utf8(certificate)?, key: String::from_utf8(key)? })
+        }
+        None => None,
+    };
+    match identity.filter(|identity| certificates::is_of(&identity.certificate, address)) {
+        Some(identity) => certificates::node_tls(&identity, clients),
+        None => {
+            tracing::info!(%address, "the kubeconfig's certificate does not serve at this address: the node port shows its own");
+            certificates::node_tls(&own.node, clients)
+        }
+    }
+}
+
+fn read(file: &Path) -> anyhow::Result<Value> {
+    let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
+    serde_saphyr::from_str(&text).with_context(|| format!("read {}", file.display()))
+}
+
+/// What a kubeconfig says in place, or in a file that it names.
+fn held(file: &Path, of: &Value, name: &str) -> anyhow::Result<Option<Vec<u8>>> {
+    if let Some(data) = of[format!("{name}-data")].as_str() {
+        return Ok(Some(STANDARD.decode(data).with_context(|| format!("decode {name}-data of {}", file.display()))?));
+    }
+    let Some(path) = of[name].as_str() else { return Ok(None) };
+    let path = file.parent().unwrap_or(Path::new(".")).join(path);
+    Ok(Some(std::fs::read(&path).with_context(|| format!("read {}", path.display()))?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn admin(server: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let text = format!("apiVersion: v1\nkind: Config\nclusters:\n- name: a\n  cluster: {{server: '{server}'}}\n");
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_node_is_not_sent_to_a_loopback_address_unless_told() {
+        assert_eq!(server_of(admin("https://192.0.2.1:6443").path()).unwrap(), "https://192.0.2.1:6443");
+        for out_of_reach in ["https://127.0.0.1:6443", "https://[::1]:6443", ""] {
+            let error = server_of(admin(out_of_reach).path()).unwrap_err().to_string();
+            assert!(error.contains("--listen") && error.contains("--server"), "{error}");
+        }
+    }
+}
