@@ -21,6 +21,10 @@ impl Rules for Roles {
         names::path_segment(name)
     }
 
+    fn creates_on_update(&self) -> bool {
+        true
+    }
+
     fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {
         cells(object)
     }
@@ -47,6 +51,10 @@ impl Rules for ClusterRoles {
 
     fn name_complaints(&self, name: &str) -> Vec<String> {
         names::path_segment(name)
+    }
+
+    fn creates_on_update(&self) -> bool {
+        true
     }
 
     fn cells(&self, object: &Value, _now: Timestamp) -> Vec<Value> {

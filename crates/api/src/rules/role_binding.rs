@@ -32,6 +32,10 @@ impl Rules for RoleBindings {
         names::path_segment(name)
     }
 
+    fn creates_on_update(&self) -> bool {
+        true
+    }
+
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells(object, now)
     }
@@ -52,6 +56,10 @@ impl Rules for ClusterRoleBindings {
 
     fn name_complaints(&self, name: &str) -> Vec<String> {
         names::path_segment(name)
+    }
+
+    fn creates_on_update(&self) -> bool {
+        true
     }
 
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
