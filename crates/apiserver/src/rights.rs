@@ -52,10 +52,7 @@ pub async fn access(
 
 async fn status(core: &Core, attributes: &Attributes<'_>) -> Value {
     let world = &core.registry.world;
-    let refused = match authz::judge(&core.authorizers, attributes, world).await {
-        Ok(()) => None,
-        Err(reason) => Some(reason),
-    };
+    let refused = authz::judge(&core.authorizers, attributes, world).await.err();
     let reason = match &refused {
         Some(reason) => reason.clone(),
         None => match world.rbac.answer(&*world.store, attributes).await {

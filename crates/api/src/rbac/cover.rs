@@ -56,11 +56,11 @@ fn covers_resource(held: &[Box<str>], resource: &str) -> bool {
 /// Rules that differ only in their verbs become one.
 pub fn compact(rules: Vec<Rule>) -> Vec<Rule> {
     let mut compacted = Vec::new();
-    let mut places: BTreeMap<(Box<str>, Box<str>, Option<Box<str>>), usize> = BTreeMap::new();
+    let mut places: BTreeMap<[Box<str>; 3], usize> = BTreeMap::new();
     for rule in rules {
         let simple = match (rule.groups.as_slice(), rule.resources.as_slice(), rule.names.as_slice()) {
             ([group], [resource], [] | [_]) if rule.urls.is_empty() => {
-                Some((group.clone(), resource.clone(), rule.names.first().cloned()))
+                Some([group.clone(), resource.clone(), rule.names.first().cloned().unwrap_or_default()])
             }
             _ => None,
         };
