@@ -3,8 +3,10 @@
 //! Start at [`kinds`]. To serve another kind: write its rules in [`crate::rules`], add its columns in [`crate::table`],
 //! add its roots to `xtask/schema_facts.py`, and add one row here.
 
+mod access;
 mod passing;
 
+pub use access::GROUP as RBAC;
 pub use passing::{reviews, scale, token_request};
 
 use crate::rules::{self, Rules};
@@ -554,6 +556,10 @@ static KINDS: &[Kind] = &[
         storage: &Storage { group: "scheduling.k8s.io", plural: "priorityclasses" },
         schema: "scheduling.v1.PriorityClass",
     },
+    access::ROLES,
+    access::ROLE_BINDINGS,
+    access::CLUSTER_ROLES,
+    access::CLUSTER_ROLE_BINDINGS,
 ];
 
 #[cfg(test)]

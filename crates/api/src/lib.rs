@@ -21,6 +21,7 @@ pub mod patch;
 pub mod pod;
 pub mod quantity;
 pub mod quota;
+pub mod rbac;
 pub mod rules;
 pub mod schema;
 pub mod selector;

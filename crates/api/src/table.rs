@@ -110,6 +110,17 @@ pub(crate) const RUNTIME_CLASSES: &[Column] = &[
 pub(crate) const LIMIT_RANGES: &[Column] =
     &[NAME, Column::new("Created At", "date", "When the object was created.", 0)];
 
+pub(crate) const ROLES: &[Column] = LIMIT_RANGES;
+
+pub(crate) const ROLE_BINDINGS: &[Column] = &[
+    NAME,
+    text("Role", "Kind and name of the role that is given."),
+    AGE,
+    wide("Users", "Users that the role is given to."),
+    wide("Groups", "Groups that the role is given to."),
+    wide("ServiceAccounts", "Service accounts that the role is given to."),
+];
+
 pub(crate) const RESOURCE_QUOTAS: &[Column] = &[
     NAME,
     text("Request", "Objects and requests that are in use, of all that may be."),

@@ -1,13 +1,15 @@
 //! Authorization: who may do what. Denies by default.
 //!
-//! Owns the seam [`Authorizer`], the components' own roles and the chain of both. The Node authorizer is in `authz_node`.
-//! It must not change anything. Start at [`authorize`].
+//! Owns the seam [`Authorizer`], the chain of all authorizers, and what this server's own components may beside upstream's
+//! roles. The Node authorizer is in `authz_node`, roles are in `rbac`. It must not change anything. Start at [`authorize`].
 
 use async_trait::async_trait;
 
 use crate::authz_node::NodeAuthorizer;
+use crate::rbac::RoleAuthorizer;
+use crate::rbac::defaults::{READ, Rule, rule};
 use crate::status::Status;
-use crate::user::{AUTHENTICATED, MASTERS, SERVICE_ACCOUNTS, UserInfo};
+use crate::user::{MASTERS, UserInfo};
 use crate::world::World;
 
 /// What is asked, in the words of access control.
@@ -42,7 +44,7 @@ pub enum Decision {
     NoOpinion(String),
 }
 
-/// One way to decide. RBAC will be another.
+/// One way to decide.
 #[async_trait]
 pub trait Authorizer: Send + Sync {
     /// Judges one request.
@@ -51,7 +53,7 @@ pub trait Authorizer: Send + Sync {
 
 /// The authorizers in their order; nodes get tokens for these audiences (IMG-208).
 pub fn chain(node_audiences: Vec<String>) -> Vec<Box<dyn Authorizer>> {
-    vec![Box::new(Masters), Box::new(Roles), Box::new(NodeAuthorizer { audiences: node_audiences })]
+    vec![Box::new(Masters), Box::new(NodeAuthorizer { audiences: node_audiences }), Box::new(RoleAuthorizer)]
 }
 
 /// Asks the chain; refuses with upstream's 403 when nobody allows it.
@@ -60,6 +62,11 @@ pub async fn authorize(
     attributes: &Attributes<'_>,
     world: &World,
 ) -> Result<(), Status> {
+    judge(chain, attributes, world).await.map_err(|reason| forbidden(attributes, &reason))
+}
+
+/// Asks the chain; the error is why nobody allows it, which may be empty.
+pub async fn judge(chain: &[Box<dyn Authorizer>], attributes: &Attributes<'_>, world: &World) -> Result<(), String> {
     let mut reasons = Vec::new();
     for authorizer in chain {
         match authorizer.decide(attributes, world).await {
@@ -68,7 +75,7 @@ pub async fn authorize(
             Decision::NoOpinion(_) => {}
         }
     }
-    Err(forbidden(attributes, &reasons.join(", ")))
+    Err(reasons.join(", "))
 }
 
 /// Upstream's words for a refusal.
@@ -116,62 +123,16 @@ impl Authorizer for Masters {
     }
 }
 
-/// One line of a role: verbs × groups × resources (`pods/status` names a subresource, `*` is everything).
-struct Rule {
-    verbs: &'static [&'static str],
-    groups: &'static [&'static str],
-    resources: &'static [&'static str],
-}
-
-const fn rule(
-    verbs: &'static [&'static str],
-    groups: &'static [&'static str],
-    resources: &'static [&'static str],
-) -> Rule {
-    Rule { verbs, groups, resources }
-}
-
-const READ: &[&str] = &["get", "list", "watch"];
-const ALL_READ: &[&str] = &["get", "list", "watch", "create", "update", "patch", "delete", "deletecollection"];
-const EVENTS: &[&str] = &["", "events.k8s.io"];
-
-/// What every component may do: see what is served, and tell events.
-const EVENT_RULE: Rule = rule(&["create", "update", "patch"], EVENTS, &["events"]);
-
-/// What everybody who is authenticated may ask: who am I, may I (upstream's `system:basic-user`).
-const EVERYBODY: &[Rule] = &[
-    rule(&["create"], &["authentication.k8s.io"], &["selfsubjectreviews"]),
-    rule(&["create"], &["authorization.k8s.io"], &["selfsubjectaccessreviews"]),
-];
-
-/// How tokens are judged by others (upstream's `system:service-account-issuer-discovery`).
-const ISSUER_PATHS: [&str; 2] = ["/openid/v1/jwks", "/.well-known/openid-configuration"];
-
-const SCHEDULER: &[Rule] = &[
-    EVENT_RULE,
-    rule(
-        READ,
-        &[""],
-        &[
-            "pods",
-            "nodes",
-            "namespaces",
-            "services",
-            "replicationcontrollers",
-            "persistentvolumeclaims",
-            "persistentvolumes",
-        ],
-    ),
-    rule(READ, &["scheduling.k8s.io", "node.k8s.io", "apps", "policy", "storage.k8s.io"], &["*"]),
-    rule(&["delete"], &[""], &["pods"]),
-    rule(&["create"], &[""], &["bindings", "pods/binding"]),
-    rule(&["update", "patch"], &[""], &["pods/status"]),
-    rule(ALL_READ, &["coordination.k8s.io"], &["leases"]),
+/// What the components that ship with the server may beside upstream's roles: the name of the ClusterRole that is made of
+/// it, who has it, and the rules.
+pub const COMPONENTS: &[(&str, &str, &[Rule])] = &[
+    ("sampan:controllers", "system:kube-controller-manager", CONTROLLERS),
+    // RTC-53: which nodes have the handler of a class.
+    ("sampan:scheduler", "system:kube-scheduler", &[rule(READ, &["node.k8s.io"], &["runtimeclasses"])]),
 ];
 
 /// The controllers own the namespaces' life, so they read and delete everything; they write what they make.
 const CONTROLLERS: &[Rule] = &[
-    EVENT_RULE,
     rule(&["get", "list", "watch", "delete", "deletecollection"], &["*"], &["*"]),
     rule(
         &["create", "update", "patch"],
@@ -195,44 +156,3 @@ const CONTROLLERS: &[Rule] = &[
     rule(&["create", "update", "patch"], &["apps"], &["replicasets", "replicasets/status"]),
     rule(&["create", "update", "patch"], &["coordination.k8s.io"], &["leases"]),
 ];
-
-/// The roles of the components that ship with the server.
-struct Roles;
-
-#[async_trait]
-impl Authorizer for Roles {
-    async fn decide(&self, a: &Attributes<'_>, _: &World) -> Decision {
-        if a.resource.is_empty() {
-            let open = a.verb == "get"
-                && (a.user.is_in(AUTHENTICATED) && is_discovery(a.path)
-                    || a.user.is_in(SERVICE_ACCOUNTS) && ISSUER_PATHS.contains(&a.path));
-            return if open { Decision::Allow } else { Decision::NoOpinion(String::new()) };
-        }
-        if a.user.is_in(AUTHENTICATED) && EVERYBODY.iter().any(|rule| rule.allows(a)) {
-            return Decision::Allow;
-        }
-        let rules = match a.user.name.as_str() {
-            "system:kube-scheduler" => SCHEDULER,
-            "system:kube-controller-manager" => CONTROLLERS,
-            _ => &[],
-        };
-        if rules.iter().any(|rule| rule.allows(a)) { Decision::Allow } else { Decision::NoOpinion(String::new()) }
-    }
-}
-
-impl Rule {
-    fn allows(&self, a: &Attributes<'_>) -> bool {
-        let resource =
-            if a.subresource.is_empty() { a.resource.to_owned() } else { format!("{}/{}", a.resource, a.subresource) };
-        let has = |list: &[&str], word: &str| list.iter().any(|w| *w == word || *w == "*");
-        self.verbs.contains(&a.verb)
-            && has(self.groups, a.group)
-            && self.resources.iter().any(|r| *r == resource || (*r == "*" && a.subresource.is_empty()))
-    }
-}
-
-/// Paths that every authenticated user may read.
-fn is_discovery(path: &str) -> bool {
-    ["/api", "/apis", "/openapi"].iter().any(|root| path == *root || path.starts_with(&format!("{root}/")))
-        || ["/version", "/version/", "/healthz", "/livez", "/readyz", "/"].contains(&path)
-}

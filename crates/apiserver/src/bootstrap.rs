@@ -1,11 +1,17 @@
-//! The objects that every cluster has: four namespaces and two priority classes.
+//! The objects that every cluster has: four namespaces, two priority classes, the default roles and their bindings.
 //!
-//! They are made at start through the registry like any other object, so that the same rules hold. Start at [`objects`].
+//! They are made at start through the registry like any other object, so that the same rules hold, and all at once, so
+//! that the store makes few transactions of them. Roles and bindings that are there are mended. Start at [`objects`].
 
+use api::Kind;
+use api::rbac::mend::{self, Mend};
+use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
 use crate::clock;
+use crate::object;
 use crate::query::Query;
+use crate::rbac::{defaults, gathering};
 use crate::registry::{Call, Registry};
 use crate::status::Status;
 use crate::user::{MASTERS, UserInfo};
@@ -13,57 +19,84 @@ use crate::warnings::Warnings;
 
 const NAMESPACES: [&str; 4] = ["kube-system", "default", "kube-public", "kube-node-lease"];
 
-/// Makes what is missing.
+const CLASSES: [(&str, i64, &str); 2] = [
+    (
+        "system-cluster-critical",
+        2_000_000_000,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
+    (
+        "system-node-critical",
+        2_000_001_000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+];
+
+/// Makes what is missing and mends what lacks something.
 pub async fn objects(registry: &Registry) -> Result<(), Status> {
-    let user = UserInfo::new("system:apiserver", &[MASTERS]);
-    for name in NAMESPACES {
-        let namespace = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
-        ensure(registry, &user, ("", "namespaces"), namespace).await?;
-    }
-    let classes = [
-        (
-            "system-cluster-critical",
-            2_000_000_000,
-            "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
-        ),
-        (
-            "system-node-critical",
-            2_000_001_000,
-            "Used for system critical pods that must not be moved from their current node.",
-        ),
-    ];
-    for (name, value, description) in classes {
-        let class = json!({
+    let namespaces =
+        NAMESPACES.map(|name| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}));
+    let classes = CLASSES.map(|(name, value, description)| {
+        json!({
             "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
             "value": value, "description": description, "preemptionPolicy": "PreemptLowerPriority",
-        });
-        ensure(registry, &user, ("scheduling.k8s.io", "priorityclasses"), class).await?;
-    }
-    Ok(())
+        })
+    });
+    let group = api::kind::RBAC;
+    let all = [
+        (kind("", "namespaces")?, Vec::from(namespaces)),
+        (kind("scheduling.k8s.io", "priorityclasses")?, Vec::from(classes)),
+        (kind(group, "clusterroles")?, defaults::roles()),
+        (kind(group, "clusterrolebindings")?, defaults::bindings()),
+    ];
+    let all = all.into_iter().flat_map(|(kind, objects)| objects.into_iter().map(move |object| (kind, object)));
+    try_join_all(all.map(|(kind, object)| ensure(registry, kind, object))).await?;
+    gathering::refresh(registry).await
 }
 
-async fn ensure(registry: &Registry, user: &UserInfo, at: (&str, &str), object: Value) -> Result<(), Status> {
-    let Some(kind) = api::find(at.0, "v1", at.1) else {
-        return Err(Status::internal(format!("{} is not served", at.1)));
-    };
-    let name = crate::object::name(&object).to_owned();
+fn kind(group: &str, plural: &str) -> Result<&'static Kind, Status> {
+    api::find(group, "v1", plural).ok_or_else(|| Status::internal(format!("{plural} is not served")))
+}
+
+async fn ensure(registry: &Registry, kind: &'static Kind, expected: Value) -> Result<(), Status> {
+    let name = object::name(&expected).to_owned();
     let (query, warnings) = (Query::default(), Warnings::default());
+    let user = UserInfo::new("system:apiserver", &[MASTERS]);
     let call = Call {
         kind,
         namespace: None,
-        name: "",
+        name: &name,
         subresource: None,
-        user,
+        user: &user,
         dry_run: false,
         now: clock::now(),
         query: &query,
         warnings: &warnings,
         manager: "kube-apiserver",
     };
-    if registry.world.entry(kind, None, &name).await.is_ok_and(|entry| entry.is_some()) {
-        return Ok(());
+    let entry = match registry.entry(&call).await {
+        Ok(entry) => entry,
+        Err(status) if status.code == 404 => return create(registry, &call, expected).await,
+        Err(status) => return Err(status),
+    };
+    let existing = object::decode(kind, &entry);
+    let mend = match kind.plural {
+        "clusterroles" => mend::role(&expected, &existing),
+        "clusterrolebindings" => mend::binding(&expected, &existing),
+        _ => Mend::Keep,
+    };
+    match mend {
+        Mend::Keep => Ok(()),
+        Mend::Change(mended) => registry.modify(&call, &|_| Ok(mended.clone().into())).await.map(drop),
+        Mend::Replace => {
+            registry.remove(&call, &entry).await?;
+            create(registry, &call, expected).await
+        }
     }
-    match registry.create(&call, object).await {
+}
+
+async fn create(registry: &Registry, call: &Call<'_>, object: Value) -> Result<(), Status> {
+    match registry.create(&Call { name: "", ..*call }, object).await {
         Err(status) if status.reason != "AlreadyExists" => Err(status),
         _ => Ok(()),
     }

@@ -3,7 +3,7 @@
 //! They come out of k8s-openapi's schemas when a document is built. Start at [`Descriptions::gather`].
 
 use api::Kind;
-use k8s_openapi::api::{admissionregistration, apps, batch, coordination, core, events, node, scheduling};
+use k8s_openapi::api::{admissionregistration, apps, batch, coordination, core, events, node, rbac, scheduling};
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
@@ -42,6 +42,7 @@ impl<'a> Told<'a> {
 }
 
 const WEBHOOKS: &str = "admissionregistration.k8s.io";
+const RBAC: &str = api::kind::RBAC;
 
 fn gather_kind(generator: &mut SchemaGenerator, kind: &Kind) {
     let _ = match (kind.group, kind.kind) {
@@ -73,6 +74,10 @@ fn gather_kind(generator: &mut SchemaGenerator, kind: &Kind) {
         ("coordination.k8s.io", "Lease") => generator.subschema_for::<coordination::v1::Lease>(),
         ("node.k8s.io", "RuntimeClass") => generator.subschema_for::<node::v1::RuntimeClass>(),
         ("scheduling.k8s.io", "PriorityClass") => generator.subschema_for::<scheduling::v1::PriorityClass>(),
+        (RBAC, "Role") => generator.subschema_for::<rbac::v1::Role>(),
+        (RBAC, "RoleBinding") => generator.subschema_for::<rbac::v1::RoleBinding>(),
+        (RBAC, "ClusterRole") => generator.subschema_for::<rbac::v1::ClusterRole>(),
+        (RBAC, "ClusterRoleBinding") => generator.subschema_for::<rbac::v1::ClusterRoleBinding>(),
         _ => return,
     };
 }

@@ -17,6 +17,7 @@ use crate::admission::{self, Operation};
 use crate::object;
 use crate::owners;
 use crate::query::Query;
+use crate::rbac::escalation;
 use crate::status::{Status, from_store};
 use crate::user::UserInfo;
 use crate::warnings::Warnings;
@@ -148,6 +149,7 @@ impl Registry {
         self.admission.mutate(&request, &mut object).await?;
         // Whatever a plugin or a webhook wrote: these are the server's.
         fill_system_fields(&mut object, call, &uid);
+        escalation::check(&self.world, call, &object, None).await?;
         kind.rules.prepare_create(&mut object, call.now);
         let name = object::name(&object).to_owned();
         let request = admission::Request { name: &name, called: None, ..request };
@@ -262,6 +264,7 @@ impl Registry {
         let request = self.request(call, call.name, Some(&old));
         self.admission.mutate(&request, &mut new).await?;
         keep_system_fields(&mut new, &old);
+        escalation::check(&self.world, call, &new, Some(&old)).await?;
         // After the plugins, so that what they changed counts in the generation.
         kind.rules.prepare_update(&mut new, &old, call.subresource);
         let mut errors = api::meta::validate_update(&new, &old);

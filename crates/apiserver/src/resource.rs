@@ -2,6 +2,7 @@
 //!
 //! One function for each verb, the same for every kind. It must not know a kind's rules. Start at [`respond`].
 
+use api::selector::field::FieldSelector;
 use api::{Kind, look};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -19,6 +20,7 @@ use crate::filter::Filter;
 use crate::list;
 use crate::patch;
 use crate::query::{ListOptions, Query, WriteOptions};
+use crate::rbac::gathering;
 use crate::registry::Call;
 use crate::route::{self, Target};
 use crate::server::Core;
@@ -120,6 +122,13 @@ async fn authorize(
     (user, verb): (&UserInfo, &str),
     (query, path): (&Query, &str),
 ) -> Result<(), Status> {
+    let fields = query.get("fieldSelector").unwrap_or_default();
+    // A list or watch of one name is asked for as that name, as upstream: a role may name it.
+    let one = match verb {
+        "list" | "watch" if target.name.is_none() => FieldSelector::parse(fields).ok(),
+        _ => None,
+    };
+    let one = one.as_ref().and_then(|selector| selector.required("metadata.name"));
     let attributes = Attributes {
         user,
         verb,
@@ -127,8 +136,8 @@ async fn authorize(
         resource: target.kind.plural,
         subresource: target.subresource.as_deref().unwrap_or_default(),
         namespace: target.namespace.as_deref().unwrap_or_default(),
-        name: target.name.as_deref().unwrap_or_default(),
-        fields: query.get("fieldSelector").unwrap_or_default(),
+        name: target.name.as_deref().or(one).unwrap_or_default(),
+        fields,
         path,
     };
     authz::authorize(&core.authorizers, &attributes, &core.registry.world).await
@@ -267,7 +276,7 @@ async fn write(core: &Core, asked: &Asked, method: &Method, body: Bytes) -> Resu
     if *method != Method::DELETE {
         owners::check_options(&asked.query, method, applies)?;
     }
-    match *method {
+    let response = match *method {
         Method::POST => create(core, asked, &body).await,
         Method::PUT => update(core, asked, &body).await,
         Method::PATCH if applies => apply_object(core, asked, &body).await,
@@ -275,7 +284,14 @@ async fn write(core: &Core, asked: &Asked, method: &Method, body: Bytes) -> Resu
         Method::DELETE if asked.target.name.is_some() => delete_one(core, asked, &body).await,
         Method::DELETE => delete_many(core, asked, &body).await,
         _ => Err(Status::method_not_allowed()),
+    };
+    if response.is_ok() && gathering::concerns(asked.kind()) {
+        // What was asked is done; what follows from it is tried again with the next write and at the next start.
+        if let Err(status) = gathering::refresh(&core.registry).await {
+            tracing::warn!(error = %status, "roles could not gather the rules of others");
+        }
     }
+    response
 }
 
 async fn create(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Status> {
@@ -327,6 +343,9 @@ async fn update(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Sta
     }
     if call.subresource.is_none() {
         call.warnings.extend(kind.rules.warnings(&object));
+        if kind.rules.creates_on_update() && core.registry.entry(&call).await.is_err() {
+            authz::authorize(&core.authorizers, &asked.attributes("create"), &core.registry.world).await?;
+        }
     }
     let written = core.registry.replace(&call, object).await?;
     Ok(answer::written(kind, &written, &asked.form))

@@ -1,4 +1,4 @@
-//! Questions about identity and access: TokenReview, SelfSubjectReview, SelfSubjectAccessReview.
+//! Questions about identity and access: TokenReview, SelfSubjectReview, and those of `rights`.
 //!
 //! Each is a POST that is answered with the same object and a status; nothing is stored. Start at [`respond`].
 
@@ -16,12 +16,12 @@ use crate::resource::read_body;
 use crate::server::Core;
 use crate::status::Status;
 use crate::user::UserInfo;
-use crate::{answer, authn, clock, route};
+use crate::{answer, authn, clock, rights, route};
 
 /// Answers one question.
 pub async fn respond(
     core: &Core,
-    kind: &'static Kind,
+    (kind, namespace): (&'static Kind, Option<String>),
     user: UserInfo,
     request: Request<Body>,
 ) -> Result<Response, Status> {
@@ -32,7 +32,7 @@ pub async fn respond(
         group: kind.group,
         resource: kind.plural,
         subresource: "",
-        namespace: "",
+        namespace: namespace.as_deref().unwrap_or_default(),
         name: "",
         fields: "",
         path: request.uri().path(),
@@ -49,8 +49,8 @@ pub async fn respond(
     let answered = match kind.kind {
         "TokenReview" => token(core, object).await?,
         "SelfSubjectReview" => whoami(&user, object),
-        "SelfSubjectAccessReview" => access(core, &user, object).await?,
-        _ => return Err(Status::no_such_path()),
+        "SelfSubjectRulesReview" => rights::rules(core, &user, object).await?,
+        _ => rights::access(core, (kind, namespace.as_deref()), &user, object).await?,
     };
     let mut response = answer::value(201, &answered, format);
     answer::warn(&mut response, &warnings);
@@ -91,30 +91,5 @@ async fn token(core: &Core, mut review: Value) -> Result<Value, Status> {
     };
     look::child(&mut review, "metadata");
     review["status"] = status;
-    Ok(review)
-}
-
-async fn access(core: &Core, user: &UserInfo, mut review: Value) -> Result<Value, Status> {
-    let (resource, path) =
-        (look::at(&review, &["spec", "resourceAttributes"]), look::at(&review, &["spec", "nonResourceAttributes"]));
-    let nothing = Value::Null;
-    let (on, is_path) = match (resource, path) {
-        (Some(on), None) => (on, false),
-        (None, Some(on)) => (on, true),
-        _ => {
-            let message = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            return Err(Status::plain(422, "Invalid", message));
-        }
-    };
-    let of = |from: &'_ Value, field| look::text(from, field).to_owned();
-    let (objects, paths) = if is_path { (&nothing, on) } else { (on, &nothing) };
-    let fields = ["group", "resource", "subresource", "namespace", "name"].map(|field| of(objects, field));
-    let [group, resource, subresource, namespace, name] = &fields;
-    let (verb, path) = (of(on, "verb"), of(paths, "path"));
-    let attributes =
-        Attributes { user, verb: &verb, group, resource, subresource, namespace, name, fields: "", path: &path };
-    let allowed = authz::authorize(&core.authorizers, &attributes, &core.registry.world).await.is_ok();
-    look::child(&mut review, "metadata");
-    review["status"] = json!({"allowed": allowed});
     Ok(review)
 }

@@ -27,8 +27,8 @@ pub struct Target {
 pub enum Route {
     /// An object, a collection or a subresource.
     Resource(Target),
-    /// A question that is answered and not stored.
-    Review(&'static Kind),
+    /// A question that is answered and not stored, and the namespace that it is asked in.
+    Review(&'static Kind, Option<String>),
     /// A path below /api or /apis whose group, version or resource is not served.
     Unknown,
     /// Anything else: discovery, health, OpenAPI.
@@ -54,14 +54,20 @@ pub fn parse(path: &str) -> Route {
     }
     match (resource(&group, &version, &rest), review(&group, &version, &rest)) {
         (Some(target), _) => Route::Resource(target),
-        (None, Some(kind)) => Route::Review(kind),
+        (None, Some((kind, namespace))) => Route::Review(kind, namespace),
         (None, None) => Route::Unknown,
     }
 }
 
-fn review(group: &str, version: &str, parts: &[Cow<'_, str>]) -> Option<&'static Kind> {
-    let [plural] = parts else { return None };
-    api::kind::reviews().iter().find(|kind| (kind.group, kind.version, kind.plural) == (group, version, plural))
+fn review(group: &str, version: &str, parts: &[Cow<'_, str>]) -> Option<(&'static Kind, Option<String>)> {
+    let (plural, namespace) = match parts {
+        [plural] => (plural, None),
+        [first, namespace, plural] if first == "namespaces" => (plural, Some(namespace.to_string())),
+        _ => return None,
+    };
+    let is = |kind: &&Kind| (kind.group, kind.version, kind.plural) == (group, version, &**plural);
+    let kind = api::kind::reviews().iter().find(is)?;
+    (kind.namespaced == namespace.is_some()).then_some((kind, namespace))
 }
 
 fn decode(part: &str) -> Cow<'_, str> {

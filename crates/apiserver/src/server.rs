@@ -27,7 +27,7 @@ use crate::tokens::Tokens;
 use crate::user::{StaticToken, UserInfo};
 use crate::watch::Frames;
 use crate::world::World;
-use crate::{answer, authn, bootstrap, discovery, openapi, resource, reviews};
+use crate::{answer, authn, bootstrap, discovery, impersonation, openapi, resource, reviews};
 
 /// What the server is made of.
 pub struct Options {
@@ -127,7 +127,7 @@ pub struct ApiServer {
 impl ApiServer {
     /// Builds the server and makes the objects that every cluster has.
     pub async fn start(options: Options, cancel: CancellationToken) -> Result<ApiServer, Error> {
-        let world = World { store: options.store };
+        let world = World::new(options.store);
         let pins = PinImageDigests { resolver: options.digests, unresolved: options.unresolved_tags };
         let admission = admission::Chain::new(&options.admission, options.webhooks, pins);
         let admission = admission.map_err(Error::UnknownPlugin)?;
@@ -182,9 +182,10 @@ async fn respond(core: &Core, request: Request<Body>) -> Result<Response, Status
         return Ok(response);
     }
     let user = user.ok_or_else(Status::unauthorized)?;
+    let user = impersonation::apply(core, user, request.headers()).await?;
     match route::parse(path) {
         Route::Resource(target) => resource::respond(core, target, user, request).await,
-        Route::Review(kind) => reviews::respond(core, kind, user, request).await,
+        Route::Review(kind, namespace) => reviews::respond(core, (kind, namespace), user, request).await,
         Route::Unknown | Route::Plain => plain(core, &user, &request.into_parts().0).await,
     }
 }

@@ -9,15 +9,23 @@ use serde_json::Value;
 use store::{Entry, List, Store};
 
 use crate::object;
+use crate::rbac::Rbac;
 
 /// Read access to the stored objects.
 #[derive(Clone)]
 pub struct World {
     /// The store itself.
     pub store: Arc<dyn Store>,
+    /// Its roles and bindings, at hand.
+    pub rbac: Arc<Rbac>,
 }
 
 impl World {
+    /// What is in a store.
+    pub fn new(store: Arc<dyn Store>) -> World {
+        World { store, rbac: Arc::default() }
+    }
+
     /// The stored entry of an object.
     pub async fn entry(&self, kind: &Kind, namespace: Option<&str>, name: &str) -> Result<Option<Entry>, store::Error> {
         self.store.get(&object::key(kind, namespace, Some(name))).await

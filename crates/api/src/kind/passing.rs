@@ -55,6 +55,7 @@ const fn question(group: &'static str, kind: &'static str, names: [&'static str;
 }
 
 const AUTHENTICATION: &str = "authentication.k8s.io";
+const AUTHORIZATION: &str = "authorization.k8s.io";
 
 static TOKEN_REQUEST_KIND: Kind =
     question(AUTHENTICATION, "TokenRequest", ["tokenrequests", "tokenrequest"], "authentication.v1.TokenRequest");
@@ -68,9 +69,30 @@ static REVIEWS: &[Kind] = &[
         "authentication.v1.SelfSubjectReview",
     ),
     question(
-        "authorization.k8s.io",
+        AUTHORIZATION,
         "SelfSubjectAccessReview",
         ["selfsubjectaccessreviews", "selfsubjectaccessreview"],
         "authorization.v1.SelfSubjectAccessReview",
     ),
+    question(
+        AUTHORIZATION,
+        "SelfSubjectRulesReview",
+        ["selfsubjectrulesreviews", "selfsubjectrulesreview"],
+        "authorization.v1.SelfSubjectRulesReview",
+    ),
+    question(
+        AUTHORIZATION,
+        "SubjectAccessReview",
+        ["subjectaccessreviews", "subjectaccessreview"],
+        "authorization.v1.SubjectAccessReview",
+    ),
+    Kind {
+        namespaced: true,
+        ..question(
+            AUTHORIZATION,
+            "LocalSubjectAccessReview",
+            ["localsubjectaccessreviews", "localsubjectaccessreview"],
+            "authorization.v1.LocalSubjectAccessReview",
+        )
+    },
 ];

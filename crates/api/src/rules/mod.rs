@@ -21,6 +21,8 @@ pub mod pod_template;
 pub mod priority_class;
 pub mod resource_quota;
 pub mod review;
+pub mod role;
+pub mod role_binding;
 pub mod runtime_class;
 pub mod secret;
 pub mod service_account;

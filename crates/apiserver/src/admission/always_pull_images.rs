@@ -154,7 +154,7 @@ mod tests {
 
     #[tokio::test]
     async fn img_224_what_is_no_pod_is_a_bad_request() {
-        let world = World { store: Arc::new(store::memory::MemoryStore::new()) };
+        let world = World::new(Arc::new(store::memory::MemoryStore::new()));
         let (query, warnings, user) = (Query::default(), Warnings::default(), UserInfo::admin());
         let request = Request {
             kind: api::find("", "v1", "pods").unwrap(),

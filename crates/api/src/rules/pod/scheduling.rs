@@ -200,7 +200,13 @@ fn topology_key(term: &Value, path: &Path, errors: &mut Vec<FieldError>) {
 
 /// Checks a LabelSelector object.
 pub(in crate::rules) fn label_selector(object: &Value, field: &str, path: &Path, errors: &mut Vec<FieldError>) {
-    let Some(selector) = look::get(object, field) else { return };
+    if let Some(selector) = look::get(object, field) {
+        one_label_selector(selector, path, errors);
+    }
+}
+
+/// Checks a LabelSelector itself.
+pub(in crate::rules) fn one_label_selector(selector: &Value, path: &Path, errors: &mut Vec<FieldError>) {
     meta::labels(selector, "matchLabels", &path.child("matchLabels"), errors);
     for (index, demand) in look::list(selector, "matchExpressions").iter().enumerate() {
         let path = path.child("matchExpressions").index(index);
