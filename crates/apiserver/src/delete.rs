@@ -22,15 +22,27 @@ pub struct DeleteOptions {
     pub resource_version: Option<String>,
     /// Judge only.
     pub dry_run: bool,
-    /// What belongs to the object shall stay.
-    pub orphans: bool,
+    /// What becomes of what belongs to the object; None if the client does not say.
+    pub propagation: Option<Propagation>,
 }
 
-/// Kinds whose controller lets what belongs to an object go before the object does.
-const WITH_DEPENDENTS: [&str; 2] = ["replicasets", "replicationcontrollers"];
+/// What becomes of what belongs to an object that is deleted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Propagation {
+    /// It stays, and is let go before the object goes.
+    Orphan,
+    /// It goes after the object.
+    Background,
+    /// It goes before the object.
+    Foreground,
+}
 
-/// The finalizer that asks it to.
+/// The finalizers by which the collector of garbage is asked for that.
 const ORPHAN: &str = "orphan";
+const FOREGROUND: &str = "foregroundDeletion";
+
+/// Kinds of which what belongs to an object stays unless the client says otherwise, as it always was.
+const LETS_GO: [(&str, &str); 2] = [("", "replicationcontrollers"), ("batch", "jobs")];
 
 impl DeleteOptions {
     /// Reads the body (a `DeleteOptions` object, or nothing) and the query.
@@ -45,6 +57,16 @@ impl DeleteOptions {
             );
             return Err(Status::plain(422, "Invalid", format!("DeleteOptions.meta.k8s.io \"\" is invalid: {text}")));
         }
+        let propagation = match policy.iter().find(|policy| !policy.is_empty()) {
+            Some(&"Orphan") => Some(Propagation::Orphan),
+            Some(&"Foreground") => Some(Propagation::Foreground),
+            Some(_) => Some(Propagation::Background),
+            // The field that there was before.
+            None => look::get(body, "orphanDependents").and_then(Value::as_bool).map(|orphans| match orphans {
+                true => Propagation::Orphan,
+                false => Propagation::Background,
+            }),
+        };
         let dry = look::list(body, "dryRun").iter().any(|v| v == "All") || query.all("dryRun").any(|v| v == "All");
         Ok(DeleteOptions {
             grace_seconds: match look::integer(body, "gracePeriodSeconds") {
@@ -54,7 +76,7 @@ impl DeleteOptions {
             uid: precondition("uid"),
             resource_version: precondition("resourceVersion"),
             dry_run: dry,
-            orphans: policy.contains(&"Orphan") || look::flag(body, "orphanDependents"),
+            propagation,
         })
     }
 }
@@ -120,29 +142,40 @@ async fn step(
 }
 
 fn judge(call: &Call<'_>, options: &DeleteOptions, old: &Value) -> Verdict {
-    let metadata = &old["metadata"];
-    let waits = has_finalizers(call.kind, old);
-    if look::get(metadata, "deletionTimestamp").is_some() {
-        return judge_again(call, options, old);
-    }
-    if options.orphans && WITH_DEPENDENTS.contains(&call.kind.plural) {
-        return Verdict::Mark(orphaning(marked(call, old, 0)));
+    let new = with_propagation(call, options, old);
+    let waits = has_finalizers(call.kind, &new);
+    if look::at(old, &["metadata", "deletionTimestamp"]).is_some() {
+        return match (judge_again(call, options, &new), new == *old) {
+            (Verdict::Leave, false) => Verdict::Mark(new),
+            (verdict, _) => verdict,
+        };
     }
     match call.kind.rules.graceful_delete(old, options.grace_seconds) {
-        Some(seconds) if seconds > 0 => Verdict::Mark(marked(call, old, seconds)),
-        _ if waits => Verdict::Mark(marked(call, old, 0)),
+        Some(seconds) if seconds > 0 => Verdict::Mark(marked(call, &new, seconds)),
+        _ if waits => Verdict::Mark(marked(call, &new, 0)),
         _ => Verdict::Remove,
     }
 }
 
-fn orphaning(mut object: Value) -> Value {
-    let metadata = object::metadata_mut(&mut object);
-    let mut finalizers = look::list(metadata, "finalizers").to_vec();
-    if !finalizers.iter().any(|one| one == ORPHAN) {
-        finalizers.push(ORPHAN.into());
+/// The object with the finalizers that tell the collector what becomes of what belongs to it.
+fn with_propagation(call: &Call<'_>, options: &DeleteOptions, old: &Value) -> Value {
+    let finalizers = look::list_at(old, &["metadata", "finalizers"]);
+    let has = |name: &str| finalizers.iter().any(|one| one == name);
+    let wanted = match options.propagation {
+        Some(Propagation::Orphan) => Some(ORPHAN),
+        Some(Propagation::Foreground) => Some(FOREGROUND),
+        Some(Propagation::Background) => None,
+        None if has(ORPHAN) || has(FOREGROUND) => return old.clone(),
+        None => Some(ORPHAN).filter(|_| LETS_GO.contains(&(call.kind.group, call.kind.plural))),
+    };
+    let is_other = |one: &&Value| *one != ORPHAN && *one != FOREGROUND;
+    let mut all: Vec<Value> = finalizers.iter().filter(is_other).cloned().collect();
+    all.extend(wanted.map(Value::from));
+    let mut new = old.clone();
+    if all != finalizers {
+        look::set(object::metadata_mut(&mut new), "finalizers", all);
     }
-    look::set(metadata, "finalizers", finalizers);
-    object
+    new
 }
 
 /// HOOK-71: a later deletion can only shorten the grace.

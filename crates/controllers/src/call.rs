@@ -39,6 +39,28 @@ impl Error {
             _ => None,
         }
     }
+
+    /// The reason of the API's refusal.
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Error::Call { source, .. } => match &**source {
+                kube::Error::Api(status) => Some(&status.reason),
+                _ => None,
+            },
+            _ => None,
+        }
+    }
+
+    /// The API's own words for a refusal.
+    pub fn words(&self) -> String {
+        match self {
+            Error::Call { source, .. } => match &**source {
+                kube::Error::Api(status) => status.message.clone(),
+                other => other.to_string(),
+            },
+            other => other.to_string(),
+        }
+    }
 }
 
 /// Makes one call.

@@ -3,7 +3,8 @@
 //! One module a controller, all alike: a pure `decide` over the [`view::World`] and an idempotent `act` for each of its
 //! actions. `shell.rs` is shared: it watches once for all of them, asks each what is to be done after every change,
 //! and carries that out with back-off. Start at `shell.rs`; to add a controller, copy `service_account.rs` and name it
-//! in [`shell::Action`] and `shell::decide`.
+//! in [`shell::Action`] and `shell::decide`. Controllers of workloads are a pure `decide` each and share the rest: see
+//! [`workload`].
 
 #![forbid(unsafe_code)]
 
@@ -18,6 +19,9 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod shell;
+pub mod track;
 pub mod view;
+pub mod watch;
+pub mod workload;
 
 pub use shell::{Error, run};

@@ -75,7 +75,9 @@ async fn delete_all(client: &Client, namespace: &str, resource: &ApiResource) ->
 
 /// Deletes one object; says whether it is gone at once.
 async fn delete(client: &Client, path: &str) -> Result<bool, Error> {
-    match call::call(client, Method::DELETE, path, None).await {
+    // Else what belongs to Jobs would be let go first.
+    let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background"});
+    match call::call(client, Method::DELETE, path, Some(&options)).await {
         // A Status answers for an object that is gone, the object itself for one that goes later.
         Ok(answer) => Ok(answer["kind"] == "Status" || answer["metadata"]["deletionTimestamp"].is_null()),
         Err(error) if error.status() == Some(404) => Ok(true),

@@ -65,9 +65,9 @@ mod tests {
     fn check(holding: &[&str], taints: Value) -> Option<Value> {
         let holding = holding.iter().map(|one| (*one).to_owned()).collect();
         let taints = taints.as_array().unwrap().clone();
-        let node = Node { version: "7".into(), holding, taints };
+        let node = Node { version: "7".into(), holding, taints, ..Node::default() };
         let mut world = World::default();
-        world.nodes.insert("n".into(), node);
+        world.nodes.insert("n".into(), node.into());
         let wanted = decide(&world);
         assert!(wanted.iter().all(|tainting| tainting.name == "n" && tainting.version == "7"));
         wanted.first().map(|tainting| serde_json::from_str(&tainting.taints).unwrap())

@@ -9,7 +9,7 @@ use serde_json::json;
 use tokio::time::Instant;
 
 use crate::call::{self, Error};
-use crate::view::{Pod, World};
+use crate::view::World;
 
 /// How long a node has to be missing before its pods go: it may be about to register again.
 const QUARANTINE: Duration = Duration::from_secs(40);
@@ -29,27 +29,22 @@ pub struct Removal {
 
 /// The pods to remove, and when to look again.
 pub fn decide(world: &World, now: Instant) -> (Vec<Removal>, Option<Instant>) {
-    let mut removals = Vec::new();
+    let removal = |uid: &String, lost: bool| {
+        let pod = world.pod(uid)?;
+        let lost = lost && !pod.finished;
+        Some(Removal { uid: uid.clone(), namespace: pod.namespace.clone(), name: pod.name.clone(), lost })
+    };
+    let mut removals: Vec<Removal> = world.unbound_going().filter_map(|uid| removal(uid, false)).collect();
     let mut wake_at = None;
-    for (uid, pod) in &world.pods {
-        let removal =
-            |lost| Removal { uid: uid.clone(), namespace: pod.namespace.clone(), name: pod.name.clone(), lost };
-        match due_at(pod, world) {
-            Some(None) => removals.push(removal(false)),
-            Some(Some(at)) if at <= now => removals.push(removal(!pod.finished)),
-            Some(Some(at)) => wake_at = Some(wake_at.map_or(at, |wake_at: Instant| wake_at.min(at))),
-            None => {}
+    for (node, since) in &world.missing_nodes {
+        let at = *since + QUARANTINE;
+        if at <= now {
+            removals.extend(world.pods_on(node).filter_map(|uid| removal(uid, true)));
+        } else {
+            wake_at = Some(wake_at.map_or(at, |wake_at: Instant| wake_at.min(at)));
         }
     }
     (removals, wake_at)
-}
-
-/// When the pod is to be removed: never, at once, or at a time.
-fn due_at(pod: &Pod, world: &World) -> Option<Option<Instant>> {
-    match &pod.node {
-        None => pod.deleting.then_some(None),
-        Some(node) => world.missing_nodes.get(node).map(|since| Some(*since + QUARANTINE)),
-    }
 }
 
 /// Removes the pod without waiting for a node to say that it has ended.
@@ -80,11 +75,11 @@ pub async fn act(client: &Client, removal: &Removal) -> Result<(), Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::view::Node;
+    use crate::view::{Node, Served};
 
-    fn pod(name: &str, node: Option<&str>, deleting: bool) -> Pod {
-        let node = node.map(str::to_owned);
-        Pod { namespace: "ns".into(), name: name.into(), node, deleting, finished: false, owner: None }
+    fn pod(name: &str, node: Option<&str>, deleting: bool) -> serde_json::Value {
+        let at = deleting.then_some("2026-01-01T00:00:00Z");
+        json!({"metadata": {"name": name, "namespace": "ns", "deletionTimestamp": at}, "spec": {"nodeName": node}})
     }
 
     fn names(removals: &[Removal]) -> Vec<(&str, bool)> {
@@ -95,7 +90,7 @@ mod tests {
     async fn pods_of_missing_nodes_go_after_the_quarantine_and_unbound_deleted_ones_at_once() {
         let now = Instant::now();
         let mut world = World::default();
-        world.nodes.insert("here".into(), Node::default());
+        world.nodes.insert("here".into(), Node::default().into());
         for pod in [
             pod("fine", Some("here"), false),
             pod("ending", Some("here"), true),
@@ -103,7 +98,8 @@ mod tests {
             pod("deleted", None, true),
             pod("orphan", Some("gone"), false),
         ] {
-            world.pods.insert(pod.name.clone(), pod);
+            let name = pod["metadata"]["name"].as_str().unwrap().to_owned();
+            world.is(Served::pods(), &name, &pod);
         }
         world.note_missing_nodes(now);
         let (removals, wake_at) = decide(&world, now);
@@ -112,7 +108,7 @@ mod tests {
         world.note_missing_nodes(later);
         let (removals, wake_at) = decide(&world, later);
         assert_eq!((names(&removals), wake_at), (vec![("deleted", false), ("orphan", true)], None));
-        world.nodes.insert("gone".into(), Node::default());
+        world.nodes.insert("gone".into(), Node::default().into());
         world.note_missing_nodes(later);
         assert_eq!(names(&decide(&world, later).0), [("deleted", false)]);
     }

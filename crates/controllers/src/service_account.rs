@@ -7,6 +7,9 @@ use serde_json::json;
 use crate::call::{self, Error};
 use crate::view::World;
 
+/// Name of the account.
+pub const NAME: &str = "default";
+
 /// The namespaces that lack the account.
 pub fn decide(world: &World) -> Vec<String> {
     let lacking = |name: &&String| !world.with_default_account.contains(*name);
@@ -19,7 +22,7 @@ pub async fn act(client: &Client, namespace: &str) -> Result<(), Error> {
     let account = json!({
         "apiVersion": "v1",
         "kind": "ServiceAccount",
-        "metadata": {"name": "default", "namespace": namespace},
+        "metadata": {"name": NAME, "namespace": namespace},
     });
     let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
     // 409: it exists. 404: the namespace went away.

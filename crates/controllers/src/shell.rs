@@ -1,31 +1,27 @@
 //! The shared shell: watch once, ask every controller after every change, carry out what they want.
 //!
 //! One task owns the [`World`]. An action that is under way, or that failed and rests, is not started again; one that
-//! is no longer wanted is forgotten. Actions are idempotent, so a crash between two of them loses nothing.
+//! is no longer wanted is forgotten. Actions are idempotent, so a crash between two of them loses nothing. A look at a
+//! workload begins only when the watches have shown what the one before wrote.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Debug;
 use std::time::Duration;
 
-use futures_util::StreamExt;
-use futures_util::stream::BoxStream;
-use kube::runtime::utils::StreamBackoff;
-use kube::runtime::watcher::{self, Config, watcher};
-use kube::{Api, Client, Resource};
-use serde::de::DeserializeOwned;
+use futures_util::{FutureExt, StreamExt};
+use kube::Client;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::garbage::Orphan;
+use crate::garbage::Deed;
 use crate::node_taints::Tainting;
 use crate::pod_gc::Removal;
 use crate::resource_quota::Count;
-use crate::view::{
-    AccountObject, ConfigMapObject, NamespaceObject, NodeObject, Pod, PodObject, Quota, QuotaObject, ReplicaSetObject,
-    ReplicationControllerObject, SetKey, SetKind, TrackedSet, World,
-};
-use crate::{call, garbage, namespace, node_taints, pod_gc, replica_set, resource_quota, root_ca, service_account};
+use crate::view::{Place, World};
+use crate::watch::{self, Listings};
+use crate::workload::act::Looked;
+use crate::workload::{self, Snapshot, Written};
+use crate::{call, garbage, namespace, node_taints, pod_gc, resource_quota, root_ca, service_account};
 
 /// How many actions may be under way at once.
 const ACTIONS_MAX: usize = 32;
@@ -39,15 +35,21 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(100);
 /// The longest pause between two attempts.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
+/// How long the watches may take to show what a look wrote; then the next look asks the API itself.
+const LAG_MAX: Duration = Duration::from_secs(5);
+
+/// How many changes are taken before the controllers are asked again.
+const BATCH_MAX: usize = 256;
+
 /// Why the controllers ended before they were told to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// An action panicked: what it did is not known.
     #[error("an action of a controller panicked")]
     Panicked(#[source] JoinError),
-    /// A watch ended for good, which a watch never does.
-    #[error("the watch of {0} ended")]
-    WatchEnded(&'static str),
+    /// The watches ended for good, which they never do.
+    #[error("the watches ended")]
+    WatchesEnded,
 }
 
 /// What can be wanted; also the key under which an action is under way or rests.
@@ -65,10 +67,10 @@ pub enum Action {
     TaintNode(Tainting),
     /// Count what a quota has in use.
     CountQuota(Count),
-    /// Bring a set of replicas in order.
-    LookAtSet(SetKey),
-    /// Remove a pod whose set is gone.
-    Collect(Orphan),
+    /// Bring a workload in order.
+    Look(Place),
+    /// Do what the deletion of an object or of its owners asks for.
+    Collect(Deed),
 }
 
 /// Everything that all controllers want now, and when to ask again though nothing changes.
@@ -82,13 +84,13 @@ fn decide(world: &World, now: Instant) -> (BTreeSet<Action>, Option<Instant>) {
     let taints = node_taints::decide(world).into_iter().map(Action::TaintNode);
     let removals = removals.into_iter().map(Action::RemovePod);
     let counts = counts.into_iter().map(Action::CountQuota);
-    let looks = replica_set::decide(world).into_iter().map(Action::LookAtSet);
-    let orphans = garbage::decide(world).into_iter().map(Action::Collect);
-    let of_pods = removals.chain(looks).chain(orphans);
-    (accounts.chain(published).chain(namespaces).chain(taints).chain(counts).chain(of_pods).collect(), wake_at)
+    let looks = world.looks.all().cloned().map(Action::Look);
+    let deeds = world.deeds.all().filter_map(|uid| garbage::decide(world, uid)).map(Action::Collect);
+    let of_objects = removals.chain(looks).chain(deeds);
+    (accounts.chain(published).chain(namespaces).chain(taints).chain(counts).chain(of_objects).collect(), wake_at)
 }
 
-async fn act(client: &Client, action: &Action) -> Result<(), call::Error> {
+async fn act(client: &Client, action: &Action, snapshot: Snapshot) -> Result<Looked, call::Error> {
     let work = async {
         match action {
             Action::CreateAccount(namespace) => service_account::act(client, namespace).await,
@@ -97,24 +99,18 @@ async fn act(client: &Client, action: &Action) -> Result<(), call::Error> {
             Action::RemovePod(removal) => pod_gc::act(client, removal).await,
             Action::TaintNode(tainting) => node_taints::act(client, tainting).await,
             Action::CountQuota(count) => resource_quota::act(client, count).await,
-            Action::LookAtSet(key) => replica_set::act(client, key).await,
-            Action::Collect(orphan) => garbage::act(client, orphan).await,
+            Action::Collect(deed) => garbage::act(client, deed).await,
+            Action::Look(place) => return workload::act::act(client, place, snapshot).await,
         }
+        .into()
     };
     let timed_out = |_| call::Error::TimedOut(ACTION_TIMEOUT.as_secs());
-    tokio::time::timeout(ACTION_TIMEOUT, work).await.map_err(timed_out)?
+    tokio::time::timeout(ACTION_TIMEOUT, work).await.map_err(timed_out)
 }
 
 /// Runs all controllers until they are cancelled; then finishes the actions under way. `root_ca` is published for pods.
 pub async fn run(client: Client, root_ca: Option<String>, cancel: CancellationToken) -> Result<(), Error> {
-    let mut namespaces = watch::<NamespaceObject>(&client, Config::default());
-    let mut accounts = watch::<AccountObject>(&client, Config::default().fields("metadata.name=default"));
-    let mut config_maps = watch::<ConfigMapObject>(&client, Config::default().fields("metadata.name=kube-root-ca.crt"));
-    let mut pods = watch::<PodObject>(&client, Config::default());
-    let mut nodes = watch::<NodeObject>(&client, Config::default());
-    let mut quotas = watch::<QuotaObject>(&client, Config::default());
-    let mut sets = watch::<ReplicaSetObject>(&client, Config::default());
-    let mut old_sets = watch::<ReplicationControllerObject>(&client, Config::default());
+    let mut events = watch::all(&client);
     let mut shell = Shell::new(client);
     shell.world.root_ca = root_ca;
     loop {
@@ -122,16 +118,13 @@ pub async fn run(client: Client, root_ca: Option<String>, cancel: CancellationTo
         tokio::select! {
             () = cancel.cancelled() => break,
             Some(done) = shell.running.join_next() => shell.done(done.map_err(Error::Panicked)?),
-            event = namespaces.next() => shell.take_namespace(event.ok_or(Error::WatchEnded("namespaces"))?),
-            event = accounts.next() => shell.take_account(event.ok_or(Error::WatchEnded("serviceaccounts"))?),
-            event = quotas.next() => shell.take_quota(event.ok_or(Error::WatchEnded("resourcequotas"))?),
-            event = config_maps.next() => shell.take_config_map(event.ok_or(Error::WatchEnded("configmaps"))?),
-            event = sets.next() => shell.take_set(event.ok_or(Error::WatchEnded("replicasets"))?, SetKind::ReplicaSet),
-            event = old_sets.next() => {
-                shell.take_set(event.ok_or(Error::WatchEnded("replicationcontrollers"))?, SetKind::ReplicationController);
+            event = events.next() => {
+                shell.take(event.ok_or(Error::WatchesEnded)?);
+                for _ in 1..BATCH_MAX {
+                    let Some(event) = events.next().now_or_never() else { break };
+                    shell.take(event.ok_or(Error::WatchesEnded)?);
+                }
             }
-            event = nodes.next() => shell.take_node(event.ok_or(Error::WatchEnded("nodes"))?),
-            event = pods.next() => shell.take_pod(event.ok_or(Error::WatchEnded("pods"))?),
             () = sleep_until(wake_at) => {}
         }
         shell.start_what_is_wanted(Instant::now());
@@ -149,54 +142,6 @@ async fn sleep_until(at: Option<Instant>) {
     }
 }
 
-type Watched<K> = Result<watcher::Event<K>, watcher::Error>;
-
-fn watch<K>(client: &Client, config: Config) -> BoxStream<'static, Watched<K>>
-where
-    K: Resource<DynamicType = ()> + Clone + DeserializeOwned + Debug + Send + 'static,
-{
-    let stream = watcher(Api::<K>::all(client.clone()), config);
-    StreamBackoff::new(stream, watcher::DefaultBackoff::default()).boxed()
-}
-
-/// What a list has shown so far, between Init and InitDone.
-#[derive(Default)]
-struct Listing {
-    seen: BTreeSet<String>,
-    complete: bool,
-}
-
-/// A change of one watched kind, by the key that the world has it under.
-enum Change<K> {
-    Is(String, K),
-    IsGone(String),
-    /// The list is complete: only these exist.
-    AreAll(BTreeSet<String>),
-    None,
-}
-
-impl Listing {
-    /// Turns what a watch says into a change.
-    fn take<K: Resource>(&mut self, event: Watched<K>, key: fn(&K) -> Option<&String>) -> Change<K> {
-        let key = |object: &K| key(object).cloned().unwrap_or_default();
-        match event {
-            Ok(watcher::Event::Init) => self.seen.clear(),
-            Ok(watcher::Event::InitApply(object)) => {
-                self.seen.insert(key(&object));
-                return Change::Is(key(&object), object);
-            }
-            Ok(watcher::Event::Apply(object)) => return Change::Is(key(&object), object),
-            Ok(watcher::Event::Delete(object)) => return Change::IsGone(key(&object)),
-            Ok(watcher::Event::InitDone) => {
-                self.complete = true;
-                return Change::AreAll(std::mem::take(&mut self.seen));
-            }
-            Err(error) => tracing::warn!(error = %chain(&error), "cannot watch"),
-        }
-        Change::None
-    }
-}
-
 /// An action that is under way or rests after a failure.
 struct Attempt {
     running: bool,
@@ -204,19 +149,22 @@ struct Attempt {
     not_before: Instant,
 }
 
-type Done = (Action, Result<(), call::Error>);
+/// What a look wrote and the watches have yet to show.
+struct Awaited {
+    written: Written,
+    until: Instant,
+}
+
+type Done = (Action, Result<Looked, call::Error>);
 
 struct Shell {
     client: Client,
     world: World,
-    namespaces: Listing,
-    accounts: Listing,
-    config_maps: Listing,
-    pods: Listing,
-    nodes: Listing,
-    quotas: Listing,
-    sets: BTreeMap<SetKind, Listing>,
+    listings: Listings,
     attempts: BTreeMap<Action, Attempt>,
+    awaited: BTreeMap<Place, Awaited>,
+    /// When to look at a workload though nothing happens.
+    wakes: BTreeMap<Place, Instant>,
     running: JoinSet<Done>,
     wake_at: Option<Instant>,
 }
@@ -226,139 +174,26 @@ impl Shell {
         Shell {
             client,
             world: World::default(),
-            namespaces: Listing::default(),
-            accounts: Listing::default(),
-            config_maps: Listing::default(),
-            pods: Listing::default(),
-            nodes: Listing::default(),
-            quotas: Listing::default(),
-            sets: [SetKind::ReplicaSet, SetKind::ReplicationController].map(|kind| (kind, Listing::default())).into(),
+            listings: Listings::default(),
             attempts: BTreeMap::new(),
+            awaited: BTreeMap::new(),
+            wakes: BTreeMap::new(),
             running: JoinSet::new(),
             wake_at: None,
         }
     }
 
-    fn take_namespace(&mut self, event: Watched<NamespaceObject>) {
-        let known = &mut self.world.namespaces;
-        match self.namespaces.take(event, |object| object.meta().name.as_ref()) {
-            Change::Is(name, object) => drop(known.insert(name, object.into())),
-            Change::IsGone(name) => drop(known.remove(&name)),
-            Change::AreAll(names) => known.retain(|name, _| names.contains(name)),
-            Change::None => {}
+    fn take(&mut self, event: watch::Event) {
+        if let (kind, Ok(kube::runtime::watcher::Event::Delete(seen))) = &event
+            && kind.is("", "pods")
+        {
+            // What the action waits for may have happened.
+            let namespace = seen.object["metadata"]["namespace"].as_str().unwrap_or_default();
+            self.hurry(&Action::EmptyNamespace(namespace.to_owned()));
         }
+        self.listings.take(event, &mut self.world);
     }
 
-    fn take_account(&mut self, event: Watched<AccountObject>) {
-        let known = &mut self.world.with_default_account;
-        match self.accounts.take(event, |object| object.meta().namespace.as_ref()) {
-            Change::Is(namespace, object) if object.meta().name.as_deref() == Some("default") => {
-                known.insert(namespace);
-            }
-            Change::IsGone(namespace) => {
-                known.remove(&namespace);
-            }
-            Change::AreAll(namespaces) => known.retain(|namespace| namespaces.contains(namespace)),
-            Change::Is(..) | Change::None => {}
-        }
-    }
-
-    fn take_config_map(&mut self, event: Watched<ConfigMapObject>) {
-        let known = &mut self.world.published_ca;
-        match self.config_maps.take(event, |object| object.meta().namespace.as_ref()) {
-            Change::Is(namespace, mut object) if object.meta().name.as_deref() == Some(root_ca::NAME) => {
-                known.insert(namespace, object.data.remove(root_ca::KEY).unwrap_or_default());
-            }
-            Change::IsGone(namespace) => drop(known.remove(&namespace)),
-            Change::AreAll(namespaces) => known.retain(|namespace, _| namespaces.contains(namespace)),
-            Change::Is(..) | Change::None => {}
-        }
-    }
-
-    fn take_node(&mut self, event: Watched<NodeObject>) {
-        let known = &mut self.world.nodes;
-        match self.nodes.take(event, |object| object.meta().name.as_ref()) {
-            Change::Is(name, object) => drop(known.insert(name, object.into())),
-            Change::IsGone(name) => drop(known.remove(&name)),
-            Change::AreAll(names) => known.retain(|name, _| names.contains(name)),
-            Change::None => {}
-        }
-    }
-
-    fn take_set<K: Resource>(&mut self, event: Watched<K>, kind: SetKind) {
-        let known = &mut self.world.sets;
-        let listing = self.sets.entry(kind).or_default();
-        match listing.take(event, |object: &K| object.meta().uid.as_ref()) {
-            Change::Is(uid, object) => {
-                let meta = object.meta();
-                let namespace = meta.namespace.clone().unwrap_or_default();
-                let key = SetKey { kind, namespace, name: meta.name.clone().unwrap_or_default() };
-                let fresh = || TrackedSet { uid: uid.clone(), happened: 0, looking: 0, seen: 0 };
-                let set = known.entry(key).or_insert_with(fresh);
-                set.happened += 1;
-                set.uid = uid;
-            }
-            Change::IsGone(uid) => known.retain(|_, set| set.uid != uid),
-            Change::AreAll(uids) => known.retain(|key, set| key.kind != kind || uids.contains(&set.uid)),
-            Change::None => {}
-        }
-    }
-
-    fn take_quota(&mut self, event: Watched<QuotaObject>) {
-        let known = &mut self.world.quotas;
-        match self.quotas.take(event, |object| object.meta().uid.as_ref()) {
-            Change::Is(uid, object) => {
-                let of_others = object.is_of_others();
-                let meta = object.meta();
-                let at = (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default());
-                let fresh =
-                    || Quota { uid: uid.clone(), happened: 0, counted: 0, of_others, polled_at: Instant::now() };
-                let quota = known.entry(at).or_insert_with(fresh);
-                // Also what it says itself may be wrong now: a new limit, or a charge for what was never stored.
-                quota.happened += 1;
-                (quota.of_others, quota.uid) = (of_others, uid);
-            }
-            Change::IsGone(uid) => known.retain(|_, quota| quota.uid != uid),
-            Change::AreAll(uids) => known.retain(|_, quota| uids.contains(&quota.uid)),
-            Change::None => {}
-        }
-    }
-
-    fn take_pod(&mut self, event: Watched<PodObject>) {
-        let known = &mut self.world.pods;
-        match self.pods.take(event, |object| object.meta().uid.as_ref()) {
-            Change::Is(uid, object) => {
-                let pod = Pod::from(object);
-                let (namespace, finished) = (pod.namespace.clone(), pod.finished);
-                let owner = pod.owner.as_ref().map(|owner| owner.uid.clone());
-                let before = known.get(&uid).and_then(|pod| pod.owner.as_ref()).map(|owner| owner.uid.clone());
-                if known.insert(uid, pod).is_none_or(|before| before.finished != finished) {
-                    self.world.note_usage(&namespace);
-                }
-                self.world.note_pod(&namespace, owner.as_deref());
-                if before.is_some() && before != owner {
-                    self.world.note_pod(&namespace, before.as_deref());
-                }
-            }
-            Change::IsGone(uid) => {
-                if let Some(pod) = known.remove(&uid) {
-                    self.world.note_usage(&pod.namespace);
-                    if let Some(owner) = &pod.owner {
-                        self.world.note_pod(&pod.namespace, Some(&owner.uid));
-                    }
-                    self.hurry(&Action::EmptyNamespace(pod.namespace));
-                }
-            }
-            Change::AreAll(uids) => {
-                known.retain(|uid, _| uids.contains(uid));
-                // What went while nobody watched is not told one by one.
-                self.world.sets.values_mut().for_each(|set| set.happened += 1);
-            }
-            Change::None => {}
-        }
-    }
-
-    /// What the action waits for may have happened.
     fn hurry(&mut self, action: &Action) {
         if let Some(attempt) = self.attempts.get_mut(action) {
             attempt.failures = 0;
@@ -366,15 +201,27 @@ impl Shell {
         }
     }
 
-    fn done(&mut self, (action, outcome): Done) {
-        if let (Action::CountQuota(count), Ok(())) = (&action, &outcome) {
-            resource_quota::counted(&mut self.world, count);
-        }
-        if let (Action::LookAtSet(key), Ok(())) = (&action, &outcome) {
-            replica_set::look_ends(&mut self.world, key);
-            // A look reads the API itself, so the next one has nothing to wait for.
-            self.attempts.remove(&action);
-            return;
+    fn done(&mut self, (action, looked): Done) {
+        let (outcome, looked) = match looked {
+            Ok(Looked { outcome, written, wake_after }) => (outcome, Some((written, wake_after))),
+            Err(error) => (Err(error), None),
+        };
+        match (&action, &outcome) {
+            (Action::CountQuota(count), Ok(())) => resource_quota::counted(&mut self.world, count),
+            (Action::Collect(deed), Ok(())) => {
+                self.world.deeds.ends(&deed.uid);
+                self.attempts.remove(&action);
+                return;
+            }
+            (Action::Look(place), _) => {
+                self.looked(place, looked);
+                if outcome.is_ok() {
+                    self.world.looks.ends(place);
+                    self.attempts.remove(&action);
+                    return;
+                }
+            }
+            _ => {}
         }
         let Some(attempt) = self.attempts.get_mut(&action) else { return };
         attempt.running = false;
@@ -384,18 +231,33 @@ impl Shell {
         match outcome {
             Ok(()) => tracing::debug!(?action, "done"),
             Err(error @ call::Error::Remaining(_)) => tracing::debug!(?action, %error, "waiting"),
+            Err(error) if error.reason() == Some("Conflict") => tracing::debug!(?action, %error, "overtaken"),
             Err(error) => tracing::warn!(?action, error = %chain(&error), "an action failed, it will be tried again"),
         }
     }
 
+    fn looked(&mut self, place: &Place, looked: Option<(Written, Option<Duration>)>) {
+        let now = Instant::now();
+        // A look that ran out of time may have written anything.
+        let unsure = Written { is_unsure: true, ..Written::default() };
+        let (written, wake_after) = looked.unwrap_or((unsure, None));
+        self.awaited.insert(place.clone(), Awaited { written, until: now + LAG_MAX });
+        match wake_after {
+            Some(after) => drop(self.wakes.insert(place.clone(), now + after)),
+            None => drop(self.wakes.remove(place)),
+        }
+    }
+
     fn start_what_is_wanted(&mut self, now: Instant) {
-        let listings = [&self.namespaces, &self.accounts, &self.config_maps, &self.pods, &self.nodes, &self.quotas];
-        if !listings.into_iter().chain(self.sets.values()).all(|listing| listing.complete) {
+        if !self.listings.are_complete() {
             return;
         }
         self.world.note_missing_nodes(now);
         resource_quota::note_polls(&mut self.world, now);
-        let (wanted, mut wake_at) = decide(&self.world, now);
+        self.wake_looks(now);
+        self.forget_what_is_well();
+        let (wanted, wake_at) = decide(&self.world, now);
+        let mut wakes: Vec<Instant> = wake_at.into_iter().chain(self.wakes.values().copied()).collect();
         self.attempts.retain(|action, attempt| attempt.running || wanted.contains(action));
         for action in wanted {
             let attempt =
@@ -404,20 +266,72 @@ impl Shell {
                 continue;
             }
             if attempt.not_before > now {
-                wake_at = Some(wake_at.map_or(attempt.not_before, |at| at.min(attempt.not_before)));
+                wakes.push(attempt.not_before);
                 continue;
             }
-            attempt.running = true;
-            if let Action::LookAtSet(key) = &action {
-                replica_set::look_begins(&mut self.world, key);
+            match self.prepare(&action, now) {
+                Ok(snapshot) => self.start(action, snapshot),
+                Err(at) => wakes.push(at),
             }
-            let client = self.client.clone();
-            self.running.spawn(async move {
-                let outcome = act(&client, &action).await;
-                (action, outcome)
-            });
         }
-        self.wake_at = wake_at;
+        self.wake_at = wakes.into_iter().min();
+    }
+
+    /// The time has come to look at these again.
+    fn wake_looks(&mut self, now: Instant) {
+        let due: Vec<Place> = self.wakes.iter().filter(|(_, at)| **at <= now).map(|(place, _)| place.clone()).collect();
+        for place in due {
+            self.wakes.remove(&place);
+            if self.world.uid(&place).is_some() {
+                self.world.looks.happened(place);
+            }
+        }
+    }
+
+    /// What happened to most objects does not concern the collector.
+    fn forget_what_is_well(&mut self) {
+        let world = &self.world;
+        let well: Vec<String> =
+            world.deeds.all().filter(|uid| garbage::decide(world, uid).is_none()).cloned().collect();
+        for uid in well {
+            self.world.deeds.begins(&uid);
+            self.world.deeds.ends(&uid);
+        }
+    }
+
+    /// What a look begins with; or, if it has to wait for the watches, until when at most.
+    fn prepare(&mut self, action: &Action, now: Instant) -> Result<Snapshot, Instant> {
+        match action {
+            Action::Collect(deed) => {
+                self.world.deeds.begins(&deed.uid);
+                Ok(Snapshot::default())
+            }
+            Action::Look(place) => {
+                let mut is_blind = false;
+                if let Some(Awaited { written, until }) = self.awaited.get(place) {
+                    let is_shown = written.is_shown(&self.world);
+                    if !is_shown && *until > now {
+                        return Err(*until);
+                    }
+                    is_blind = !is_shown || written.is_unsure;
+                }
+                self.awaited.remove(place);
+                self.world.looks.begins(place);
+                Ok(Snapshot { is_blind, ..workload::snapshot(&self.world, place) })
+            }
+            _ => Ok(Snapshot::default()),
+        }
+    }
+
+    fn start(&mut self, action: Action, snapshot: Snapshot) {
+        if let Some(attempt) = self.attempts.get_mut(&action) {
+            attempt.running = true;
+        }
+        let client = self.client.clone();
+        self.running.spawn(async move {
+            let outcome = act(&client, &action, snapshot).await;
+            (action, outcome)
+        });
     }
 }
 
@@ -426,7 +340,7 @@ fn backoff(failures: u32) -> Duration {
 }
 
 /// An error with its sources, in one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(error.source(), |error| error.source());
     sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
 }

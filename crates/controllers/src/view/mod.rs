@@ -1,0 +1,368 @@
+//! What the controllers see: the metadata of every object, and of some kinds a few facts more.
+//!
+//! [`World::is`] and [`World::is_gone`] take what the watches tell, keep it, and note what is to be looked at because of
+//! it: workloads in [`World::looks`], the collector's objects in [`World::deeds`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use api::look;
+use api::selector::label::LabelSelector;
+use serde_json::Value;
+use tokio::time::Instant;
+
+pub mod node;
+pub mod object;
+pub mod pod;
+
+pub use node::Node;
+pub use object::{Meta, Owner, Place, Seen, Served};
+pub use pod::Pod;
+
+use crate::track::Due;
+use crate::workload::{self, Controller};
+use crate::{root_ca, service_account};
+
+/// A namespace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Namespace {
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// spec.finalizers: who has to finish before it may go.
+    pub finalizers: Vec<String>,
+}
+
+/// A resource quota.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Quota {
+    /// metadata.uid.
+    pub uid: String,
+    /// How many things have happened that may change what it should say.
+    pub happened: u64,
+    /// How many of them its status is known to reflect.
+    pub counted: u64,
+    /// Whether it counts objects that nobody here watches.
+    pub of_others: bool,
+    /// When those were last looked for.
+    pub polled_at: Instant,
+}
+
+/// Everything that the controllers decide on.
+#[derive(Debug, Default)]
+pub struct World {
+    /// By name.
+    pub namespaces: BTreeMap<String, Namespace>,
+    /// The namespaces that have a ServiceAccount `default`.
+    pub with_default_account: BTreeSet<String>,
+    /// By which clients know the API server, PEM; None where nobody tells.
+    pub root_ca: Option<String>,
+    /// What the ConfigMap `kube-root-ca.crt` of a namespace says, by namespace.
+    pub published_ca: BTreeMap<String, String>,
+    /// By namespace and name.
+    pub quotas: BTreeMap<(String, String), Quota>,
+    /// By name.
+    pub nodes: BTreeMap<String, Arc<Node>>,
+    /// Nodes that pods are bound to but that do not exist, and since when that is known.
+    pub missing_nodes: BTreeMap<String, Instant>,
+    /// Workloads to look at.
+    pub looks: Due<Place>,
+    /// Objects, by uid, that the collector has to judge.
+    pub deeds: Due<String>,
+    /// By uid.
+    pods: BTreeMap<String, Arc<Pod>>,
+    /// The uids of pods by the node that they are bound to.
+    pods_on: BTreeMap<String, BTreeSet<String>>,
+    /// The uids of deleted pods without a node.
+    unbound_going: BTreeSet<String>,
+    /// By uid.
+    metas: BTreeMap<String, Meta>,
+    /// The uids of workloads.
+    uids: BTreeMap<Place, String>,
+    /// The uids of what somebody owns, by the owner's uid.
+    dependents: BTreeMap<String, BTreeSet<String>>,
+    /// The uids of what nobody controls, by kind and namespace.
+    free: BTreeMap<(Served, String), BTreeSet<String>>,
+    /// Which objects a workload would adopt.
+    selectors: BTreeMap<Place, LabelSelector>,
+    /// The highest version that the watch of a kind has shown.
+    versions: BTreeMap<Served, u64>,
+}
+
+impl World {
+    /// An object has come or changed.
+    pub fn is(&mut self, kind: Served, uid: &str, object: &Value) {
+        let after = Meta::read(kind, object);
+        self.note_version(kind, object);
+        self.keep_facts(uid, &after.place, object);
+        let before = self.metas.insert(uid.to_owned(), after);
+        if let Some(before) = &before {
+            self.unlink(uid, before);
+        }
+        let after = self.metas[uid].clone();
+        for owner in &after.owners {
+            self.dependents.entry(owner.uid.clone()).or_default().insert(uid.to_owned());
+        }
+        if after.controller().is_none() && workload::is_adopted(kind) {
+            self.free.entry((kind, after.place.namespace.clone())).or_default().insert(uid.to_owned());
+        }
+        self.note(uid, before.as_ref(), Some(&after));
+    }
+
+    /// The watch of a kind has shown this.
+    pub fn note_version(&mut self, kind: Served, object: &Value) {
+        if let Ok(version) = look::text_at(object, &["metadata", "resourceVersion"]).parse::<u64>() {
+            let known = self.versions.entry(kind).or_insert(0);
+            *known = version.max(*known);
+        }
+    }
+
+    /// An object has gone.
+    pub fn is_gone(&mut self, uid: &str) {
+        let Some(before) = self.metas.remove(uid) else { return };
+        self.unlink(uid, &before);
+        self.drop_facts(uid, &before.place);
+        if self.uids.get(&before.place).is_some_and(|there| there == uid) {
+            self.uids.remove(&before.place);
+            self.selectors.remove(&before.place);
+        }
+        self.note(uid, Some(&before), None);
+    }
+
+    /// A watch has begun anew, and of a kind there are only these.
+    pub fn are_all(&mut self, kind: Served, uids: &BTreeSet<String>) {
+        let gone = self.metas.iter().filter(|(uid, meta)| meta.place.kind == kind && !uids.contains(*uid));
+        let gone: Vec<String> = gone.map(|(uid, _)| uid.clone()).collect();
+        gone.iter().for_each(|uid| self.is_gone(uid));
+    }
+
+    /// The uid of what is at a place.
+    pub fn uid(&self, place: &Place) -> Option<&String> {
+        self.uids.get(place)
+    }
+
+    /// What is kept of an object.
+    pub fn meta(&self, uid: &str) -> Option<&Meta> {
+        self.metas.get(uid)
+    }
+
+    /// The uids of what an object owns.
+    pub fn dependents(&self, uid: &str) -> impl Iterator<Item = &String> {
+        self.dependents.get(uid).into_iter().flatten()
+    }
+
+    /// The uids of what nobody controls and a workload would adopt.
+    pub fn adoptable(&self, kind: Served, by: &Place) -> Vec<&String> {
+        let free = self.free.get(&(kind, by.namespace.clone())).into_iter().flatten();
+        let Some(selector) = self.selectors.get(by) else { return Vec::new() };
+        free.filter(|uid| self.metas.get(*uid).is_some_and(|meta| selects(selector, meta))).collect()
+    }
+
+    /// A pod.
+    pub fn pod(&self, uid: &str) -> Option<&Arc<Pod>> {
+        self.pods.get(uid)
+    }
+
+    /// The uids of the pods that are bound to a node.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &String> {
+        self.pods_on.get(node).into_iter().flatten()
+    }
+
+    /// The uids of the deleted pods without a node.
+    pub fn unbound_going(&self) -> impl Iterator<Item = &String> {
+        self.unbound_going.iter()
+    }
+
+    /// The highest version that the watch of a kind has shown.
+    pub fn version(&self, kind: Served) -> u64 {
+        self.versions.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// Something in a namespace has come, changed or gone that quotas count.
+    pub fn note_usage(&mut self, namespace: &str) {
+        let from = (namespace.to_owned(), String::new());
+        let quotas = self.quotas.range_mut(from..).take_while(|((place, _), _)| place == namespace);
+        quotas.for_each(|(_, quota)| quota.happened += 1);
+    }
+
+    /// Brings `missing_nodes` up to date.
+    pub fn note_missing_nodes(&mut self, now: Instant) {
+        let missing = self.pods_on.keys().filter(|node| !self.nodes.contains_key(*node));
+        let since = |node: &String| self.missing_nodes.get(node).copied().unwrap_or(now);
+        self.missing_nodes = missing.map(|node| (node.clone(), since(node))).collect();
+    }
+
+    fn unlink(&mut self, uid: &str, meta: &Meta) {
+        for owner in &meta.owners {
+            if let Some(uids) = self.dependents.get_mut(&owner.uid) {
+                uids.remove(uid);
+                if uids.is_empty() {
+                    self.dependents.remove(&owner.uid);
+                }
+            }
+        }
+        if let Some(uids) = self.free.get_mut(&(meta.place.kind, meta.place.namespace.clone())) {
+            uids.remove(uid);
+        }
+    }
+
+    /// Notes whom a change concerns.
+    fn note(&mut self, uid: &str, before: Option<&Meta>, after: Option<&Meta>) {
+        for meta in [before, after].into_iter().flatten() {
+            for owner in &meta.owners {
+                if owner.controller {
+                    self.note_controller(&owner.uid, after.is_none());
+                }
+                if self.metas.get(&owner.uid).is_some_and(|owner| owner.deleting) {
+                    self.deeds.happened(owner.uid.clone());
+                }
+            }
+        }
+        let Some(after) = after else {
+            let dependents: Vec<String> = self.dependents(uid).cloned().collect();
+            dependents.into_iter().for_each(|uid| self.deeds.happened(uid));
+            return;
+        };
+        if !after.owners.is_empty() || after.orphans || after.foreground {
+            self.deeds.happened(uid.to_owned());
+        }
+        if after.deleting && after.foreground && before.is_none_or(|before| !before.foreground) {
+            let dependents: Vec<String> = self.dependents(uid).cloned().collect();
+            dependents.into_iter().for_each(|uid| self.deeds.happened(uid));
+        }
+        if Controller::of(after.place.kind).is_some() {
+            self.looks.happened(after.place.clone());
+        }
+        if after.controller().is_none() && workload::is_adopted(after.place.kind) {
+            let from = |place: &Place| place.namespace == after.place.namespace;
+            let takers = self.selectors.iter().filter(|(place, selector)| from(place) && selects(selector, after));
+            let takers: Vec<Place> = takers.map(|(place, _)| place.clone()).collect();
+            takers.into_iter().for_each(|place| self.looks.happened(place));
+        }
+    }
+
+    /// Something that the owner controls has changed; when it has gone, the owner's own controller wants to know too.
+    fn note_controller(&mut self, uid: &str, has_gone: bool) {
+        let Some(meta) = self.metas.get(uid) else { return };
+        let above = meta.controller().filter(|_| has_gone).and_then(|owner| self.metas.get(&owner.uid));
+        let places: Vec<Place> = [Some(meta), above].into_iter().flatten().map(|meta| meta.place.clone()).collect();
+        let known = places.into_iter().filter(|place| Controller::of(place.kind).is_some());
+        known.for_each(|place| self.looks.happened(place));
+    }
+
+    fn keep_facts(&mut self, uid: &str, place: &Place, object: &Value) {
+        let Place { kind, namespace, name } = place.clone();
+        match (kind.0.group, kind.0.plural) {
+            ("", "namespaces") => drop(self.namespaces.insert(name, Namespace::read(object))),
+            ("", "serviceaccounts") if name == service_account::NAME => {
+                self.with_default_account.insert(namespace);
+            }
+            ("", "configmaps") if name == root_ca::NAME => {
+                self.published_ca.insert(namespace, look::text_at(object, &["data", root_ca::KEY]).to_owned());
+            }
+            ("", "nodes") => self.keep_node(name, Node::read(object)),
+            ("", "pods") => self.keep_pod(uid, Pod::read(object)),
+            ("", "resourcequotas") => self.keep_quota(uid, (namespace, name), object),
+            _ => {
+                let Some(controller) = Controller::of(kind) else { return };
+                self.uids.insert(place.clone(), uid.to_owned());
+                if controller.adopts {
+                    self.selectors.insert(place.clone(), workload::selector(object));
+                }
+            }
+        }
+    }
+
+    fn drop_facts(&mut self, uid: &str, place: &Place) {
+        let Place { kind, namespace, name } = place;
+        match (kind.0.group, kind.0.plural) {
+            ("", "namespaces") => drop(self.namespaces.remove(name)),
+            ("", "serviceaccounts") if name == service_account::NAME => {
+                drop(self.with_default_account.remove(namespace))
+            }
+            ("", "configmaps") if name == root_ca::NAME => drop(self.published_ca.remove(namespace)),
+            ("", "nodes") => {
+                self.nodes.remove(name);
+                self.note_nodes();
+            }
+            ("", "pods") => self.drop_pod(uid),
+            ("", "resourcequotas") => self.quotas.retain(|_, quota| quota.uid != uid),
+            _ => {}
+        }
+    }
+
+    fn keep_node(&mut self, name: String, node: Node) {
+        let before = self.nodes.insert(name.clone(), Arc::new(node));
+        if before.is_none_or(|before| !before.takes_pods_like(&self.nodes[&name])) {
+            self.note_nodes();
+        }
+    }
+
+    /// Nodes have changed: whoever runs a pod on each is concerned.
+    fn note_nodes(&mut self) {
+        let of_nodes = |meta: &&Meta| Controller::of(meta.place.kind).is_some_and(|controller| controller.sees_nodes);
+        let places: Vec<Place> = self.metas.values().filter(of_nodes).map(|meta| meta.place.clone()).collect();
+        places.into_iter().for_each(|place| self.looks.happened(place));
+    }
+
+    fn keep_pod(&mut self, uid: &str, pod: Pod) {
+        let pod = Arc::new(pod);
+        let before = self.pods.insert(uid.to_owned(), pod.clone());
+        if let Some(before) = &before {
+            self.unlink_pod(uid, before);
+        }
+        match &pod.node {
+            Some(node) => drop(self.pods_on.entry(node.clone()).or_default().insert(uid.to_owned())),
+            None if pod.deleting => drop(self.unbound_going.insert(uid.to_owned())),
+            None => {}
+        }
+        if before.is_none_or(|before| before.finished != pod.finished) {
+            self.note_usage(&pod.namespace);
+        }
+    }
+
+    fn drop_pod(&mut self, uid: &str) {
+        if let Some(pod) = self.pods.remove(uid) {
+            self.unlink_pod(uid, &pod);
+            self.note_usage(&pod.namespace);
+        }
+    }
+
+    fn unlink_pod(&mut self, uid: &str, pod: &Pod) {
+        self.unbound_going.remove(uid);
+        if let Some(node) = &pod.node
+            && let Some(uids) = self.pods_on.get_mut(node)
+        {
+            uids.remove(uid);
+            if uids.is_empty() {
+                self.pods_on.remove(node);
+            }
+        }
+    }
+
+    fn keep_quota(&mut self, uid: &str, at: (String, String), object: &Value) {
+        let pods = Served::pods();
+        let of_others = look::at(object, &["spec", "hard"])
+            .and_then(Value::as_object)
+            .is_some_and(|hard| hard.keys().any(|name| !api::quota::is_about(pods.0, name)));
+        let fresh = || Quota { uid: uid.to_owned(), happened: 0, counted: 0, of_others, polled_at: Instant::now() };
+        let quota = self.quotas.entry(at).or_insert_with(fresh);
+        // Also what it says itself may be wrong now: a new limit, or a charge for what was never stored.
+        quota.happened += 1;
+        (quota.of_others, quota.uid) = (of_others, uid.to_owned());
+    }
+}
+
+fn selects(selector: &LabelSelector, meta: &Meta) -> bool {
+    selector.matches(|key| meta.labels.get(key).map(String::as_str))
+}
+
+impl Namespace {
+    fn read(object: &Value) -> Namespace {
+        let empty = Value::Null;
+        let finalizers = look::texts(look::get(object, "spec").unwrap_or(&empty), "finalizers");
+        Namespace {
+            deleting: look::at(object, &["metadata", "deletionTimestamp"]).is_some(),
+            finalizers: finalizers.into_iter().map(str::to_owned).collect(),
+        }
+    }
+}
