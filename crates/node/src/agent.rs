@@ -152,7 +152,7 @@ pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Res
 
 /// The node's pods, as the API knows them. A machine can be taken down also when its control plane is gone; what hooks
 /// say is only known there.
-async fn pods_to_drain(options: &DrainOptions, progress: &mut impl FnMut(&str)) -> Vec<Pod> {
+async fn pods_to_drain(options: &DrainOptions, progress: &mut impl FnMut(&str)) -> Vec<crate::object::Pod> {
     let why = match tokio::time::timeout(LIST_MAX, pods::list(&options.client, &options.node_name)).await {
         Ok(Ok(pods)) => return pods,
         Ok(Err(error)) => innermost(&error),
