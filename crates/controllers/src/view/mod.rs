@@ -277,7 +277,7 @@ impl World {
         match (kind.0.group, kind.0.plural) {
             ("", "namespaces") => drop(self.namespaces.remove(name)),
             ("", "serviceaccounts") if name == service_account::NAME => {
-                drop(self.with_default_account.remove(namespace))
+                self.with_default_account.remove(namespace);
             }
             ("", "configmaps") if name == root_ca::NAME => drop(self.published_ca.remove(namespace)),
             ("", "nodes") => {
