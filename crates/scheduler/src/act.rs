@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
 
+use crate::preempt::{Plan, Victim};
 use crate::view::{Pod, SCHEDULER_NAME};
 
 /// How long one call may take.
@@ -41,6 +42,41 @@ impl Error {
     }
 }
 
+/// Makes room: notes the node for the pod, then ends each victim, which says who displaced it (HOOK-94).
+pub async fn preempt(client: &Client, pod: &Pod, plan: &Plan) -> Result<(), Error> {
+    let patch = json!({"metadata": {"uid": pod.uid}, "status": {"nominatedNodeName": plan.node}});
+    call(client, Method::PATCH, format!("{}/status", pod_path(pod)), &patch).await?;
+    for victim in &plan.victims {
+        match displace(client, victim).await {
+            // It has gone by itself.
+            Err(error) if error.is_not_found() => continue,
+            outcome => outcome?,
+        }
+        let message = format!("Preempted by pod {} on node {}", pod.uid, plan.node);
+        let event = event(about(victim), ["Normal", "Preempted", "Preempting"], &message);
+        if let Err(error) = call(client, Method::POST, events_path(&victim.namespace), &event).await {
+            tracing::warn!(%error, pod = %victim.name, "cannot post the event Preempted");
+        }
+    }
+    Ok(())
+}
+
+async fn displace(client: &Client, victim: &Victim) -> Result<(), Error> {
+    let path = format!("/api/v1/namespaces/{}/pods/{}", victim.namespace, victim.name);
+    let condition = json!({
+        "type": "DisruptionTarget",
+        "status": "True",
+        "reason": "PreemptionByScheduler",
+        "message": format!("{SCHEDULER_NAME}: preempting to accommodate a higher priority pod"),
+        "lastProbeTime": null,
+        "lastTransitionTime": format!("{:.0}", Timestamp::now()),
+    });
+    let patch = json!({"metadata": {"uid": victim.uid}, "status": {"conditions": [condition]}});
+    call(client, Method::PATCH, format!("{path}/status"), &patch).await?;
+    let options = json!({"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": victim.uid}});
+    call(client, Method::DELETE, path, &options).await.map(drop)
+}
+
 /// An event that was posted, so that a repetition can raise its count.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Posted {
@@ -61,7 +97,7 @@ pub async fn bind(client: &Client, pod: &Pod, node: &str) -> Result<(), Error> {
     let message = format!("Successfully assigned {}/{} to {node}", pod.namespace, pod.name);
     let event = event(pod, ["Normal", "Scheduled", "Binding"], &message);
     // The pod is bound, whether or not the event can be told.
-    if let Err(error) = call(client, Method::POST, events_path(pod), &event).await {
+    if let Err(error) = call(client, Method::POST, events_path(&pod.namespace), &event).await {
         tracing::warn!(%error, pod = %pod.name, "cannot post the event Scheduled");
     }
     Ok(())
@@ -91,14 +127,14 @@ pub async fn report(client: &Client, pod: &Pod, message: &str, before: Option<Po
 async fn post(client: &Client, pod: &Pod, message: &str) -> Result<Posted, Error> {
     let event = event(pod, ["Warning", "FailedScheduling", "Scheduling"], message);
     let name = event["metadata"]["name"].as_str().unwrap_or_default().to_owned();
-    call(client, Method::POST, events_path(pod), &event).await?;
+    call(client, Method::POST, events_path(&pod.namespace), &event).await?;
     Ok(Posted { name, message: message.to_owned(), count: 1 })
 }
 
 async fn repeat(client: &Client, pod: &Pod, posted: Posted) -> Result<Posted, Error> {
     let count = posted.count + 1;
     let patch = json!({"count": count, "lastTimestamp": format!("{:.0}", Timestamp::now())});
-    let path = format!("{}/{}", events_path(pod), posted.name);
+    let path = format!("{}/{}", events_path(&pod.namespace), posted.name);
     match call(client, Method::PATCH, path, &patch).await {
         // It has expired meanwhile.
         Err(error) if error.is_not_found() => post(client, pod, &posted.message).await,
@@ -106,9 +142,27 @@ async fn repeat(client: &Client, pod: &Pod, posted: Posted) -> Result<Posted, Er
     }
 }
 
+/// Whom an event is about.
+struct About<'a> {
+    namespace: &'a str,
+    name: &'a str,
+    uid: &'a str,
+    version: &'a str,
+}
+
+fn about(victim: &Victim) -> About<'_> {
+    About { namespace: &victim.namespace, name: &victim.name, uid: &victim.uid, version: "" }
+}
+
+impl<'a> From<&'a Pod> for About<'a> {
+    fn from(pod: &'a Pod) -> About<'a> {
+        About { namespace: &pod.namespace, name: &pod.name, uid: &pod.uid, version: &pod.resource_version }
+    }
+}
+
 /// An event about the pod; `words` are its type, reason and action.
-fn event(pod: &Pod, words: [&str; 3], message: &str) -> Value {
-    let [kind, reason, action] = words;
+fn event<'a>(pod: impl Into<About<'a>>, words: [&str; 3], message: &str) -> Value {
+    let (pod, [kind, reason, action]) = (pod.into(), words);
     let now = Timestamp::now();
     let seconds = format!("{now:.0}");
     json!({
@@ -121,7 +175,7 @@ fn event(pod: &Pod, words: [&str; 3], message: &str) -> Value {
             "namespace": pod.namespace,
             "name": pod.name,
             "uid": pod.uid,
-            "resourceVersion": pod.resource_version,
+            "resourceVersion": pod.version,
         },
         "type": kind,
         "reason": reason,
@@ -141,8 +195,8 @@ fn pod_path(pod: &Pod) -> String {
     format!("/api/v1/namespaces/{}/pods/{}", pod.namespace, pod.name)
 }
 
-fn events_path(pod: &Pod) -> String {
-    format!("/api/v1/namespaces/{}/events", pod.namespace)
+fn events_path(namespace: &str) -> String {
+    format!("/api/v1/namespaces/{namespace}/events")
 }
 
 async fn call(client: &Client, method: Method, path: String, body: &Value) -> Result<Value, Error> {

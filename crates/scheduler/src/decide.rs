@@ -9,6 +9,7 @@ use api::pod::affinity::node_matches;
 use api::pod::toleration::{Taint, first_untolerated, keeps_away};
 
 use crate::fit::{self, Resources};
+use crate::preempt::{self, Plan};
 use crate::view::{Node, Placement, Pod};
 
 const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
@@ -19,6 +20,13 @@ const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 pub enum Verdict {
     /// Bind it to this node.
     Bind(String),
+    /// No node has room, and these pods are to make some.
+    Preempt {
+        /// Who goes.
+        plan: Plan,
+        /// Why no node has room.
+        message: String,
+    },
     /// No node will have it; the message says why.
     Unschedulable(String),
 }
@@ -31,6 +39,8 @@ pub struct Cluster {
     placed: BTreeMap<String, (String, Pod)>,
     used: BTreeMap<String, Used>,
     classes: BTreeMap<String, String>,
+    /// Pods that wait for others to go from a node, by uid, with the node.
+    nominated: BTreeMap<String, (String, Pod)>,
 }
 
 /// What the pods of one node take.
@@ -74,7 +84,9 @@ impl Cluster {
 
     /// Counts a pod on a node, bound or only assumed to be.
     pub fn place(&mut self, pod: &Pod, node: &str) {
-        if self.placed.get(&pod.uid).is_some_and(|(at, old)| at == node && old.requests == pod.requests) {
+        let same =
+            |old: &Pod| old.requests == pod.requests && old.deleting == pod.deleting && old.started == pod.started;
+        if self.placed.get(&pod.uid).is_some_and(|(at, old)| at == node && same(old)) {
             return;
         }
         self.release(&pod.uid);
@@ -101,12 +113,34 @@ impl Cluster {
         true
     }
 
+    /// Keeps room on a node for a pod that waits for others to go from there.
+    pub fn nominate(&mut self, pod: &Pod, node: &str) {
+        self.nominated.insert(pod.uid.clone(), (node.to_owned(), pod.clone()));
+    }
+
+    /// Keeps no room for a pod any more.
+    pub fn denominate(&mut self, uid: &str) {
+        self.nominated.remove(uid);
+    }
+
+    /// The node on which room is kept for a pod.
+    pub fn nomination(&self, uid: &str) -> Option<&str> {
+        self.nominated.get(uid).map(|(node, _)| node.as_str())
+    }
+
+    /// The pods for which room is kept on a node, and that `pod` has to leave it to.
+    pub fn nominated_on<'a>(&'a self, node: &'a str, pod: &'a Pod) -> impl Iterator<Item = &'a Pod> {
+        let here = self.nominated.values().filter(move |(at, _)| at == node).map(|(_, other)| other);
+        here.filter(|other| other.uid != pod.uid && other.priority >= pod.priority)
+    }
+
     /// The uids of all counted pods.
     pub fn placed(&self) -> impl Iterator<Item = &str> {
         self.placed.keys().map(String::as_str)
     }
 
-    fn pods_on(&self, node: &str) -> impl Iterator<Item = &Pod> {
+    /// The pods of a node.
+    pub fn pods_on(&self, node: &str) -> impl Iterator<Item = &Pod> {
         let uids = self.used.get(node).into_iter().flat_map(|used| &used.pods);
         uids.filter_map(|uid| self.placed.get(uid)).map(|(_, pod)| pod)
     }
@@ -135,13 +169,27 @@ pub fn place(pod: &Pod, cluster: &Cluster) -> Verdict {
     for node in cluster.nodes.values() {
         match refusal(pod, node, cluster, handler) {
             None => fitting.push(node),
-            Some(refusal) => refusals.push(refusal),
+            Some(refusal) => refusals.push((node, refusal)),
         }
     }
-    match best(pod, &fitting, cluster) {
-        Some(node) => Verdict::Bind(node.name.clone()),
-        None => Verdict::Unschedulable(explain(pod, &refusals)),
+    if let Some(node) = kept(pod, &fitting, cluster).or_else(|| best(pod, &fitting, cluster)) {
+        return Verdict::Bind(node.name.clone());
     }
+    let reasons = explain(&refusals);
+    if let Some(why) = preempt::ineligible(pod, cluster) {
+        return Verdict::Unschedulable(format!("{reasons} preemption: {why}"));
+    }
+    let crowded = refusals.iter().filter(|(_, refusal)| refusal.others_are_in_the_way).map(|(node, _)| *node);
+    match preempt::plan(pod, crowded, cluster) {
+        Some(plan) => Verdict::Preempt { plan, message: reasons },
+        None => Verdict::Unschedulable(format!("{reasons} preemption: {}", helplessness(&refusals))),
+    }
+}
+
+/// The node that was emptied for this pod.
+fn kept<'a>(pod: &Pod, fitting: &[&'a Node], cluster: &Cluster) -> Option<&'a Node> {
+    let kept = cluster.nomination(&pod.uid)?;
+    fitting.iter().find(|node| node.name == kept).copied()
 }
 
 /// The handler that nodes are filtered by, if some node is known to offer it (RTC-53 as decided for sampan).
@@ -183,14 +231,17 @@ fn refusal(pod: &Pod, node: &Node, cluster: &Cluster, handler: Option<&str>) -> 
 fn shortage(pod: &Pod, node: &Node, cluster: &Cluster) -> Option<Refusal> {
     let mut reasons = Vec::new();
     let mut others_are_in_the_way = true;
-    let pods = cluster.used.get(&node.name).map_or(0, |used| used.pods.len() as i64);
+    let kept_for: Vec<&Pod> = cluster.nominated_on(&node.name, pod).collect();
+    let pods = cluster.used.get(&node.name).map_or(0, |used| used.pods.len()) + kept_for.len();
+    let pods = pods as i64;
     if pods + 1 > node.allocatable.get("pods") {
         reasons.push("Too many pods".into());
         others_are_in_the_way = node.allocatable.get("pods") > 0;
     }
     for (name, &wanted) in pod.requests.0.iter().filter(|(_, wanted)| **wanted > 0) {
         let allocatable = node.allocatable.get(name);
-        if wanted > allocatable - cluster.used(&node.name, name) {
+        let kept: i64 = kept_for.iter().map(|other| other.requests.get(name)).sum();
+        if wanted > allocatable - cluster.used(&node.name, name) - kept {
             reasons.push(format!("Insufficient {name}"));
             others_are_in_the_way &= wanted <= allocatable;
         }
@@ -241,20 +292,19 @@ fn free_percent(pod: &Pod, node: &Node, cluster: &Cluster) -> i64 {
     (cpu + memory) / 2
 }
 
-/// The message of the event and of the condition (RTC-60).
-fn explain(pod: &Pod, refusals: &[Refusal]) -> String {
-    let nodes = refusals.len();
-    let reasons = histogram(refusals.iter().flat_map(|refusal| refusal.reasons.iter().map(String::as_str)));
-    let preemption = if pod.preempts {
-        let helpless = |refusal: &Refusal| match refusal.others_are_in_the_way {
-            true => "No preemption victims found for incoming pod",
-            false => "Preemption is not helpful for scheduling",
-        };
-        format!("0/{nodes} nodes are available: {}.", histogram(refusals.iter().map(helpless)))
-    } else {
-        "not eligible due to preemptionPolicy=Never.".into()
+/// The message of the event and of the condition (RTC-60), but for preemption.
+fn explain(refusals: &[(&Node, Refusal)]) -> String {
+    let reasons = histogram(refusals.iter().flat_map(|(_, refusal)| refusal.reasons.iter().map(String::as_str)));
+    format!("0/{} nodes are available: {reasons}.", refusals.len())
+}
+
+/// What preemption would do on each node.
+fn helplessness(refusals: &[(&Node, Refusal)]) -> String {
+    let helpless = |(_, refusal): &(&Node, Refusal)| match refusal.others_are_in_the_way {
+        true => "No preemption victims found for incoming pod",
+        false => "Preemption is not helpful for scheduling",
     };
-    format!("0/{nodes} nodes are available: {reasons}. preemption: {preemption}")
+    format!("0/{} nodes are available: {}.", refusals.len(), histogram(refusals.iter().map(helpless)))
 }
 
 /// `2 Insufficient cpu, 1 Too many pods`: each reason with its count, sorted as text.
@@ -314,6 +364,7 @@ mod tests {
     fn check(pod: &Pod, cluster: &Cluster, expect: &str) {
         let verdict = match place(pod, cluster) {
             Verdict::Bind(node) => format!("bind {node}"),
+            Verdict::Preempt { plan, .. } => format!("preempt on {}", plan.node),
             Verdict::Unschedulable(message) => message,
         };
         assert_eq!(verdict, expect);

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::act::{self, Posted};
 use crate::decide::{self, Cluster, Verdict};
+use crate::preempt::Plan;
 use crate::view::{ClassObject, Node, NodeObject, Pod, PodObject};
 
 /// How many calls may be under way at once.
@@ -96,6 +97,7 @@ enum Event {
 /// The end of a call.
 enum Done {
     Bound { uid: String, outcome: Result<(), act::Error> },
+    Preempted { uid: String, outcome: Result<(), act::Error> },
     Reported { uid: String, outcome: Result<Posted, act::Error> },
 }
 
@@ -163,6 +165,7 @@ impl Shell {
                 self.classes.complete = true;
             }
             Event::Done(Done::Bound { uid, outcome }) => self.bound(uid, outcome),
+            Event::Done(Done::Preempted { uid, outcome }) => self.preempted(&uid, outcome),
             Event::Done(Done::Reported { uid, outcome }) => self.reported(&uid, outcome),
             Event::Woken => {}
         }
@@ -195,6 +198,7 @@ impl Shell {
         if let Some(node) = pod.node.clone() {
             self.pending.remove(&pod.uid);
             self.assumed.remove(&pod.uid);
+            self.cluster.denominate(&pod.uid);
             return self.cluster.place(&pod, &node);
         }
         if self.assumed.contains_key(&pod.uid) {
@@ -203,6 +207,9 @@ impl Shell {
         if !pod.wants_node {
             self.pending.remove(&pod.uid);
             return;
+        }
+        if let Some(node) = &pod.nominated {
+            self.cluster.nominate(&pod, node);
         }
         let now = Instant::now();
         if let Some(pending) = self.pending.get_mut(&pod.uid) {
@@ -219,6 +226,7 @@ impl Shell {
     fn pod_is_gone(&mut self, uid: &str) {
         self.pending.remove(uid);
         self.assumed.remove(uid);
+        self.cluster.denominate(uid);
         if self.cluster.release(uid) {
             self.wake();
         }
@@ -303,16 +311,27 @@ impl Shell {
             pending.not_before = now + backoff(pending.attempts);
             match decide::place(&pending.pod, &self.cluster) {
                 Verdict::Bind(node) => self.bind(pending, node),
+                Verdict::Preempt { plan, message } => self.preempt(pending, plan, message),
                 Verdict::Unschedulable(message) => self.report(pending, message),
             }
         }
     }
 
     fn bind(&mut self, pending: Pending, node: String) {
+        self.cluster.denominate(&pending.pod.uid);
         self.cluster.place(&pending.pod, &node);
         let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
         self.assumed.insert(uid.clone(), pending);
         self.calls.spawn(async move { Done::Bound { outcome: act::bind(&client, &pod, &node).await, uid } });
+    }
+
+    /// The pod waits for its victims to go, and is tried as soon as one has.
+    fn preempt(&mut self, mut pending: Pending, plan: Plan, message: String) {
+        self.cluster.nominate(&pending.pod, &plan.node);
+        (pending.attempts, pending.not_before) = (0, Instant::now());
+        let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
+        self.report(pending, message);
+        self.calls.spawn(async move { Done::Preempted { outcome: act::preempt(&client, &pod, &plan).await, uid } });
     }
 
     fn report(&mut self, mut pending: Pending, message: String) {
@@ -334,6 +353,17 @@ impl Shell {
                 self.pending.insert(uid, pending);
             }
             self.wake();
+        }
+    }
+
+    fn preempted(&mut self, uid: &str, outcome: Result<(), act::Error>) {
+        let Err(error) = outcome else { return };
+        tracing::warn!(error = %chain(&error), uid, "cannot make room for a pod");
+        // Nobody may be on the way out: the choice is made anew after a pause.
+        self.cluster.denominate(uid);
+        if let Some(pending) = self.pending.get_mut(uid) {
+            pending.attempts += 1;
+            (pending.ready, pending.not_before) = (true, Instant::now() + backoff(pending.attempts + 4));
         }
     }
 

@@ -35,6 +35,12 @@ pub struct Pod {
     pub wants_node: bool,
     /// Whether it has ended and holds nothing any more.
     pub finished: bool,
+    /// Whether it is being deleted.
+    pub deleting: bool,
+    /// When its node took it, as text that sorts by time; empty before.
+    pub started: String,
+    /// The node that others are leaving for it.
+    pub nominated: Option<String>,
     /// spec.priority.
     pub priority: i64,
     /// Whether it may displace others (`preemptionPolicy` is not `Never`).
@@ -200,9 +206,12 @@ struct Preferred {
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
-#[serde(default)]
+#[serde(rename_all = "camelCase", default)]
 struct PodStatus {
     phase: String,
+    #[serde(deserialize_with = "null_as_default")]
+    start_time: String,
+    nominated_node_name: Option<String>,
     #[serde(deserialize_with = "null_as_default")]
     conditions: Vec<Condition>,
 }
@@ -285,6 +294,9 @@ impl From<PodObject> for Pod {
             wants_node: ours && free && !finished,
             node,
             finished,
+            deleting: metadata.deletion_timestamp.is_some(),
+            started: status.start_time,
+            nominated: status.nominated_node_name.filter(|node| !node.is_empty()),
             priority: spec.priority.unwrap_or(0),
             preempts: spec.preemption_policy.as_deref() != Some("Never"),
             requests: requests(&spec),

@@ -150,3 +150,41 @@ async fn an_assumed_pod_counts_before_the_watch_confirms_it_and_its_end_wakes_th
     while script.call().await.0 != "POST /api/v1/namespaces/ns/pods/second/binding" {}
     script.stop().await;
 }
+
+#[tokio::test]
+async fn hook_94_a_pod_displaces_a_less_important_one_and_takes_its_place() {
+    let mut script = Script::start();
+    script.nodes.send(node("n", "1")).await.unwrap();
+    let spec =
+        |priority: i64| json!({"priority": priority, "containers": [{"resources": {"requests": {"cpu": "700m"}}}]});
+    script.pods.send(pod("low", spec(1))).await.unwrap();
+    while script.call().await.0 != "POST /api/v1/namespaces/ns/pods/low/binding" {}
+    script.pods.send(pod("high", spec(10))).await.unwrap();
+    let mut seen = BTreeMap::new();
+    while !seen.contains_key("DELETE /api/v1/namespaces/ns/pods/low") {
+        let (call, body) = script.call().await;
+        let nominates = body["status"]["nominatedNodeName"].is_string();
+        seen.insert(if nominates { "nomination".into() } else { call }, body);
+    }
+    assert_eq!(seen["nomination"]["status"]["nominatedNodeName"], "n");
+    let condition = &seen["PATCH /api/v1/namespaces/ns/pods/low/status"]["status"]["conditions"][0];
+    assert_eq!([&condition["type"], &condition["status"]], ["DisruptionTarget", "True"]);
+    assert_eq!(condition["reason"], "PreemptionByScheduler");
+    assert_eq!(condition["message"], "default-scheduler: preempting to accommodate a higher priority pod");
+    let options = &seen["DELETE /api/v1/namespaces/ns/pods/low"];
+    assert_eq!(options["preconditions"]["uid"], "uid-low");
+    assert_eq!(options.get("gracePeriodSeconds"), None, "it has its own grace");
+    let event = loop {
+        let (_, body) = script.call().await;
+        if body["reason"] == "Preempted" {
+            break body;
+        }
+    };
+    assert_eq!(event["involvedObject"]["name"], "low");
+    assert_eq!(event["message"], "Preempted by pod uid-high on node n");
+    let mut gone = pod("low", spec(1));
+    gone["type"] = json!("DELETED");
+    script.pods.send(gone).await.unwrap();
+    while script.call().await.0 != "POST /api/v1/namespaces/ns/pods/high/binding" {}
+    script.stop().await;
+}

@@ -1,0 +1,181 @@
+//! Whom a pod displaces: the pods of one node with lower priorities, as few and as unimportant as can be.
+//!
+//! Pure. Asked only when no node has room. The order in which nodes and victims are preferred is upstream's (HOOK-94):
+//! on each node all lower pods go in thought, then as many as possible come back, the important ones first; of the
+//! nodes the one whose most important victim is least important wins. Start at [`plan`].
+
+use std::cmp::Reverse;
+
+use crate::decide::Cluster;
+use crate::fit::{self, Resources};
+use crate::view::{Node, Pod};
+
+/// Who has to go, and from where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The node that the pod waits for.
+    pub node: String,
+    /// The pods to delete, the most important first.
+    pub victims: Vec<Victim>,
+}
+
+/// A pod that has to go.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Victim {
+    /// metadata.namespace.
+    pub namespace: String,
+    /// metadata.name.
+    pub name: String,
+    /// metadata.uid.
+    pub uid: String,
+}
+
+/// Why a pod displaces nobody, in upstream's words; None if it may.
+pub fn ineligible(pod: &Pod, cluster: &Cluster) -> Option<&'static str> {
+    if !pod.preempts {
+        return Some("not eligible due to preemptionPolicy=Never.");
+    }
+    let nominated = cluster.nomination(&pod.uid)?;
+    let goes = |other: &Pod| other.deleting && other.priority < pod.priority;
+    cluster.pods_on(nominated).any(goes).then_some("not eligible due to terminating pod on the nominated node.")
+}
+
+/// The best choice among nodes on which others are in the way.
+pub fn plan<'a>(pod: &Pod, nodes: impl Iterator<Item = &'a Node>, cluster: &Cluster) -> Option<Plan> {
+    let choices = nodes.filter_map(|node| Some((node, victims(pod, node, cluster)?)));
+    let (node, victims) = choices.min_by_key(|(_, victims)| {
+        let highest = victims.first().map_or(i64::MIN, |victim| victim.priority);
+        let sum: i64 = victims.iter().map(|victim| victim.priority + i64::from(i32::MAX) + 1).sum();
+        let started = victims.iter().filter(|victim| victim.priority == highest).map(|victim| &victim.started).min();
+        (highest, sum, victims.len(), Reverse(started.cloned().unwrap_or_default()))
+    })?;
+    let victims = victims.into_iter().map(|victim| Victim {
+        namespace: victim.namespace.clone(),
+        name: victim.name.clone(),
+        uid: victim.uid.clone(),
+    });
+    Some(Plan { node: node.name.clone(), victims: victims.collect() })
+}
+
+/// Who would have to go from this node; None if that would not help, or nobody has to.
+fn victims<'a>(pod: &Pod, node: &Node, cluster: &'a Cluster) -> Option<Vec<&'a Pod>> {
+    let (mut lower, mut staying): (Vec<&Pod>, Vec<&Pod>) =
+        cluster.pods_on(&node.name).partition(|other| other.priority < pod.priority);
+    staying.extend(cluster.nominated_on(&node.name, pod));
+    if lower.is_empty() || !has_room(pod, node, &staying) {
+        return None;
+    }
+    // The important and, of those, the old ones come back first.
+    lower.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.started.cmp(&b.started)));
+    let mut going = Vec::new();
+    for candidate in lower {
+        staying.push(candidate);
+        if !has_room(pod, node, &staying) {
+            staying.pop();
+            going.push(candidate);
+        }
+    }
+    (!going.is_empty()).then_some(going)
+}
+
+fn has_room(pod: &Pod, node: &Node, others: &[&Pod]) -> bool {
+    let mut sum = Resources::default();
+    others.iter().for_each(|other| sum.add(&other.requests));
+    let fits = |(name, wanted): (&String, &i64)| *wanted <= 0 || *wanted <= node.allocatable.get(name) - sum.get(name);
+    let collides =
+        |other: &&Pod| other.ports.iter().any(|theirs| pod.ports.iter().any(|ours| fit::collide(ours, theirs)));
+    others.len() as i64 + 1 <= node.allocatable.get("pods")
+        && pod.requests.0.iter().all(fits)
+        && !others.iter().any(collides)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decide::{Verdict, place};
+    use crate::view::{NodeObject, PodObject};
+    use serde_json::json;
+
+    fn pod(name: &str, priority: i64, cpu: &str, started: &str) -> Pod {
+        let object = json!({
+            "metadata": {"name": name, "namespace": "ns", "uid": name},
+            "spec": {"priority": priority, "containers": [{"resources": {"requests": {"cpu": cpu}}}]},
+            "status": {"phase": "Running", "startTime": started},
+        });
+        serde_json::from_value::<PodObject>(object).unwrap().into()
+    }
+
+    fn cluster(nodes: &[(&str, &[Pod])]) -> Cluster {
+        let mut cluster = Cluster::default();
+        for (name, pods) in nodes {
+            let node = json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": "1", "pods": "10"}}});
+            cluster.apply_node(serde_json::from_value::<NodeObject>(node).unwrap().into());
+            pods.iter().for_each(|pod| cluster.place(pod, name));
+        }
+        cluster
+    }
+
+    const OLD: &str = "2026-01-01T00:00:00Z";
+    const NEW: &str = "2026-01-02T00:00:00Z";
+
+    #[track_caller]
+    fn check(pod: &Pod, cluster: &Cluster, expect: &str) {
+        let said = match place(pod, cluster) {
+            Verdict::Bind(node) => format!("bind {node}"),
+            Verdict::Preempt { plan, message } => {
+                let names: Vec<&str> = plan.victims.iter().map(|victim| &*victim.name).collect();
+                assert!(message.ends_with("Insufficient cpu."), "{message}");
+                format!("{}: {}", plan.node, names.join(" "))
+            }
+            Verdict::Unschedulable(message) => message,
+        };
+        assert_eq!(said, expect);
+    }
+
+    #[test]
+    fn hook_94_as_few_go_as_make_room_the_least_important_and_youngest() {
+        let pods = [
+            pod("low-old", 1, "300m", OLD),
+            pod("low-new", 1, "300m", NEW),
+            pod("middle", 5, "300m", OLD),
+            pod("equal", 10, "100m", OLD),
+        ];
+        let cluster = cluster(&[("a", &pods)]);
+        check(&pod("in", 10, "300m", NEW), &cluster, "a: low-new");
+        check(&pod("in", 10, "600m", NEW), &cluster, "a: low-old low-new");
+        check(&pod("in", 10, "900m", NEW), &cluster, "a: middle low-old low-new");
+        let helpless = "0/1 nodes are available: 1 Insufficient cpu. preemption: 0/1 nodes are available: 1 No preemption victims found for incoming pod.";
+        check(&pod("in", 10, "950m", NEW), &cluster, helpless);
+        check(&pod("in", 1, "300m", NEW), &cluster, helpless);
+    }
+
+    #[test]
+    fn the_node_whose_most_important_victim_is_the_least_important_is_taken_then_the_one_with_fewer() {
+        let full = |name: &str, priority| pod(name, priority, "1", OLD);
+        let halves = [pod("x", 1, "500m", OLD), pod("y", 1, "500m", OLD)];
+        let nodes: &[(&str, &[Pod])] = &[("a", &[full("dear", 5)]), ("b", &halves), ("c", &[full("cheap", 1)])];
+        check(&pod("in", 10, "800m", NEW), &cluster(nodes), "c: cheap");
+        let nodes: &[(&str, &[Pod])] = &[("a", &[full("since-long", 1)]), ("b", &[pod("young", 1, "1", NEW)])];
+        check(&pod("in", 10, "800m", NEW), &cluster(nodes), "b: young");
+    }
+
+    #[test]
+    fn who_waits_for_a_place_keeps_it_from_lower_pods_and_does_not_displace_twice() {
+        let mut cluster = cluster(&[("a", &[pod("victim", 1, "800m", OLD)])]);
+        let first = pod("first", 10, "800m", NEW);
+        check(&first, &cluster, "a: victim");
+        cluster.nominate(&first, "a");
+        let mut going = pod("victim", 1, "800m", OLD);
+        going.deleting = true;
+        cluster.release("victim");
+        cluster.place(&going, "a");
+        let waiting = "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to terminating pod on the nominated node.";
+        check(&first, &cluster, waiting);
+        cluster.release("victim");
+        let second = pod("second", 5, "400m", NEW);
+        assert!(matches!(place(&second, &cluster), Verdict::Unschedulable(_)), "the place is kept");
+        check(&pod("tiny", 5, "100m", NEW), &cluster, "bind a");
+        check(&pod("more-important", 20, "400m", NEW), &cluster, "bind a");
+        check(&first, &cluster, "bind a");
+    }
+}
