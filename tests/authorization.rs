@@ -1,0 +1,81 @@
+//! Who may do what, against a whole instance: with kubectl, client certificates' groups and tokens of pods. Needs root.
+#![allow(clippy::disallowed_methods)]
+
+mod support;
+
+use std::process::{Command, Output};
+
+use serde_json::{Value, json};
+use support::{Lab, text};
+
+const TOKEN: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+fn pod(lab: &Lab, name: &str, account: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\nspec:\n  terminationGracePeriodSeconds: 1\n  \
+         serviceAccountName: {account}\n  imagePullSecrets: [{{name: regcred}}]\n  containers:\n  - name: c\n    \
+         image: {}\n    command: [sh, -c, 'sleep 1000']\n",
+        lab.image()
+    )
+}
+
+/// kubectl with nothing but a bearer token.
+fn with_token(lab: &Lab, token: &str, words: &[&str]) -> Output {
+    let mut config: Value = serde_json::from_str(&lab.ask(&["config", "view", "--raw", "-o", "json"])).unwrap();
+    config["users"][0]["user"] = json!({"token": token});
+    let file = lab.dir().join("token.json");
+    std::fs::write(&file, config.to_string()).unwrap();
+    Command::new("kubectl").arg("--kubeconfig").arg(&file).args(words).env("HOME", lab.dir()).output().unwrap()
+}
+
+fn says(output: &Output) -> String {
+    format!("{}{}", text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn an_account_that_is_bound_to_view_lists_pods_and_no_secrets_from_inside_its_pod() {
+    let lab = Lab::new("rbac", 64);
+    lab.up();
+    lab.right_secret();
+    lab.ask(&["create", "serviceaccount", "robot"]);
+    lab.apply(&pod(&lab, "app", "robot"));
+    lab.ready("app");
+    let token = lab.ask(&["exec", "app", "--", "cat", TOKEN]).trim().to_owned();
+    let robot = |words: &[&str]| with_token(&lab, &token, words);
+    assert!(says(&robot(&["auth", "whoami"])).contains("system:serviceaccount:default:robot"));
+    let denied = robot(&["get", "pods"]);
+    assert!(!denied.status.success() && says(&denied).contains("pods is forbidden"), "{}", says(&denied));
+
+    lab.ask(&["create", "rolebinding", "robot", "--clusterrole=view", "--serviceaccount=default:robot"]);
+    let listed = robot(&["get", "pods", "-o", "name"]);
+    assert_eq!(says(&listed).trim(), "pod/app");
+    for words in
+        [&["get", "secrets"][..], &["get", "secret", "regcred"], &["get", "pods", "-A"], &["exec", "app", "ls"]]
+    {
+        let denied = robot(words);
+        assert!(!denied.status.success() && says(&denied).contains("is forbidden"), "{words:?}: {}", says(&denied));
+    }
+    assert!(robot(&["logs", "app"]).status.success());
+    assert_eq!(text(&robot(&["auth", "can-i", "list", "pods"]).stdout).trim(), "yes");
+    assert_eq!(text(&robot(&["auth", "can-i", "get", "secrets"]).stdout).trim(), "no");
+    let list = says(&robot(&["auth", "can-i", "--list"]));
+    assert!(list.contains("pods/log") && !list.contains("secrets"), "{list}");
+    let grab = robot(&["create", "rolebinding", "x", "--clusterrole=edit", "--serviceaccount=default:robot"]);
+    assert!(!grab.status.success() && says(&grab).contains("is forbidden"), "{}", says(&grab));
+
+    // Who may write bindings gives away what he has and no more.
+    lab.ask(&["create", "rolebinding", "ann", "--clusterrole=admin", "--user=ann"]);
+    let refused =
+        lab.kubectl(&["create", "rolebinding", "y", "--clusterrole=cluster-admin", "--user=ann", "--as", "ann"]);
+    assert!(says(&refused).contains("attempting to grant RBAC permissions not currently held"), "{}", says(&refused));
+    let other = robot(&["get", "pods", "--as", "kubernetes-admin"]);
+    assert!(says(&other).contains("cannot impersonate resource \"users\""), "{}", says(&other));
+
+    // It is kept, and it ends with the binding.
+    lab.kill();
+    lab.up();
+    assert_eq!(says(&robot(&["get", "pods", "-o", "name"])).trim(), "pod/app");
+    lab.ask(&["delete", "rolebinding", "robot"]);
+    assert!(says(&robot(&["get", "pods"])).contains("pods is forbidden"));
+    assert!(lab.ask(&["get", "clusterrole", "admin", "-o", "yaml"]).contains("- rolebindings"));
+}
