@@ -50,7 +50,7 @@ fn an_account_that_is_bound_to_view_lists_pods_and_no_secrets_from_inside_its_po
     let listed = robot(&["get", "pods", "-o", "name"]);
     assert_eq!(says(&listed).trim(), "pod/app");
     for words in
-        [&["get", "secrets"][..], &["get", "secret", "regcred"], &["get", "pods", "-A"], &["exec", "app", "ls"]]
+        [&["get", "secrets"][..], &["get", "secret", "regcred"], &["get", "pods", "-A"], &["exec", "app", "--", "ls"]]
     {
         let denied = robot(words);
         assert!(!denied.status.success() && says(&denied).contains("is forbidden"), "{words:?}: {}", says(&denied));

@@ -30,7 +30,10 @@ impl Authorizer for NodeAuthorizer {
             return allow_if(self.audiences.iter().any(|audience| audience == a.resource), "");
         }
         match (a.group, a.resource) {
-            ("authentication.k8s.io", "tokenreviews") => allow_if(a.verb == "create", ""),
+            ("authentication.k8s.io", "tokenreviews")
+            | ("authorization.k8s.io", "subjectaccessreviews" | "localsubjectaccessreviews") => {
+                allow_if(a.verb == "create", "")
+            }
             ("", "nodes") => nodes(a, node),
             ("", "pods") => pods(a, node, world).await,
             ("", "secrets" | "configmaps" | "serviceaccounts") => referenced(a, node, world).await,

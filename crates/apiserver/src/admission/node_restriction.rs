@@ -1,6 +1,9 @@
 //! `NodeRestriction`: a node writes only its own Node, its own Lease and pods that are bound to it.
 //!
+//! Of its Node it may not touch what steers pods to it: its taints, its owners, and labels that are for others to set.
 //! Of pods it makes mirrors of static ones only: bound to and owned by itself, referring to nothing in the API (IMG-190).
+
+use std::collections::{BTreeMap, BTreeSet};
 
 use api::look;
 use api::pod::reference::{Reference, references};
@@ -26,6 +29,7 @@ impl Plugin for NodeRestriction {
             ("", "nodes") if request.name != node => {
                 Err(request.forbidden(format!("node {node:?} is not allowed to modify node {:?}", request.name)))
             }
+            ("", "nodes") => own_node(request, node, object),
             ("coordination.k8s.io", "leases") if request.name != node => {
                 Err(request.forbidden(format!("node {node:?} is not allowed to modify lease {:?}", request.name)))
             }
@@ -34,6 +38,66 @@ impl Plugin for NodeRestriction {
             _ => Ok(()),
         }
     }
+}
+
+fn own_node(request: &Request<'_>, node: &str, object: Option<&Value>) -> Result<(), Status> {
+    let nothing = Value::Null;
+    let (new, old) = (object.unwrap_or(&nothing), request.old.unwrap_or(&nothing));
+    let labels = restricted_changes(new, old);
+    if request.operation == Operation::Create {
+        let refused = format!("node {node:?} is not allowed to set the following labels: {}", labels.join(", "));
+        return if labels.is_empty() { Ok(()) } else { Err(request.forbidden(refused)) };
+    }
+    if request.operation != Operation::Update {
+        return Ok(());
+    }
+    let changed = |path: &[&str]| !look::same(look::at(new, path), look::at(old, path));
+    for (path, what) in [(["spec", "taints"], "taints"), (["metadata", "ownerReferences"], "ownerReferences")] {
+        if changed(&path) {
+            return Err(request.forbidden(format!("node {node:?} is not allowed to modify {what}")));
+        }
+    }
+    match labels.is_empty() {
+        true => Ok(()),
+        false => Err(request.forbidden(format!("is not allowed to modify labels: {}", labels.join(", ")))),
+    }
+}
+
+/// Labels that differ and that a node may not set, in order.
+fn restricted_changes(new: &Value, old: &Value) -> Vec<String> {
+    let of = |object: &Value| -> BTreeMap<String, String> {
+        let metadata = object.get("metadata").cloned().unwrap_or_default();
+        look::text_map(&metadata, "labels").map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    };
+    let (new, old) = (of(new), of(old));
+    let keys: BTreeSet<&String> = new.keys().chain(old.keys()).collect();
+    keys.into_iter().filter(|key| new.get(*key) != old.get(*key) && is_restricted(key)).cloned().collect()
+}
+
+/// The labels under Kubernetes' own domains that a node may set on itself.
+const NODE_LABELS: [&str; 11] = [
+    "beta.kubernetes.io/arch",
+    "beta.kubernetes.io/instance-type",
+    "beta.kubernetes.io/os",
+    "failure-domain.beta.kubernetes.io/region",
+    "failure-domain.beta.kubernetes.io/zone",
+    "kubernetes.io/arch",
+    "kubernetes.io/hostname",
+    "kubernetes.io/os",
+    "node.kubernetes.io/instance-type",
+    "topology.kubernetes.io/region",
+    "topology.kubernetes.io/zone",
+];
+
+fn is_restricted(label: &str) -> bool {
+    let domain = label.split_once('/').map_or("", |(domain, _)| domain);
+    let under = |root: &str| domain.strip_suffix(root).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    if under("node-restriction.kubernetes.io") {
+        return true;
+    }
+    let is_kubernetes = under("kubernetes.io") || under("k8s.io");
+    let is_nodes = under("kubelet.kubernetes.io") || under("node.kubernetes.io") || NODE_LABELS.contains(&label);
+    is_kubernetes && !is_nodes
 }
 
 /// A node gets tokens for the accounts of its own pods, bound to those pods.
@@ -77,7 +141,12 @@ async fn pod(request: &Request<'_>, node: &str, object: Option<&Value>) -> Resul
             refers_to_nothing(request, node, pod)
         }
         Operation::Update => {
-            own(request, node, &of(request.old), "update pod status for pods with spec.nodeName set to itself")
+            own(request, node, &of(request.old), "update pod status for pods with spec.nodeName set to itself")?;
+            let labels = |pod: Option<&Value>| pod.and_then(|pod| look::at(pod, &["metadata", "labels"])).cloned();
+            match look::same(labels(object).as_ref(), labels(request.old).as_ref()) {
+                true => Ok(()),
+                false => Err(request.forbidden(format!("node {node:?} cannot update labels through pod status"))),
+            }
         }
         Operation::Connect => Ok(()),
         Operation::Delete => own(request, node, &of(request.old), "delete pods with spec.nodeName set to itself"),
@@ -130,4 +199,35 @@ fn refers_to_nothing(request: &Request<'_>, node: &str, pod: &Value) -> Result<(
         other => other.plural(),
     };
     Err(request.forbidden(format!("node {node:?} can not create pods that reference {what}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_sets_its_own_labels_and_those_outside_of_kubernetes() {
+        for label in [
+            "app",
+            "example.com/role",
+            "kubernetes.io/hostname",
+            "beta.kubernetes.io/os",
+            "topology.kubernetes.io/zone",
+            "node.kubernetes.io/anything",
+            "x.kubelet.kubernetes.io/y",
+            "notkubernetes.io/x",
+        ] {
+            assert!(!is_restricted(label), "{label}");
+        }
+        for label in [
+            "node-restriction.kubernetes.io/x",
+            "a.node-restriction.kubernetes.io/x",
+            "node-role.kubernetes.io/control-plane",
+            "kubernetes.io/anything",
+            "x.k8s.io/y",
+            "k8s.io/y",
+        ] {
+            assert!(is_restricted(label), "{label}");
+        }
+    }
 }
