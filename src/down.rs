@@ -118,6 +118,7 @@ fn remove_traces(instance: &Instance, purge: bool) -> anyhow::Result<()> {
         if instance.log_dir() == Path::new("/var/log/pods") {
             // The place is shared with other node agents: it goes when nothing of anybody is left in it.
             let _ = std::fs::remove_dir(instance.log_dir());
+            let _ = std::fs::remove_dir(instance.log_dir().with_file_name("containers"));
         }
     }
     Ok(())

@@ -166,6 +166,9 @@ pub struct Settings {
     /// What becomes of a pod whose RuntimeClass or handler is not there: FailPod or Retry [default: FailPod]
     #[arg(long, env = "SAMPAN_RUNTIME_CLASS_FAILURE_POLICY", value_name = "POLICY")]
     pub runtime_class_failure_policy: Option<String>,
+    /// Longest wait of a container that ended for its next start, 1s to 300s [default: 300s]
+    #[arg(long, env = "SAMPAN_MAX_CONTAINER_RESTART_PERIOD", value_name = "DURATION")]
+    pub max_container_restart_period: Option<String>,
     /// Kubernetes feature gates, e.g. PodOverhead=true
     #[arg(long, env = "SAMPAN_FEATURE_GATES", value_name = "K=V", value_delimiter = ',')]
     pub feature_gates: Option<Vec<String>>,
@@ -285,6 +288,7 @@ pub struct Resolved {
     pub merge_kubeconfig: bool,
     /// `runtimeClassFailurePolicy: FailPod` (RTC-38).
     pub runtime_class_fails_pod: bool,
+    pub crash_back_off: node::CrashBackOff,
     pub images: ImageSettings,
     pub eviction: node::eviction::Policy,
     pub logs: node::log_rotation::Policy,
@@ -298,7 +302,7 @@ const GRADUATED_GATES: &[&str] =
     &["PodOverhead", "RuntimeClass", "SidecarContainers", "PodLifecycleSleepAction", "ProbeTerminationGracePeriod"];
 
 /// Gates that switch something, with what they are without a word.
-const GATES: &[(&str, bool)] = &[("RuntimeClassInImageCriApi", false)];
+const GATES: &[(&str, bool)] = &[("RuntimeClassInImageCriApi", false), (crate::hooks::REDUCED_BACK_OFF, false)];
 
 impl Settings {
     /// Whether a gate is on; the last word counts.
@@ -368,6 +372,7 @@ impl Settings {
             hook_runs_ttl,
             token_auth_file,
             runtime_class_failure_policy,
+            max_container_restart_period,
             feature_gates,
             image_credential_provider_config,
             image_credential_provider_bin_dir,
@@ -431,9 +436,11 @@ impl Settings {
         let (images, eviction, foreign_handlers) = (self.images()?, self.eviction()?, self.foreign_handlers());
         let (credentials, verification) = (self.credentials()?, self.verification()?);
         let (static_pods, logs, handler_timeout) = (self.static_pods()?, self.logs()?, self.handler_timeout()?);
+        let crash_back_off = self.crash_back_off()?;
         let runtime_class_fails_pod = fails_pod(self.runtime_class_failure_policy.as_deref())?;
         Ok(Resolved {
             runtime_class_fails_pod,
+            crash_back_off,
             handler_timeout,
             images,
             eviction,

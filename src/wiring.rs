@@ -361,6 +361,7 @@ fn node_options(
         verification: resolved.verification.clone(),
         static_pods: resolved.static_pods.clone(),
         hook_limits: resolved.hook_limits,
+        crash_back_off: resolved.crash_back_off,
     }
 }
 
@@ -389,6 +390,7 @@ pub async fn drain_node(
         credentials: resolved.credentials.clone(),
         verification: resolved.verification.clone(),
         hook_limits: resolved.hook_limits,
+        crash_back_off: resolved.crash_back_off,
     };
     node::drain(options, |progress| crate::output::line(&format!("  {progress}"))).await.context("stop the pods")
 }

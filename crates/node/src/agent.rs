@@ -22,6 +22,7 @@ use crate::{
     credentials::{Credentials, Places},
     event::{Recorder, Writer},
     eviction::Pressure,
+    heartbeat::Pulse,
     image::{Pulls, probe, watch},
     pod::{
         act::{Actor, limited, rpc, rpc_text},
@@ -66,7 +67,7 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     background.spawn(watch::run(actor.cri.clone(), actor.pulls.board.clone(), actor.clock, cancel.clone()));
     background.spawn(actor.pulls.causes.clone().pass_on(actor.credentials.changes()));
     background.spawn(probe::run(failed, actor.pulls.causes.clone(), actor.clock, cancel.clone()));
-    let (probes, mut probe_reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
+    let (probes, mut probe_reports) = Probes::new(actor.cri.clone(), actor.clock, actor.recorder.clone());
     background.spawn(actor.credentials.clone().watch());
     settle_pulls(&actor).await;
     let (pressure, pressed) = watch_channel::channel(Pressure::new());
@@ -92,7 +93,7 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
             Some(update) = updates.recv() => agent.take_update(update),
             Some(event) = events.recv() => agent.take_event(event),
             Some(report) = probe_reports.recv() => agent.take_report(report),
-            Some(ended) = agent.join_next() => agent.take_end(ended),
+            Some(ended) = agent.ended() => agent.take_ended(ended),
             Some(ask) = asked.recv() => agent.take_ask(ask),
             _ = tick.tick() => agent.housekeep(),
         }
@@ -111,7 +112,7 @@ pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Res
     let (actor, writer, _) = actor(&options).await?;
     let mut background = JoinSet::new();
     background.spawn(writer.run(options.client.clone()));
-    let (probes, _reports) = Probes::new(actor.cri.clone(), actor.ctx.clone(), actor.recorder.clone());
+    let (probes, _reports) = Probes::new(actor.cri.clone(), actor.clock, actor.recorder.clone());
     let (_, pressed) = watch_channel::channel(Pressure::new());
     let ledger = ledger(&options.data_dir)?;
     let static_pods: Vec<_> = ledger.all().into_iter().map(|known| (*known.pod).clone()).collect();
@@ -206,6 +207,8 @@ async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer, probe::Fai
         clock: Clock::System,
         runtime_class_fails_pod: options.runtime_class_fails_pod,
         hooks,
+        crash_back_off: options.crash_back_off,
+        pulse: Pulse::new(Clock::System.now()),
     };
     Ok((Arc::new(actor), writer, failed))
 }

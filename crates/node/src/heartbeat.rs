@@ -4,9 +4,12 @@
 //! machine and the runtime, `status` (pure) turns them into the object. Must not judge pods. Start at [`run`].
 
 mod facts;
+mod pulse;
 mod status;
 
-use crate::eviction::Pressure;
+pub use pulse::Pulse;
+
+use crate::{eviction::Pressure, pod::clock::Clock};
 use api::handlers::ByHandler;
 use cri::v1;
 use facts::{Machine, Seen};
@@ -57,6 +60,10 @@ pub struct Options {
     pub images_max: Option<usize>,
     /// The conditions that eviction has found.
     pub pressure: watch::Receiver<Pressure>,
+    /// When the runtime was last listed.
+    pub pulse: Pulse,
+    /// The time.
+    pub clock: Clock,
     /// The data directory, whose file system holds the pods' ephemeral storage.
     pub data_dir: PathBuf,
 }
@@ -125,14 +132,15 @@ struct Heart {
 impl Heart {
     /// One round: look, report if there is something to report, renew the lease if due. True when the node is Ready.
     async fn beat(&mut self) -> Result<bool, Error> {
-        let seen = facts::look(&self.options.cri).await.unwrap_or_else(|error| {
+        let mut seen = facts::look(&self.options.cri).await.unwrap_or_else(|error| {
             tracing::warn!(error, "the runtime does not answer");
             Seen::default()
         });
+        let now = self.options.clock.now();
+        seen.unlisted = self.options.pulse.problem(now);
         if !self.is_registered {
             self.register(&seen).await?;
         }
-        let now = crate::pod::clock::Clock::System.now();
         self.report(&seen, now).await?;
         if api::handlers::have_moved(&self.figures, &seen.figures) && !seen.figures.is_empty() {
             // A courtesy too: the node is as ready without it.

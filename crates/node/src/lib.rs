@@ -29,3 +29,4 @@ pub mod status;
 pub mod volumes;
 
 pub use agent::{DrainOptions, Error, Options, drain, run};
+pub use pod::decide::CrashBackOff;

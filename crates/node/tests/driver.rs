@@ -116,7 +116,7 @@ async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
     let mut background = tokio::task::JoinSet::new();
     background.spawn(writer.run(client.clone()));
     let sources = Sources::new(client.clone());
-    let (probes, _reports) = Probes::new(fake.client(), ctx.clone(), recorder.clone());
+    let (probes, _reports) = Probes::new(fake.client(), Clock::System, recorder.clone());
     let actor = Arc::new(Actor {
         runtime_name: "sampan".into(),
         cri: fake.client(),
@@ -133,6 +133,8 @@ async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
         clock: Clock::System,
         runtime_class_fails_pod: true,
         hooks: hooks(directory.path(), Clock::System),
+        crash_back_off: Default::default(),
+        pulse: node::heartbeat::Pulse::new(Clock::System.now()),
     });
     let seen: Pod = serde_json::from_value(pod()).unwrap();
     let wish = Wish { pod: Arc::new(seen), ..Wish::default() };

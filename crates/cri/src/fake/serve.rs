@@ -239,6 +239,9 @@ impl RuntimeService for Service {
     async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
         let request = request.into_inner();
         let lost = self.enter(request.clone().into()).await?;
+        if let Left::Blank = lost {
+            return Ok(Response::new(StopContainerResponse {}));
+        }
         self.0.change(|world| world.stop_container(&request.container_id, request.timeout));
         self.ended(&request.container_id).await;
         lost.or(StopContainerResponse {})

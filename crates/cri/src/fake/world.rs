@@ -195,7 +195,10 @@ impl World {
     }
 
     pub fn create_container(&mut self, request: CreateContainerRequest) -> Result<String, Status> {
-        let config = request.config.unwrap_or_default();
+        let mut config = request.config.unwrap_or_default();
+        if let Some(directory) = request.sandbox_config.map(|config| config.log_directory).filter(|d| !d.is_empty()) {
+            config.log_path = format!("{directory}/{}", config.log_path);
+        }
         let Some(sandbox) = self.sandboxes.get(&request.pod_sandbox_id) else {
             return Err(Status::not_found(format!("sandbox \"{}\" not found", request.pod_sandbox_id)));
         };

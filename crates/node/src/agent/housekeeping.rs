@@ -4,8 +4,12 @@
 
 use super::pods::Pods;
 use crate::{
-    config::label,
-    pod::act::{Actor, limited, rpc, rpc_text},
+    config::{self, label},
+    heartbeat::Pulse,
+    pod::{
+        act::{Actor, limited, rpc, rpc_text},
+        clock::Clock,
+    },
 };
 use cri::v1;
 use std::{
@@ -26,13 +30,15 @@ type Fingerprints = BTreeMap<String, BTreeSet<(String, i32)>>;
 /// The round of housekeeping under way, and what the last one saw.
 #[derive(Default)]
 pub(super) struct Orphans {
-    round: JoinSet<Seen>,
+    pub(super) round: JoinSet<Seen>,
     last: Seen,
+    /// What the last round was to remove.
+    swept: BTreeSet<String>,
 }
 
 /// What one round saw.
 #[derive(Default)]
-struct Seen {
+pub(super) struct Seen {
     prints: Fingerprints,
     /// Every UID of which something is on the machine.
     traces: BTreeSet<String>,
@@ -45,20 +51,25 @@ impl Orphans {
 }
 
 impl Pods {
-    /// Begins a round unless one is under way; takes in what the last one saw.
+    /// Begins a round unless one is under way.
     pub(super) fn housekeep(&mut self) {
-        while let Some(ended) = self.orphans.round.try_join_next() {
-            let Ok(seen) = ended else { continue };
-            let last = &self.orphans.last.prints;
-            let changed = seen.prints.iter().filter(|(uid, print)| last.get(*uid) != Some(*print)).map(|(uid, _)| uid);
-            let vanished = last.keys().filter(|uid| !seen.prints.contains_key(*uid));
-            changed.chain(vanished).for_each(|uid| self.relist(uid));
-            self.orphans.last = seen;
-        }
         if self.orphans.round.is_empty() {
             let strays = self.strays();
+            self.orphans.swept.clone_from(&strays);
             let actor = self.actor.clone();
             self.orphans.round.spawn(async move { round(actor, strays).await });
+        }
+    }
+
+    /// Takes in what a round saw. What belongs to nobody goes at once; what would not go, with the next round.
+    pub(super) fn take_round(&mut self, seen: Seen) {
+        let last = &self.orphans.last.prints;
+        let changed = seen.prints.iter().filter(|(uid, print)| last.get(*uid) != Some(*print)).map(|(uid, _)| uid);
+        let vanished = last.keys().filter(|uid| !seen.prints.contains_key(*uid));
+        changed.chain(vanished).for_each(|uid| self.relist(uid));
+        self.orphans.last = seen;
+        if !self.strays().is_subset(&self.orphans.swept) {
+            self.housekeep();
         }
     }
 
@@ -73,10 +84,7 @@ impl Pods {
 async fn round(actor: Arc<Actor>, strays: BTreeSet<String>) -> Seen {
     sweep(&actor, &strays).await;
     actor.hooks.journal.expire();
-    let prints = fingerprints(&actor.cri).await.unwrap_or_else(|error| {
-        tracing::warn!(error, "runtime not listed");
-        Fingerprints::new()
-    });
+    let prints = listed(&actor.cri, &actor.pulse, actor.clock).await;
     let mut traces: BTreeSet<String> = prints.keys().cloned().collect();
     traces.extend(actor.volumes.known());
     traces.extend(actor.cgroups.known());
@@ -96,6 +104,20 @@ pub(super) async fn present(cri: &cri::Client) -> Result<BTreeMap<String, Vec<St
         }
     }
     Ok(present)
+}
+
+/// What the runtime has; nothing if it does not say so in time (POD-3).
+async fn listed(cri: &cri::Client, pulse: &Pulse, clock: Clock) -> Fingerprints {
+    let error = match tokio::time::timeout(TIMEOUT, fingerprints(cri)).await {
+        Ok(Ok(prints)) => {
+            pulse.beat(clock.now());
+            return prints;
+        }
+        Ok(Err(error)) => error,
+        Err(_) => "it does not answer".to_owned(),
+    };
+    tracing::warn!(error, "runtime not listed");
+    Fingerprints::new()
 }
 
 async fn fingerprints(cri: &cri::Client) -> Result<Fingerprints, String> {
@@ -163,6 +185,7 @@ pub(super) async fn sweep(actor: &Actor, strays: &BTreeSet<String>) {
         }
         actor.checkpoints.remove(uid);
         for path in logs.get(uid).into_iter().flatten() {
+            config::unlink_logs(&actor.ctx.log_dir, path);
             let _ = tokio::fs::remove_dir_all(path).await;
         }
     }
@@ -179,4 +202,37 @@ async fn logs(actor: &Actor) -> BTreeMap<String, Vec<PathBuf>> {
         }
     }
     logs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cri::fake::{Fake, Fault, Verb};
+    use jiff::Timestamp;
+
+    #[tokio::test(start_paused = true)]
+    async fn pod_3_a_runtime_that_lists_nothing_for_three_minutes_is_a_problem_until_it_does() {
+        let fake = Fake::new();
+        let clock = Clock::virtual_from(Timestamp::UNIX_EPOCH);
+        let pulse = Pulse::new(clock.now());
+        // One listing that never ends and one that fails: five minutes in all.
+        fake.inject(Fault::hang(Verb::ListPodSandbox));
+        fake.inject(Fault::fail(Verb::ListPodSandbox, tonic::Status::unavailable("away")).times(18));
+        let mut told = Vec::new();
+        for round in 0..22 {
+            listed(&fake.client(), &pulse, clock).await;
+            let at = clock.now().as_second();
+            let problem = pulse.problem(clock.now());
+            if round == 0 {
+                assert_eq!((at, &problem), (120, &None), "it was waited for");
+            }
+            told.push((at, problem));
+            tokio::time::sleep(std::time::Duration::from_secs(10)).await;
+        }
+        let first = told.iter().find(|(_, problem)| problem.is_some()).cloned().unwrap();
+        let text = "PLEG is not healthy: pleg was last seen active 3m0s ago; threshold is 3m0s";
+        assert_eq!(first, (180, Some(text.to_owned())));
+        let healthy: Vec<i64> = told.iter().filter(|(_, problem)| problem.is_none()).map(|(at, _)| *at).collect();
+        assert_eq!(healthy, [120, 130, 140, 150, 160, 170, 310, 320, 330]);
+    }
 }

@@ -69,6 +69,8 @@ pub struct Options {
     pub static_pods: crate::static_pods::Options,
     /// How many runs of hooks are kept, and for how long.
     pub hook_limits: crate::hooks::journal::Limits,
+    /// How long containers that ended wait for their next start (POD-23, POD-24).
+    pub crash_back_off: crate::pod::decide::CrashBackOff,
 }
 
 /// What [`crate::drain`] needs: the part of [`Options`] without the node port.
@@ -92,6 +94,7 @@ pub struct DrainOptions {
     pub credentials: crate::credentials::Options,
     pub verification: crate::records::Rules,
     pub hook_limits: crate::hooks::journal::Limits,
+    pub crash_back_off: crate::pod::decide::CrashBackOff,
 }
 
 impl Options {
@@ -115,6 +118,7 @@ impl Options {
             credentials: self.credentials.clone(),
             verification: self.verification.clone(),
             hook_limits: self.hook_limits,
+            crash_back_off: self.crash_back_off,
         }
     }
 }

@@ -65,6 +65,14 @@ pub(super) struct Pods {
     pub(super) statics: Statics,
 }
 
+/// A task that ended.
+pub(super) enum Ended {
+    /// A pod's.
+    Pod(Result<(String, bool), JoinError>),
+    /// A round of housekeeping.
+    Round(Result<housekeeping::Seen, JoinError>),
+}
+
 type Change = Result<watcher::Event<Pod>, watcher::Error>;
 
 /// The changes of the pods bound to this node.
@@ -218,6 +226,23 @@ impl Pods {
 
     pub(super) async fn join_next(&mut self) -> Option<Result<(String, bool), JoinError>> {
         self.tasks.join_next().await
+    }
+
+    /// The next task that ends: a pod's, or the round of housekeeping.
+    pub(super) async fn ended(&mut self) -> Option<Ended> {
+        tokio::select! {
+            Some(pod) = self.tasks.join_next() => Some(Ended::Pod(pod)),
+            Some(round) = self.orphans.round.join_next() => Some(Ended::Round(round)),
+            else => None,
+        }
+    }
+
+    pub(super) fn take_ended(&mut self, ended: Ended) {
+        match ended {
+            Ended::Pod(pod) => self.take_end(pod),
+            Ended::Round(Ok(seen)) => self.take_round(seen),
+            Ended::Round(Err(error)) => tracing::error!(%error, "a round of housekeeping broke off"),
+        }
     }
 
     /// A task ended: its pod is gone from this node. A task that broke off is begun again.

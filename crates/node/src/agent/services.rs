@@ -70,6 +70,8 @@ impl Options {
             images_max: self.status_images_max,
             pressure: pressed,
             data_dir: self.data_dir.clone(),
+            pulse: actor.pulse.clone(),
+            clock: actor.clock,
         };
         background.spawn(heartbeat::run(beat, watch::Sender::new(false), cancel.clone()));
         let hooks = actor.hooks.clone();

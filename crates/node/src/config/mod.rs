@@ -10,6 +10,7 @@ mod dns;
 mod environment;
 mod field;
 mod files;
+mod links;
 mod mounts;
 pub mod quantity;
 pub mod resources;
@@ -21,6 +22,7 @@ pub use dns::ResolvConf;
 pub use environment::{Objects, references};
 pub use field::{Fields, field, resource_field};
 pub use files::{container_log_directory, hosts_file, pod_directory, pod_log_directory, termination_file};
+pub use links::{link_log, links_directory, unlink_log, unlink_logs};
 pub use sandbox::{hostname, sandbox};
 pub use security::is_privileged;
 

@@ -285,3 +285,40 @@ fn dns_follows_the_policy() {
         assert_eq!(got, [servers, searches, options], "{spec}");
     }
 }
+
+#[test]
+fn hook_57_a_container_carries_what_ends_it_well() {
+    let mut pod = pod(json!({ "terminationGracePeriodSeconds": 40, "containers": [{
+        "name": "c",
+        "image": "i:1",
+        "ports": [{ "name": "web", "containerPort": 80, "protocol": "TCP" }],
+        "terminationMessagePath": "/dev/end",
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "lifecycle": { "preStop": { "httpGet": { "path": "/bye", "port": "web", "scheme": "HTTP" } } },
+    }, { "name": "bare", "image": "i:1" }] }));
+    pod.metadata.deletion_grace_period_seconds = Some(7);
+    let annotations = built_with(&pod, None, "").unwrap().annotations;
+    let of = |name: &str| annotations.get(&format!("io.kubernetes.{name}")).map(String::as_str);
+    let json_of = |name: &str| serde_json::from_str::<Value>(of(name).unwrap()).unwrap();
+    let hook = json_of("container.preStopHandler");
+    assert_eq!(hook, json!({ "httpGet": { "path": "/bye", "port": "web", "scheme": "HTTP" } }));
+    // What is read back is the handler that was written.
+    let handler: crate::object::HookAction = serde_json::from_value(hook).unwrap();
+    let lifecycle = pod.spec.containers[0].lifecycle.as_ref().unwrap();
+    assert_eq!(Some(&handler), lifecycle.pre_stop.as_ref());
+    let ports = json!([{ "name": "web", "containerPort": 80, "protocol": "TCP" }]);
+    assert_eq!(json_of("container.ports"), ports);
+    assert_eq!(of("container.terminationMessagePath"), Some("/dev/end"));
+    assert_eq!(of("container.terminationMessagePolicy"), Some("FallbackToLogsOnError"));
+    assert_eq!(of("container.restartCount"), Some("3"));
+    assert_eq!((of("pod.deletionGracePeriod"), of("pod.terminationGracePeriod")), (Some("7"), Some("40")));
+    let digits = of("container.hash").unwrap();
+    assert!(!digits.is_empty() && u64::from_str_radix(digits, 16).is_ok(), "{digits}");
+    // Nothing is said of what there is not.
+    pod.metadata.deletion_grace_period_seconds = None;
+    pod.spec.containers.remove(0);
+    let bare = built_with(&pod, None, "").unwrap().annotations;
+    for name in ["container.preStopHandler", "container.ports", "pod.deletionGracePeriod"] {
+        assert!(!bare.contains_key(&format!("io.kubernetes.{name}")), "{name}");
+    }
+}

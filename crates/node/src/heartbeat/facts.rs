@@ -35,6 +35,8 @@ pub(super) struct Seen {
     pub images: Vec<v1::Image>,
     /// What the runtime found out about its handlers; other runtimes tell nothing.
     pub figures: ByHandler,
+    /// Why what it says of its containers cannot be relied on, if so.
+    pub unlisted: Option<String>,
 }
 
 impl Machine {
@@ -103,6 +105,7 @@ pub(super) async fn look(cri: &cri::Client) -> Result<Seen, String> {
         handlers: status.runtime_handlers,
         features: status.features,
         figures: status.info.get("handlers").map(|text| api::handlers::parse(text)).unwrap_or_default(),
+        unlisted: None,
         images: list.map(|l| l.into_inner().images).unwrap_or_default(),
     })
 }

@@ -124,6 +124,7 @@ pub(super) fn ready(seen: &Seen) -> Result<(), String> {
             None => problems.push(format!("{words}: condition {kind} is not reported")),
         }
     }
+    problems.extend(seen.unlisted.clone());
     match problems.as_slice() {
         [] => Ok(()),
         [one] => Err(one.clone()),
@@ -189,6 +190,8 @@ mod tests {
         let text = "container runtime network not ready: NetworkReady=false reason:R message:m";
         assert_eq!(ready(&seen(false)), Err(text.into()));
         assert_eq!(ready(&Seen::default()), Err("container runtime is down".into()));
+        let unlisted = Some("PLEG is not healthy: x".to_owned());
+        assert_eq!(ready(&Seen { unlisted, ..seen(true) }), Err("PLEG is not healthy: x".into()));
     }
 
     #[test]

@@ -2,8 +2,9 @@
 //!
 //! Owns field names and types only; what the values are is decided in `crate::status`. Start at [`PodStatus`].
 
-use super::{Time, is_default, object};
+use super::{Resources, Time, is_default, object};
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 object! {
     /// `pod.status`.
@@ -113,4 +114,30 @@ pub struct ContainerStatus {
     pub started: Option<bool>,
     #[serde(skip_serializing_if = "is_default")]
     pub volume_mounts: Vec<VolumeMountStatus>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub allocated_resources: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub resources: Option<Resources>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub user: Option<ContainerUser>,
+    #[serde(skip_serializing_if = "is_default")]
+    pub stop_signal: String,
+}
+
+/// As whom the first process of a container runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct ContainerUser {
+    #[serde(skip_serializing_if = "is_default")]
+    pub linux: Option<LinuxUser>,
+}
+
+/// Its numbers; zero is root and is told.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LinuxUser {
+    pub uid: i64,
+    pub gid: i64,
+    #[serde(skip_serializing_if = "is_default")]
+    pub supplemental_groups: Vec<i64>,
 }

@@ -11,7 +11,7 @@ mod sandbox;
 use super::{
     checkpoint::{Checkpoints, Verdict, VolumeImage},
     clock::Clock,
-    decide::Action,
+    decide::{Action, CrashBackOff},
     view::{ImageReady, Record, Sandbox, StartError},
 };
 use crate::{
@@ -19,6 +19,7 @@ use crate::{
     config,
     credentials::Credentials,
     event::{Recorder, Target},
+    heartbeat::Pulse,
     hooks::{Hooks, run::Moment},
     image::{Pulls, Refusal},
     object::{Container, Pod},
@@ -69,6 +70,10 @@ pub struct Actor {
     pub runtime_class_fails_pod: bool,
     /// The runs of hooks.
     pub hooks: Hooks,
+    /// How long containers that ended wait for their next start.
+    pub crash_back_off: CrashBackOff,
+    /// When the runtime was last listed as a whole.
+    pub pulse: Pulse,
 }
 
 /// What an action needs to know of its pod.
@@ -141,7 +146,7 @@ impl Actor {
             Action::RunPreStop { id, container } => self.run_hook(scene, id, container, Moment::PreStop).await,
             Action::StopContainer { id, timeout_seconds, .. } => self.stop_container(scene, id, *timeout_seconds).await,
             Action::StopSandbox { id } => self.stop_sandbox(pod, id).await,
-            Action::RemoveContainer { id } => self.remove_container(id).await,
+            Action::RemoveContainer { id, keeps_log } => self.remove_container(id, *keeps_log).await,
             Action::RemoveSandbox { id } => self.remove_sandbox(id).await,
             Action::TearDownVolumes => done(self.volumes.tear_down(pod.uid()).await),
             Action::RemoveCgroup => done(self.cgroups.remove(pod.uid()).await),
@@ -268,7 +273,11 @@ impl Actor {
         match rpc(self.cri.runtime.clone().start_container(request)).await {
             Ok(_) => {
                 self.note(pod, name, "Started", "Container started");
-                self.record_of(id, &sandbox).await
+                let seen = self.record_of(id, &sandbox).await;
+                if let (Outcome::Record(record), Some((_, container))) = (&seen, pod.container(name)) {
+                    config::link_log(&self.ctx.log_dir, (pod, container), id, record.log_path.as_ref());
+                }
+                seen
             }
             Err(status) => {
                 let message = rpc_text(&status);
@@ -297,7 +306,9 @@ impl Actor {
 
     fn start_failed(&self, of: (&Pod, &str), reason: &str, message: String, record: Option<Record>) -> Outcome {
         let (pod, name) = of;
-        self.warn(pod, name, "Failed", format!("Error: {message}"));
+        // POD-22: users know containers by their names.
+        let told = record.as_ref().map_or_else(|| message.clone(), |record| message.replace(&record.id, name));
+        self.warn(pod, name, "Failed", format!("Error: {told}"));
         self.pulls.metrics.start_failed(reason);
         Outcome::StartFailed(StartError { reason: reason.into(), message, at: self.clock.now() }, record)
     }
@@ -318,32 +329,51 @@ impl Actor {
         let request =
             limited(v1::StopContainerRequest { container_id: id.to_owned(), timeout: timeout_seconds }, limit);
         let stopped = rpc(self.cri.runtime.clone().stop_container(request)).await;
-        match stopped {
-            Err(status) if status.code() != tonic::Code::NotFound => {
-                let text = rpc_text(&status);
-                self.warn(&scene.pod, "", "FailedKillPod", format!("error killing pod: {text}"));
-                Outcome::Failed(text)
+        let seen = match stopped {
+            Err(status) if status.code() != tonic::Code::NotFound => Outcome::Failed(rpc_text(&status)),
+            _ => match self.status_of(id).await {
+                Ok(Some(status)) => Outcome::Record(Record::from_cri(&status, "")),
+                Ok(None) => Outcome::Done,
+                Err(text) => Outcome::Failed(text),
+            },
+        };
+        let failure = match &seen {
+            Outcome::Failed(text) => text.clone(),
+            // HOOK-84.
+            Outcome::Record(record) if record.is_running() => {
+                format!("detected running containers after a successful KillPod, CRI violation: [{}]", record.name)
             }
-            _ => self.record_of(id, "").await,
+            _ => return seen,
+        };
+        self.warn(&scene.pod, "", "FailedKillPod", format!("error killing pod: {failure}"));
+        Outcome::Failed(failure)
+    }
+
+    /// What the runtime says of a container; `None` if it has none of that id.
+    async fn status_of(&self, id: &str) -> Result<Option<v1::ContainerStatus>, String> {
+        let request = limited(v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false }, CRI_TIMEOUT);
+        match rpc(self.cri.runtime.clone().container_status(request)).await {
+            Ok(answer) => Ok(answer.into_inner().status),
+            Err(status) if status.code() == tonic::Code::NotFound => Ok(None),
+            Err(status) => Err(rpc_text(&status)),
         }
     }
 
-    async fn remove_container(&self, id: &str) -> Outcome {
-        let status = limited(v1::ContainerStatusRequest { container_id: id.to_owned(), verbose: false }, CRI_TIMEOUT);
-        let log = match rpc(self.cri.runtime.clone().container_status(status)).await {
-            Ok(answer) => answer.into_inner().status.map(|status| status.log_path),
-            Err(_) => None,
-        };
-        if let Some(path) = log.filter(|path| path.starts_with('/')) {
-            crate::log_rotation::remove(path.into()).await;
+    async fn remove_container(&self, id: &str, keeps_log: bool) -> Outcome {
+        if let Ok(Some(status)) = self.status_of(id).await {
+            config::unlink_log(&self.ctx.log_dir, &status.labels, id);
+            if !keeps_log && status.log_path.starts_with('/') {
+                crate::log_rotation::remove(status.log_path.into()).await;
+            }
         }
         let request = limited(v1::RemoveContainerRequest { container_id: id.to_owned() }, CRI_TIMEOUT);
         absent_is_done(rpc(self.cri.runtime.clone().remove_container(request)).await)
     }
 
     async fn remove_traces(&self, pod: &Pod, logs: bool) -> Outcome {
+        let directory = config::pod_log_directory(&self.ctx.log_dir, pod);
+        config::unlink_logs(&self.ctx.log_dir, &directory);
         if logs {
-            let directory = config::pod_log_directory(&self.ctx.log_dir, pod);
             if let Err(error) = tokio::fs::remove_dir_all(&directory).await
                 && error.kind() != std::io::ErrorKind::NotFound
             {

@@ -9,13 +9,14 @@ mod deadline;
 mod image;
 mod initialising;
 mod preparing;
+pub(crate) mod restart_all;
 mod running;
 mod start;
 mod stopping;
 
-pub use backoff::{CRASH_FORGET, CRASH_MAX, crash_delay};
+pub use backoff::{CRASH_FORGET, CrashBackOff};
 pub(crate) use running::init_failed;
-pub use running::{is_initialised, restarts};
+pub use running::{is_initialised, policy_restarts, restarts};
 
 use super::{
     checkpoint::{HookRun, Kill, Verdict},
@@ -143,6 +144,8 @@ pub enum Action {
     RemoveContainer {
         /// The record.
         id: String,
+        /// Its log stays: the container starts anew (HOOK-106).
+        keeps_log: bool,
     },
     /// Remove a sandbox with its records.
     RemoveSandbox {
@@ -239,7 +242,7 @@ impl Action {
             Self::RunPreStop { id, .. } => Key(Verb::RunPreStop, id.clone()),
             Self::StopContainer { id, .. } => Key(Verb::StopContainer, id.clone()),
             Self::StopSandbox { id } => Key(Verb::StopSandbox, id.clone()),
-            Self::RemoveContainer { id } => Key(Verb::RemoveContainer, id.clone()),
+            Self::RemoveContainer { id, .. } => Key(Verb::RemoveContainer, id.clone()),
             Self::RemoveSandbox { id } => Key(Verb::RemoveSandbox, id.clone()),
             Self::TearDownVolumes => Key(Verb::TearDownVolumes, pod()),
             Self::RemoveCgroup => Key(Verb::RemoveCgroup, pod()),
@@ -330,9 +333,15 @@ fn publishes(view: &View) -> bool {
 
 /// The plan of a pod that is to run.
 fn alive(draft: &mut Draft<'_>) -> Stage {
+    if let Some(trigger) = restart_all::trigger(draft.view) {
+        return restart_all::plan(draft, trigger);
+    }
     running::prune(draft);
+    stopping::tell_short_graces(draft);
     running::kill_unwanted(draft);
     let Some(sandbox) = preparing::plan(draft) else { return Stage::Preparing };
+    // POD-12: a pod whose initialisation hangs can be looked at.
+    running::ephemeral(draft, &sandbox);
     match initialising::plan(draft, &sandbox) {
         Some(index) => Stage::Initialising(index),
         None => running::plan(draft, &sandbox),
@@ -354,8 +363,8 @@ pub fn termination(view: &View) -> Option<Stop> {
         return verdict;
     }
     if view.pod.is_terminal() {
-        let since = last_exit(view);
-        return Some(Stop { cause: Cause::Ended, since, deadline: since + view.grace() });
+        // Whatever lives all the same has its own grace from when that is seen (HOOK-75).
+        return Some(Stop { cause: Cause::Ended, since: last_exit(view), deadline: Timestamp::MAX });
     }
     running::has_ended(view).then(|| {
         let since = last_exit(view);

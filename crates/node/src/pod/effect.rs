@@ -163,11 +163,26 @@ impl Observed {
                 self.containers.retain(|_, record| record.sandbox != *id);
                 self.forget_dead_ids();
             }
-            Action::RemoveContainer { id } => {
+            Action::RemoveContainer { id, .. } => {
+                self.remember_attempt(id);
+                self.containers.remove(id);
+                self.forget_dead_ids();
+            }
+            // The runtime does not know it any more: it has ended, nobody knows how (HOOK-79).
+            Action::StopContainer { id, .. } => {
+                self.remember_attempt(id);
                 self.containers.remove(id);
                 self.forget_dead_ids();
             }
             _ => {}
+        }
+    }
+
+    /// The next record of the container is to have a higher attempt, although this one is no longer there.
+    fn remember_attempt(&mut self, id: &str) {
+        if let Some(record) = self.containers.get(id) {
+            let past = self.past_attempts.entry(record.name.clone()).or_default();
+            *past = record.attempt.max(*past);
         }
     }
 

@@ -6,10 +6,13 @@ use super::{
     act::{limited, rpc, rpc_text},
     view::{Record, Sandbox},
 };
-use crate::config::label;
+use crate::{
+    config::{self, label},
+    object::Pod,
+};
 use cri::v1;
 use futures_util::future::try_join_all;
-use std::time::Duration;
+use std::{collections::BTreeMap, path::Path, time::Duration};
 
 const TIMEOUT: Duration = Duration::from_secs(120);
 
@@ -38,6 +41,24 @@ pub async fn pod(cri: &cri::Client, uid: &str) -> Result<Listing, String> {
         sandboxes: sandboxes.into_iter().flatten().collect(),
         records: records.into_iter().flatten().collect(),
     })
+}
+
+/// POD-20: of each container of the pod the highest attempt that has a log.
+pub async fn logged(log_dir: &Path, pod: &Pod) -> BTreeMap<String, u32> {
+    let mut highest = BTreeMap::new();
+    let Ok(mut containers) = tokio::fs::read_dir(config::pod_log_directory(log_dir, pod)).await else { return highest };
+    while let Ok(Some(container)) = containers.next_entry().await {
+        let Ok(mut logs) = tokio::fs::read_dir(container.path()).await else { continue };
+        while let Ok(Some(log)) = logs.next_entry().await {
+            let name = log.file_name();
+            let attempt = name.to_str().and_then(|name| name.split_once(".log")?.0.parse::<u32>().ok());
+            if let (Some(attempt), Some(container)) = (attempt, container.file_name().to_str()) {
+                let known = highest.entry(container.to_owned()).or_insert(attempt);
+                *known = attempt.max(*known);
+            }
+        }
+    }
+    highest
 }
 
 async fn sandbox(cri: &cri::Client, id: String) -> Result<Option<Sandbox>, String> {

@@ -12,6 +12,7 @@ use super::{
     act::{Actor, Outcome, Scene},
     checkpoint::{StopRecord, Verdict},
     decide::{Action, InFlight, Key, Plan, Stage, Verb, deadline, decide},
+    grace,
     observe::{self, Listing},
     view::{Cause, Desired, Fact, Observed, Stop, View},
 };
@@ -30,6 +31,8 @@ const ROUNDS_MAX: usize = 32;
 const REFRESH: SignedDuration = SignedDuration::from_secs(60);
 /// How long a first look at the runtime waits before it is repeated.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// How long a later one waits, as all that failed does (POD-4).
+const LOOK_AFTER_ERROR: SignedDuration = SignedDuration::from_secs(10);
 /// The progress of pulls is written at most this often.
 const PROGRESS: SignedDuration = SignedDuration::from_secs(1);
 
@@ -86,6 +89,8 @@ pub struct Task {
     progress_at: Timestamp,
     looks: JoinSet<(u64, Result<Listing, String>)>,
     look_wanted: bool,
+    /// When a look that failed is repeated.
+    look_again_at: Option<Timestamp>,
     relists_seen: u64,
     refreshed_at: Timestamp,
     /// Labels or annotations changed, which volumes may show.
@@ -128,7 +133,8 @@ impl Task {
         let observed = Observed { checkpoint, ..Observed::default() };
         let host_ips = actor.ctx.node_ips.iter().map(ToString::to_string).collect();
         let runtime = actor.runtime_name.clone();
-        let view = View { pod, desired: Desired::Run, observed, host_ips, runtime };
+        let crash_back_off = actor.crash_back_off;
+        let view = View { pod, desired: Desired::Run, observed, host_ips, runtime, crash_back_off };
         let refreshed_at = actor.clock.now();
         let causes = actor.pulls.causes.listen();
         Self {
@@ -145,6 +151,7 @@ impl Task {
             progress_at: refreshed_at,
             looks: JoinSet::new(),
             look_wanted: false,
+            look_again_at: None,
             relists_seen: 0,
             refreshed_at,
             refresh_wanted: false,
@@ -168,7 +175,8 @@ impl Task {
             }
             let now = self.actor.clock.now();
             let wake_at =
-                [plan.wake_at, self.publish.due_at, self.refresh_at(), self.progress_due()].into_iter().flatten().min();
+                [plan.wake_at, self.publish.due_at, self.look_again_at, self.refresh_at(), self.progress_due()];
+            let wake_at = wake_at.into_iter().flatten().min();
             let sleep = wake_at.map_or(Duration::from_secs(3600), |at| until(now, at));
             let Some(event) = cancel.run_until_cancelled(self.next(sleep)).await else { return false };
             if self.take(event) {
@@ -180,11 +188,23 @@ impl Task {
     async fn first_look(&mut self) {
         loop {
             match observe::pod(&self.actor.cri, self.view.pod.uid()).await {
-                Ok(listing) => return self.view.observed.see_all(listing.sandboxes, listing.records),
-                Err(error) => tracing::warn!(pod = self.view.pod.full_name(), error, "runtime not listed"),
+                Ok(listing) => {
+                    self.view.observed.see_all(listing.sandboxes, listing.records);
+                    self.view.observed.past_attempts = observe::logged(&self.actor.ctx.log_dir, &self.view.pod).await;
+                    return self.view.remember_probes();
+                }
+                Err(error) => self.not_seen(error),
             }
             tokio::time::sleep(LOOK_AGAIN).await;
         }
+    }
+
+    /// POD-2: what the pod is doing cannot be told; nothing is decided on it, and it is asked again.
+    fn not_seen(&mut self, error: String) {
+        let text = format!("error determining status: {error}");
+        self.actor.recorder.warning(Target::pod(&self.view.pod), "FailedSync", text);
+        tracing::warn!(pod = self.view.pod.full_name(), error, "runtime not listed");
+        self.look_again_at = Some(self.actor.clock.now() + LOOK_AFTER_ERROR);
     }
 
     async fn next(&mut self, sleep: Duration) -> Event {
@@ -214,9 +234,7 @@ impl Task {
             Event::News(News::Probe(report)) => self.take_probe(report),
             Event::Acted(acted) => self.take_outcome(acted),
             Event::Looked(outcomes, Ok(listing)) => self.take_listing(listing, outcomes == self.outcomes),
-            Event::Looked(_, Err(error)) => {
-                tracing::warn!(pod = self.view.pod.full_name(), error, "runtime not listed");
-            }
+            Event::Looked(_, Err(error)) => self.not_seen(error),
             Event::Published(answer) => self.take_answer(answer),
             Event::Heard(cause) => self.view.observed.hear(cause, self.actor.clock.now()),
             Event::Time => {}
@@ -280,22 +298,12 @@ impl Task {
             self.deletion.cancel();
         }
         let known = self.view.observed.checkpoint.stop;
-        let since = known.map_or(now, |known| known.since);
-        let own = pod.metadata.deletion_grace_period_seconds;
-        let seconds = own.unwrap_or_else(|| pod.spec.termination_grace_period_seconds.unwrap_or(30)).max(1);
-        let from_api = pod.metadata.deletion_timestamp.as_ref().map(|at| at.0);
-        let wanted = match from_api {
-            Some(at) if own != Some(0) => at.min(since + SignedDuration::from_secs(seconds)),
-            // A forced deletion is seen when its clock is over: what is left is the floor, from now.
-            Some(_) => now + SignedDuration::from_secs(1),
-            None => since + SignedDuration::from_secs(seconds),
-        };
-        let wanted = wanted.max(since + SignedDuration::from_secs(1));
-        let deadline = known.map_or(wanted, |known| known.deadline.min(wanted));
-        if known.is_none_or(|known| known.deadline != deadline) {
-            self.view.observed.checkpoint.stop = Some(StopRecord { since, deadline });
+        let stop = grace::stop(pod, known, now);
+        if known.is_none_or(|known| known.deadline != stop.deadline) {
+            self.view.observed.checkpoint.stop = Some(stop);
             self.save();
         }
+        let StopRecord { since, deadline } = stop;
         self.view.desired = Desired::Stop(Stop { cause, since, deadline });
     }
 
@@ -418,6 +426,8 @@ impl Task {
     }
 
     fn look_if_wanted(&mut self) {
+        let now = self.actor.clock.now();
+        self.look_wanted |= self.look_again_at.take_if(|at| *at <= now).is_some();
         if self.look_wanted && self.looks.is_empty() {
             self.look_wanted = false;
             let (cri, uid, outcomes) = (self.actor.cri.clone(), self.view.pod.uid().to_owned(), self.outcomes);

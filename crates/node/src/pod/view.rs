@@ -5,7 +5,7 @@
 //! Start at [`View`].
 
 use super::checkpoint::{Checkpoint, HookRun};
-use crate::object::{Container, ContainerKind, Pod, Volume};
+use crate::object::{Container, ContainerKind, ContainerStatus, LinuxUser, Pod, Volume};
 use cri::v1;
 use jiff::{SignedDuration, Timestamp};
 use std::{
@@ -17,6 +17,7 @@ use std::{
 pub const CRASH_STEP: &str = "sampan.dev/crash-step";
 /// Annotation on a container record: hash of what makes a running container out of date (HOOK-91).
 pub const SPEC_HASH: &str = crate::config::label::CONTAINER_HASH;
+const RESTART_COUNT: &str = crate::config::label::RESTART_COUNT;
 
 /// All that `decide` looks at.
 #[derive(Debug, Clone)]
@@ -31,6 +32,8 @@ pub struct View {
     pub host_ips: Vec<String>,
     /// The runtime's name, the scheme of container ids.
     pub runtime: Arc<str>,
+    /// How long a container that ended waits for its next start.
+    pub crash_back_off: super::decide::CrashBackOff,
 }
 
 /// What is wanted of this pod.
@@ -114,6 +117,8 @@ pub struct Observed {
     pub api_gone: bool,
     /// Once the pod has ended, the records of its containers are to go: the disk is short (IMG-265).
     pub records_spare: bool,
+    /// The highest attempt of each container of which the runtime has no record any more (POD-20).
+    pub past_attempts: BTreeMap<String, u32>,
     /// Termination messages by container id, read when the end was seen (POD-38).
     pub last_words: BTreeMap<String, String>,
     /// What is on disk.
@@ -154,8 +159,10 @@ pub struct Record {
     pub id: String,
     /// The container's name.
     pub name: String,
-    /// How many records came before: the restart count.
+    /// How many records came before.
     pub attempt: u32,
+    /// How often the container was restarted, as its annotation says (POD-36).
+    pub restarts: u32,
     /// The sandbox it was made in.
     pub sandbox: String,
     /// How far it got.
@@ -174,6 +181,10 @@ pub struct Record {
     pub log_path: String,
     /// Paths in the container that are read-only all the way down (RTC-51).
     pub read_only_below: BTreeSet<String>,
+    /// As whom it runs, where the runtime tells it (POD-41).
+    pub user: Option<LinuxUser>,
+    /// The signal that stops it, where the pod names one; "" else.
+    pub stop_signal: String,
 }
 
 /// The state of a record; it only moves forward.
@@ -184,6 +195,11 @@ pub enum RecordState {
     /// Its process runs.
     Running {
         /// Since when.
+        started_at: Timestamp,
+    },
+    /// The runtime has lost sight of it: a process may be there (HOOK-92).
+    Unknown {
+        /// Since when, if it ever was.
         started_at: Timestamp,
     },
     /// Its process ended.
@@ -281,6 +297,7 @@ impl Record {
             id: status.id.clone(),
             name: metadata.name,
             attempt: metadata.attempt,
+            restarts: status.annotations.get(RESTART_COUNT).and_then(|count| count.parse().ok()).unwrap_or(0),
             sandbox: sandbox.to_owned(),
             state: RecordState::from_cri(status),
             created_at: instant(status.created_at),
@@ -290,12 +307,18 @@ impl Record {
             image: status.image.as_ref().map(|i| i.image.clone()).unwrap_or_default(),
             log_path: status.log_path.clone(),
             read_only_below: read_only_below(status),
+            user: status.user.as_ref().and_then(|user| user.linux.as_ref()).map(|user| LinuxUser {
+                uid: user.uid,
+                gid: user.gid,
+                supplemental_groups: user.supplemental_groups.clone(),
+            }),
+            stop_signal: stop_signal(status),
         }
     }
 
     /// True while a process of it may exist.
     pub fn is_running(&self) -> bool {
-        matches!(self.state, RecordState::Running { .. })
+        matches!(self.state, RecordState::Running { .. } | RecordState::Unknown { .. })
     }
 
     /// How it ended, if it did.
@@ -304,6 +327,13 @@ impl Record {
             RecordState::Exited(exit) => Some(exit),
             _ => None,
         }
+    }
+}
+
+fn stop_signal(status: &v1::ContainerStatus) -> String {
+    match status.stop_signal() {
+        v1::Signal::RuntimeDefault => String::new(),
+        signal => signal.as_str_name().trim_start_matches("SIGNAL_").to_owned(),
     }
 }
 
@@ -323,15 +353,17 @@ impl RecordState {
                 started_at: (status.started_at > 0).then(|| instant(status.started_at)),
                 finished_at: instant(status.finished_at),
             }),
-            // A container in an unknown state may have a process, so it counts as running until it is killed (HOOK-92).
-            _ => Self::Running { started_at: instant(status.started_at) },
+            Ok(v1::ContainerState::ContainerRunning) => Self::Running { started_at: instant(status.started_at) },
+            Ok(v1::ContainerState::ContainerUnknown) | Err(_) => {
+                Self::Unknown { started_at: instant(status.started_at) }
+            }
         }
     }
 
     fn rank(&self) -> u8 {
         match self {
             Self::Created => 0,
-            Self::Running { .. } => 1,
+            Self::Running { .. } | Self::Unknown { .. } => 1,
             Self::Exited(_) => 2,
         }
     }
@@ -439,22 +471,43 @@ impl View {
 
     /// `terminationGracePeriodSeconds`, never negative.
     pub fn grace(&self) -> SignedDuration {
-        SignedDuration::from_secs(self.pod.spec.termination_grace_period_seconds.unwrap_or(30).max(0))
+        SignedDuration::from_secs(self.pod.spec.termination_grace_period_seconds.unwrap_or(0).max(0))
     }
 
-    /// The attempt number of the next start of a container. Where the runtime has lost its records, the API's
-    /// restart count is the second witness.
+    /// The attempt number of the next start of a container. Where the runtime has lost its records, its logs and the
+    /// API's restart count are witnesses (POD-20).
     pub fn next_attempt(&self, name: &str) -> u32 {
         if let Some(record) = self.observed.newest(name) {
             return record.attempt + 1;
         }
+        let past = self.observed.past_attempts.get(name).map(|attempt| attempt + 1);
+        let counted = self.known_status(name).map(|status| {
+            let count = u32::try_from(status.restart_count).unwrap_or(0);
+            // A container that vanished has its next start counted already (POD-35).
+            if status.container_id.is_empty() { count } else { count + 1 }
+        });
+        past.into_iter().chain(counted).max().unwrap_or(0)
+    }
+
+    /// What the API last knew of a container.
+    pub fn known_status(&self, name: &str) -> Option<&ContainerStatus> {
         let status = &self.pod.status;
         let known = status.container_statuses.iter().chain(&status.init_container_statuses);
-        known
-            .filter(|s| s.name == name && !s.container_id.is_empty())
-            .map(|s| u32::try_from(s.restart_count).unwrap_or(0) + 1)
-            .max()
-            .unwrap_or(0)
+        known.chain(&status.ephemeral_container_statuses).find(|known| known.name == name)
+    }
+
+    /// POD-63: what an earlier agent knew of its probes holds until they say otherwise.
+    pub fn remember_probes(&mut self) {
+        let runtime = format!("{}://", self.runtime);
+        let status = &self.pod.status;
+        for known in status.container_statuses.iter().chain(&status.init_container_statuses) {
+            let Some(id) = known.container_id.strip_prefix(&runtime) else { continue };
+            if self.observed.containers.get(id).is_some_and(Record::is_running) {
+                let probed =
+                    || Probed { started: known.started == Some(true), ready: known.ready, ..Probed::default() };
+                self.observed.probes.entry(id.to_owned()).or_insert_with(probed);
+            }
+        }
     }
 
     /// The volumes of a container that are images, in the order of the pod's volumes.

@@ -7,10 +7,11 @@
 mod attempt;
 mod count;
 mod http;
+#[cfg(test)]
+mod tests;
 pub(crate) mod tls;
 
 use crate::{
-    config::Context,
     event::{Recorder, Target},
     object::{Container, Pod, Probe},
     pod::clock::Clock,
@@ -117,9 +118,8 @@ struct Workers {
 
 impl Probes {
     /// Probes through `cri`, events to `recorder`; the receiver gets every verdict.
-    pub fn new(cri: cri::Client, _ctx: Arc<Context>, recorder: Recorder) -> (Probes, mpsc::Receiver<Report>) {
+    pub fn new(cri: cri::Client, clock: Clock, recorder: Recorder) -> (Probes, mpsc::Receiver<Report>) {
         let (reports, receiver) = mpsc::channel(QUEUE_LENGTH);
-        let clock = Clock::System;
         let began = clock.now();
         let shared = Shared { cri, recorder, reports, clock, began, workers: Mutex::default() };
         (Probes { shared: Arc::new(shared) }, receiver)

@@ -1,9 +1,9 @@
 //! The conditions that the node writes (POD-46); conditions of others are kept.
 
 use crate::{
-    object::{PodCondition, PodStatus, Time},
+    object::{ContainerKind, PodCondition, PodStatus, Time},
     pod::{
-        decide::is_initialised,
+        decide::{is_initialised, restart_all},
         view::{Desired, View},
     },
 };
@@ -14,7 +14,7 @@ const OURS: [&str; 5] = ["PodReadyToStartContainers", "Initialized", "Ready", "C
 /// All conditions of the pod: ours as they are now, others as the API has them.
 pub(super) fn conditions(view: &View, status: &PodStatus, now: Timestamp) -> Vec<PodCondition> {
     let known = &view.pod.status.conditions;
-    let containers_ready = containers_ready(status);
+    let containers_ready = containers_ready(view, status);
     let ready = ready(view, &containers_ready);
     let made =
         [Verdict::when(has_sandbox(view)), initialized(view, status), ready, containers_ready, Verdict::when(true)];
@@ -24,6 +24,7 @@ pub(super) fn conditions(view: &View, status: &PodStatus, now: Timestamp) -> Vec
         .map(|(type_, verdict)| verdict.into_condition(type_, known, view.pod.metadata.generation, now))
         .collect();
     all.extend(disruption(view, status, now));
+    all.extend(restarting(view, status, now));
     let others = known.iter().filter(|known| !all.iter().any(|own| own.type_ == known.type_));
     let others: Vec<PodCondition> = others.cloned().collect();
     all.extend(others);
@@ -37,6 +38,25 @@ fn disruption(view: &View, status: &PodStatus, now: Timestamp) -> Option<PodCond
     let made = Verdict { holds: true, reason: "TerminationByKubelet", message: verdict.message.clone() };
     let known = &view.pod.status.conditions;
     tells.then(|| made.into_condition("DisruptionTarget", known, view.pod.metadata.generation, now))
+}
+
+/// HOOK-106: that the whole pod begins anew; only of pods with a rule that can have it.
+fn restarting(view: &View, status: &PodStatus, now: Timestamp) -> Option<PodCondition> {
+    if !restart_all::is_possible(&view.pod) {
+        return None;
+    }
+    let made = match status.phase.as_str() {
+        "Succeeded" => Verdict::because(false, "PodCompleted"),
+        "Failed" => Verdict::because(false, "PodFailed"),
+        _ if restart_all::trigger(view).is_some() => Verdict {
+            holds: true,
+            reason: "RestartAllContainersStarted",
+            message: "container exited with restart policy rule".into(),
+        },
+        _ => Verdict::when(false),
+    };
+    let known = &view.pod.status.conditions;
+    Some(made.into_condition("AllContainersRestarting", known, view.pod.metadata.generation, now))
 }
 
 /// What a condition says.
@@ -95,6 +115,11 @@ fn initialized(view: &View, status: &PodStatus) -> Verdict {
     if is_initialised(view) {
         return Verdict::when(true);
     }
+    // Once initialised a pod stays so, also while it begins anew.
+    let known = view.pod.status.conditions.iter().find(|condition| condition.type_ == "Initialized");
+    if restart_all::is_possible(&view.pod) && known.is_some_and(|known| known.status == "True") {
+        return Verdict::when(true);
+    }
     let unfinished = status.init_container_statuses.iter().filter(|s| !s.ready).map(|s| s.name.as_str());
     let names: Vec<&str> = unfinished.collect();
     Verdict {
@@ -104,15 +129,22 @@ fn initialized(view: &View, status: &PodStatus) -> Verdict {
     }
 }
 
-fn containers_ready(status: &PodStatus) -> Verdict {
+fn containers_ready(view: &View, status: &PodStatus) -> Verdict {
     match status.phase.as_str() {
         "Succeeded" => return Verdict::because(false, "PodCompleted"),
         "Failed" => return Verdict::because(false, "PodFailed"),
         _ => {}
     }
-    let sidecars = status.init_container_statuses.iter().filter(|s| s.state.running.is_some() && !s.ready);
-    let unready = sidecars.chain(status.container_statuses.iter().filter(|s| !s.ready));
-    let names: Vec<&str> = unready.map(|s| s.name.as_str()).collect();
+    if status.container_statuses.is_empty() {
+        return Verdict::because(false, "UnknownContainerStatuses");
+    }
+    // Of init containers only those count that are to stay, in the order of the spec.
+    let lasting = view.containers().filter(|(kind, _)| matches!(kind, ContainerKind::Sidecar | ContainerKind::App));
+    let is_ready = |name: &str| {
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses);
+        all.into_iter().any(|status| status.name == name && status.ready)
+    };
+    let names: Vec<&str> = lasting.map(|(_, c)| c.name.as_str()).filter(|name| !is_ready(name)).collect();
     if names.is_empty() {
         return Verdict::when(true);
     }

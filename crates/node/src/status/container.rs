@@ -2,15 +2,20 @@
 
 use crate::{
     object::{
-        Container, ContainerKind, ContainerState, ContainerStatus, ImageVolumeStatus, StateRunning, StateTerminated,
-        StateWaiting, Time, VolumeMount, VolumeMountStatus, VolumeStatus,
+        Container, ContainerKind, ContainerState, ContainerStatus, ContainerUser, ImageVolumeStatus, StateRunning,
+        StateTerminated, StateWaiting, Time, VolumeMount, VolumeMountStatus, VolumeStatus,
     },
     pod::{
         checkpoint::HookRun,
-        decide::{Stage, Waiting, is_initialised, restarts, termination},
+        decide::{Stage, Waiting, is_initialised, policy_restarts, restart_all, restarts, termination},
         view::{Record, RecordState, View},
     },
 };
+
+/// `reason` of an end that nobody saw.
+const UNKNOWN: &str = "ContainerStatusUnknown";
+/// POD-35, with upstream's two spaces.
+const GONE: &str = "The container could not be located when the pod was deleted.  The container used to be Running";
 
 /// The status of `container`.
 pub(super) fn status(
@@ -22,11 +27,17 @@ pub(super) fn status(
 ) -> ContainerStatus {
     let records = view.observed.records(&container.name);
     let Some(newest) = records.first() else { return unseen(view, stage, kind, container, waiting) };
-    let mut state = state_of(view, newest);
-    let mut last_state = records.get(1).map(|older| state_of(view, older)).unwrap_or_default();
+    let mut state = state_of(view, container, newest);
+    let mut last_state =
+        records.get(1).map(|older| state_of(view, container, older)).unwrap_or_else(|| remembered(view, newest));
     // POD-34: what is due to start again waits with a reason, and its end becomes the last state.
     let restarting = restarts(view, kind, container, newest) && termination(view).is_none();
-    if let Some(waiting) = waiting.filter(|_| restarting && state.running.is_none()) {
+    // Of a container that only starts again because it became another one nobody sees the end (HOOK-91, POD-40).
+    let ended_for_good = newest.exit().is_some_and(|exit| {
+        !policy_restarts(&view.pod.spec.restart_policy, kind, container, exit.code) && kind == ContainerKind::App
+    });
+    let words = waiting.cloned().or_else(|| ended_for_good.then(|| default_words(view)));
+    if let Some(waiting) = words.filter(|_| restarting && state.running.is_none()) {
         if state.terminated.is_some() {
             last_state = state;
         }
@@ -38,14 +49,37 @@ pub(super) fn status(
         name: container.name.clone(),
         ready: ready(view, kind, container, newest, started),
         started: Some(started),
-        restart_count: i32::try_from(newest.attempt).unwrap_or(i32::MAX),
+        restart_count: restart_count(view, container, newest),
         image: image_name(container, newest),
         image_id: newest.image_ref.clone(), // IMG-331
         container_id: full_id(view, newest),
         state,
         last_state,
         volume_mounts: volume_mounts(view, container, newest),
+        // POD-41: what a container has is what its spec says, because it is never resized while it runs.
+        allocated_resources: container.resources.requests.clone(),
+        resources: Some(container.resources.clone()),
+        user: newest.user.clone().map(|linux| ContainerUser { linux: Some(linux) }),
+        stop_signal: newest.stop_signal.clone(),
     }
+}
+
+/// The end of an instance of which there is no record any more, as the API knows it.
+fn remembered(view: &View, newest: &Record) -> ContainerState {
+    let known = view.known_status(&newest.name);
+    let is_next =
+        |known: &&ContainerStatus| known.container_id.is_empty() || known.container_id == full_id(view, newest);
+    known.filter(is_next).map(|known| known.last_state.clone()).unwrap_or_default()
+}
+
+/// POD-36: as the container's annotation says; never less than before. A lost one counts as restarted (POD-33).
+fn restart_count(view: &View, container: &Container, record: &Record) -> i32 {
+    let known = view.known_status(&container.name);
+    let was_running = known.is_some_and(|known| known.state.running.is_some());
+    let is_lost = matches!(record.state, RecordState::Unknown { .. }) && was_running;
+    let count = i32::try_from(record.restarts).unwrap_or(i32::MAX);
+    let known = known.map_or(0, |known| known.restart_count);
+    count.saturating_add(i32::from(is_lost)).max(known)
 }
 
 /// What became of mounts that could have become something else: of images (IMG-309), and of those that asked to be
@@ -93,16 +127,17 @@ fn unseen(
     container: &Container,
     waiting: Option<&Waiting>,
 ) -> ContainerStatus {
-    let known = view.pod.status.container_statuses.iter().chain(&view.pod.status.init_container_statuses);
-    let known = known.chain(&view.pod.status.ephemeral_container_statuses).find(|s| s.name == container.name);
+    let known = view.known_status(&container.name);
     // An ended pod's last known ends stay as they were, and so do inits whose records were collected (POD-14).
     let stays = view.pod.is_terminal() || (kind == ContainerKind::Init && is_initialised(view));
     if let Some(known) = known.filter(|known| stays && known.state.terminated.is_some()) {
         return known.clone();
     }
+    let begins_anew = restart_all::trigger(view).is_some() && kind != ContainerKind::Ephemeral;
     let lost = known.is_some_and(|known| known.state.running.is_some());
     let settled = super::is_settled(view, stage);
     let state = match waiting {
+        _ if begins_anew => wait(restart_all::REASON, restart_all::MESSAGE),
         _ if settled && !lost => refused(view).unwrap_or_else(vanished),
         _ if settled => vanished(),
         Some(waiting) => wait(&waiting.reason, &waiting.message),
@@ -114,8 +149,19 @@ fn unseen(
     ContainerStatus {
         name: container.name.clone(),
         image: container.image.clone(),
-        last_state: if lost && !settled { vanished() } else { ContainerState::default() },
-        restart_count: known.map_or(0, |known| known.restart_count),
+        last_state: match known {
+            Some(known) if begins_anew && !known.container_id.is_empty() => {
+                ended_as(restart_all::REASON, restart_all::MESSAGE)
+            }
+            _ if lost && !settled => ended_as(UNKNOWN, GONE),
+            Some(known) if !settled => known.last_state.clone(),
+            _ => ContainerState::default(),
+        },
+        restart_count: known.map_or(0, |known| {
+            // POD-35, HOOK-106: the start that is to follow counts already.
+            let counts = !known.container_id.is_empty() && (begins_anew || (lost && !view.pod.is_deleting()));
+            known.restart_count.saturating_add(i32::from(counts && !settled))
+        }),
         started: Some(false),
         state,
         ..ContainerStatus::default()
@@ -123,9 +169,14 @@ fn unseen(
 }
 
 /// POD-33. While postStart runs the container is not Running for clients (HOOK-34).
-fn state_of(view: &View, record: &Record) -> ContainerState {
+fn state_of(view: &View, container: &Container, record: &Record) -> ContainerState {
     match &record.state {
-        RecordState::Created => default_wait(view),
+        RecordState::Created => wait("", ""),
+        RecordState::Unknown { .. } => match view.known_status(&container.name).map(|known| &known.state) {
+            Some(known) if known.running.is_some() => vanished(),
+            Some(known) if known.terminated.as_ref().is_some_and(|end| end.reason == UNKNOWN) => known.clone(),
+            _ => wait("", ""),
+        },
         RecordState::Running { started_at } => match view.observed.post_start(&record.id) {
             None | Some(HookRun::Finished(_, None)) => ContainerState {
                 running: Some(StateRunning { started_at: Some(Time::from(*started_at)) }),
@@ -150,7 +201,12 @@ fn state_of(view: &View, record: &Record) -> ContainerState {
 }
 
 fn default_wait(view: &View) -> ContainerState {
-    wait(if view.pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" }, "")
+    wait(&default_words(view).reason, "")
+}
+
+fn default_words(view: &View) -> Waiting {
+    let reason = if view.pod.spec.init_containers.is_empty() { "ContainerCreating" } else { "PodInitializing" };
+    Waiting { reason: reason.to_owned(), message: String::new() }
 }
 
 fn wait(reason: &str, message: &str) -> ContainerState {
@@ -160,12 +216,12 @@ fn wait(reason: &str, message: &str) -> ContainerState {
 
 /// HOOK-85: the end of a container of which nothing is known.
 fn vanished() -> ContainerState {
-    let terminated = StateTerminated {
-        exit_code: 137,
-        reason: "ContainerStatusUnknown".into(),
-        message: "The container could not be located when the pod was terminated".into(),
-        ..StateTerminated::default()
-    };
+    ended_as(UNKNOWN, "The container could not be located when the pod was terminated")
+}
+
+fn ended_as(reason: &str, message: &str) -> ContainerState {
+    let (reason, message) = (reason.to_owned(), message.to_owned());
+    let terminated = StateTerminated { exit_code: 137, reason, message, ..StateTerminated::default() };
     ContainerState { terminated: Some(terminated), ..ContainerState::default() }
 }
 

@@ -7,6 +7,9 @@ mod conditions;
 mod container;
 pub mod patch;
 mod phase;
+#[cfg(test)]
+mod tests;
+pub mod transition;
 
 use crate::{
     object::{ContainerKind, HostIp, PodStatus, Time},

@@ -38,7 +38,7 @@ pub fn is_urgent(known: &PodStatus, wanted: &PodStatus) -> bool {
             .state
             .waiting
             .as_ref()
-            .is_some_and(|w| matches!(w.reason.as_str(), "ContainerCreating" | "PodInitializing"));
+            .is_some_and(|w| matches!(w.reason.as_str(), "" | "ContainerCreating" | "PodInitializing"));
         !in_silence
     })
 }

@@ -121,6 +121,7 @@ impl Lab {
             credentials: node::credentials::Options::default(),
             verification: node::records::Rules::default(),
             hook_limits: Default::default(),
+            crash_back_off: Default::default(),
             static_pods: static_pods::Options { path, ..static_pods::Options::default() },
         };
         let mut agent = JoinSet::new();

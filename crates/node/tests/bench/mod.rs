@@ -20,7 +20,7 @@ use node::{
         checkpoint::Checkpoints,
         clock::Clock,
         decide::Action,
-        shell::{Task, Wish},
+        shell::{News, Task, Wish},
     },
     probes::Probes,
     records::{Records, Rules},
@@ -57,6 +57,12 @@ pub struct Api {
     /// When somebody asked for a class.
     pub lookups: Arc<Mutex<Vec<tokio::time::Instant>>>,
     pub events: watch::Sender<Vec<Told>>,
+    /// The events as they came.
+    pub raw_events: Arc<Mutex<Vec<Value>>>,
+    /// The patches of statuses, with the pod's name.
+    pub patches: Arc<Mutex<Vec<(String, Value)>>>,
+    /// How long the API thinks about a status.
+    pub slow: Arc<Mutex<Duration>>,
     /// It does not say which pods there are.
     pub is_down: watch::Sender<bool>,
 }
@@ -80,9 +86,28 @@ async fn pods(State(api): State<Api>) -> Result<Json<Value>, StatusCode> {
     Ok(Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})))
 }
 
-async fn status(State(api): State<Api>, Path(name): Path<String>, Json(change): Json<Value>) -> Json<Value> {
-    api.pods.send_modify(|pods| json_patch::merge(pods.entry(name.clone()).or_default(), &change));
-    Json(api.pods.borrow()[&name].clone())
+async fn status(State(api): State<Api>, Path(name): Path<String>, Json(change): Json<Value>) -> Found {
+    let slow = *api.slow.lock().unwrap();
+    tokio::time::sleep(slow).await;
+    api.patches.lock().unwrap().push((name.clone(), change.clone()));
+    let known = api.pods.borrow().get(&name).cloned().ok_or_else(|| not_found(&name))?;
+    if known["metadata"]["uid"] != change["metadata"]["uid"] {
+        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 409,
+            "reason": "Conflict", "message": "the UID in the precondition does not match the UID in record"});
+        return Err((StatusCode::CONFLICT, Json(status)));
+    }
+    api.pods.send_modify(|pods| {
+        let pod = pods.entry(name.clone()).or_default();
+        json_patch::merge(pod, &change);
+        bump(pod);
+    });
+    Ok(Json(api.pods.borrow()[&name].clone()))
+}
+
+/// The object has been written once more.
+pub fn bump(object: &mut Value) {
+    let version = object["metadata"]["resourceVersion"].as_str().and_then(|version| version.parse().ok()).unwrap_or(0);
+    object["metadata"]["resourceVersion"] = json!((version + 1_u64).to_string());
 }
 
 type Found = Result<Json<Value>, (StatusCode, Json<Value>)>;
@@ -112,6 +137,7 @@ async fn event(State(api): State<Api>, Json(event): Json<Value>) -> Json<Value> 
         message: text(&event["message"]),
         field_path: text(&event["involvedObject"]["fieldPath"]),
     };
+    api.raw_events.lock().unwrap().push(event.clone());
     api.events.send_modify(|events| events.push(told));
     Json(event)
 }
@@ -122,6 +148,8 @@ pub struct Bench {
     pub api: Api,
     pub clock: Clock,
     probes: Probes,
+    /// The tasks' inboxes by UID.
+    news: Arc<Mutex<BTreeMap<String, mpsc::Sender<News>>>>,
     directory: tempfile::TempDir,
     top: String,
     background: JoinSet<()>,
@@ -160,6 +188,9 @@ impl Bench {
             classes: Arc::new(Mutex::new([("known".to_owned(), "special".to_owned())].into())),
             lookups: Arc::default(),
             events: watch::Sender::new(Vec::new()),
+            raw_events: Arc::default(),
+            patches: Arc::default(),
+            slow: Arc::default(),
             is_down: watch::Sender::new(false),
         };
         let client = kube::Client::new(router(api.clone()), "default");
@@ -168,7 +199,17 @@ impl Bench {
         let mut background = JoinSet::new();
         background.spawn(writer.run(client.clone()));
         let sources = Sources::new(client.clone());
-        let (probes, _reports) = Probes::new(cri.clone(), ctx.clone(), recorder.clone());
+        let (probes, mut reports) = Probes::new(cri.clone(), clock, recorder.clone());
+        let news = Arc::<Mutex<BTreeMap<String, mpsc::Sender<News>>>>::default();
+        let inboxes = news.clone();
+        background.spawn(async move {
+            while let Some(report) = reports.recv().await {
+                let inbox = inboxes.lock().unwrap().get(&report.uid).cloned();
+                if let Some(inbox) = inbox {
+                    let _ = inbox.send(News::Probe(report)).await;
+                }
+            }
+        });
         let (pulls, failed) = Pulls::new(limits, clock);
         let places = Places { roots: vec![directory.path().to_owned()], ..Places::default() };
         let actor = Arc::new(Actor {
@@ -187,8 +228,10 @@ impl Bench {
             clock,
             runtime_class_fails_pod,
             hooks: hooks(directory.path(), clock),
+            crash_back_off: Default::default(),
+            pulse: node::heartbeat::Pulse::new(clock.now()),
         });
-        Bench { actor, api, clock, probes, directory, top, background, failed: Some(failed) }
+        Bench { actor, api, clock, probes, news, directory, top, background, failed: Some(failed) }
     }
 
     /// Asks registries that failed whether they answer again, as the agent does.
@@ -239,17 +282,25 @@ impl Bench {
     /// Begins the task of a pod; its end of the wishes.
     pub fn begin(&mut self, value: Value) -> watch::Sender<Wish> {
         let name = value["metadata"]["name"].as_str().unwrap().to_owned();
-        let seen: Pod = serde_json::from_value(value.clone()).unwrap();
-        self.api.pods.send_modify(|pods| drop(pods.insert(name, value)));
+        self.api.pods.send_modify(|pods| drop(pods.insert(name, value.clone())));
+        self.resume(value).0
+    }
+
+    /// Begins the task of a pod that the API has; cancelling it ends it as the end of the agent does.
+    pub fn resume(&mut self, value: Value) -> (watch::Sender<Wish>, CancellationToken) {
+        let seen: Pod = serde_json::from_value(value).unwrap();
+        let uid = seen.uid().to_owned();
         let wish = Wish { pod: Arc::new(seen), ..Wish::default() };
         let (wishes, inbox) = watch::channel(wish);
         let (news, inner) = mpsc::channel(16);
+        self.news.lock().unwrap().insert(uid, news);
         let task = Task::new(self.actor.clone(), self.probes.clone(), inbox, inner);
+        let cancel = CancellationToken::new();
+        let token = cancel.clone();
         self.background.spawn(async move {
-            let _news = news;
-            task.run(CancellationToken::new()).await;
+            task.run(token).await;
         });
-        wishes
+        (wishes, cancel)
     }
 
     /// Waits until a pod's status is as wanted.

@@ -384,8 +384,9 @@ fn restart_policy(container: &Value, path: &Path, errors: &mut Vec<FieldError>) 
     for (index, rule) in rules.iter().enumerate() {
         let path = rules_path.index(index);
         let action = look::text(rule, "action");
-        if action != "Restart" {
-            errors.push(FieldError::not_supported(&path.child("action"), action, &["Restart"]));
+        if !matches!(action, "Restart" | "RestartAllContainers") {
+            let served = ["Restart", "RestartAllContainers"];
+            errors.push(FieldError::not_supported(&path.child("action"), action, &served));
         }
         let codes_path = path.child("exitCodes");
         let Some(codes) = look::get(rule, "exitCodes") else {

@@ -291,4 +291,21 @@ mod tests {
             ],
         );
     }
+
+    #[test]
+    fn hook_89_a_readiness_probe_grants_no_grace() {
+        for (kind, expected) in [
+            (ProbeKind::Liveness, vec![]),
+            (ProbeKind::Startup, vec![]),
+            (
+                ProbeKind::Readiness,
+                vec!["p.terminationGracePeriodSeconds: Invalid value: 5: must not be set for readinessProbes"],
+            ),
+        ] {
+            let body = json!({"exec": {"command": ["x"]}, "successThreshold": 1, "terminationGracePeriodSeconds": 5});
+            let mut errors = Vec::new();
+            probe(&body, kind, &Path::new("p"), &mut errors);
+            assert_eq!(errors.iter().map(FieldError::to_string).collect::<Vec<_>>(), expected);
+        }
+    }
 }

@@ -67,6 +67,12 @@ fn transitions(new: &Value, old: &Value, (field, list): (&str, &str), path: &Pat
 
 /// Whether the policies let a container start again after it ended with this code.
 fn may_restart(pod: &Value, list: &str, name: &str, exit_code: i64) -> bool {
+    // A rule of one container may have all of them begin anew (HOOK-106).
+    let lists = ["initContainers", "containers"].map(|list| look::list_at(pod, &["spec", list]));
+    let mut rules = lists.into_iter().flatten().flat_map(|container| look::list(container, "restartPolicyRules"));
+    if rules.any(|rule| look::text(rule, "action") == "RestartAllContainers") {
+        return true;
+    }
     let container = look::list_at(pod, &["spec", list]).iter().find(|item| look::text(item, "name") == name);
     let Some(container) = container else { return false };
     for rule in look::list(container, "restartPolicyRules") {

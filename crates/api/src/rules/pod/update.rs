@@ -359,6 +359,27 @@ mod tests {
     }
 
     #[test]
+    fn pod_19_an_ephemeral_container_has_no_hooks_and_no_probes() {
+        let old = pod();
+        let probe = json!({"exec": {"command": ["x"]}});
+        for (field, value) in [
+            ("lifecycle", json!({"preStop": {"exec": {"command": ["x"]}}})),
+            ("livenessProbe", probe.clone()),
+            ("readinessProbe", probe.clone()),
+            ("startupProbe", probe),
+            ("restartPolicy", json!("Always")),
+        ] {
+            let mut new = json!({"metadata": {"name": "p"}, "spec": {"ephemeralContainers": [{"name": "e", "image": "d", field: value}]}});
+            Pods.default(&mut new);
+            Pods.prepare_update(&mut new, &old, Some("ephemeralcontainers"));
+            let errors = Pods.validate_update(&new, &old, Some("ephemeralcontainers"));
+            let wanted =
+                format!("spec.ephemeralContainers[0].{field}: Forbidden: cannot be set for an Ephemeral Container");
+            assert_eq!(errors.iter().map(ToString::to_string).collect::<Vec<_>>(), [wanted]);
+        }
+    }
+
+    #[test]
     fn each_door_changes_its_own_part() {
         let old = {
             let mut old = pod();

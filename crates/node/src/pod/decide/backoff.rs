@@ -9,17 +9,36 @@ use crate::{
 };
 use jiff::{SignedDuration, Timestamp};
 
-/// The longest delay between a crash and the next start.
-pub const CRASH_MAX: SignedDuration = SignedDuration::from_secs(300);
 /// A container that ran this long begins anew.
 pub const CRASH_FORGET: SignedDuration = SignedDuration::from_secs(600);
-const CRASH_FIRST: SignedDuration = SignedDuration::from_secs(10);
 
-/// The delay after the end of a record whose step is `step`: 0, 10, 20, 40, 80, 160, 300 …
-pub fn crash_delay(step: u32) -> SignedDuration {
-    match step {
-        0 => SignedDuration::ZERO,
-        step => doubled(CRASH_FIRST, step - 1, CRASH_MAX),
+/// How the delays between a crash and the next start grow (POD-23, POD-24).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CrashBackOff {
+    /// The first delay.
+    pub first: SignedDuration,
+    /// The longest.
+    pub max: SignedDuration,
+}
+
+impl Default for CrashBackOff {
+    fn default() -> Self {
+        Self { first: SignedDuration::from_secs(10), max: SignedDuration::from_secs(300) }
+    }
+}
+
+impl CrashBackOff {
+    /// With this longest delay, which lowers the first one if need be.
+    pub fn capped(self, max: SignedDuration) -> Self {
+        Self { first: self.first.min(max), max }
+    }
+
+    /// The delay after the end of a record whose step is `step`: 0, 10, 20, 40, 80, 160, 300 …
+    pub fn delay(self, step: u32) -> SignedDuration {
+        match step {
+            0 => SignedDuration::ZERO,
+            step => doubled(self.first, step - 1, self.max),
+        }
     }
 }
 
@@ -30,10 +49,10 @@ pub(super) struct Restart {
     pub step: u32,
 }
 
-pub(super) fn restart(record: &Record, exit: &Exit) -> Restart {
+pub(super) fn restart(back_off: CrashBackOff, record: &Record, exit: &Exit) -> Restart {
     let forgotten = exit.finished_at.duration_since(record.created_at) > CRASH_FORGET;
     let step = if forgotten { 0 } else { record.step };
-    let delay = crash_delay(step);
+    let delay = back_off.delay(step);
     Restart { at: exit.finished_at + delay, delay, step: step + 1 }
 }
 
@@ -43,7 +62,10 @@ mod tests {
 
     #[test]
     fn the_delays_double_from_ten_seconds_to_five_minutes() {
-        let delays: Vec<i64> = (0..8).map(|step| crash_delay(step).as_secs()).collect();
-        assert_eq!(delays, [0, 10, 20, 40, 80, 160, 300, 300]);
+        let delays = |back_off: CrashBackOff| (0..8).map(|step| back_off.delay(step).as_secs()).collect::<Vec<_>>();
+        assert_eq!(delays(CrashBackOff::default()), [0, 10, 20, 40, 80, 160, 300, 300]);
+        let capped = |seconds| delays(CrashBackOff::default().capped(SignedDuration::from_secs(seconds)));
+        assert_eq!(capped(20), [0, 10, 20, 20, 20, 20, 20, 20], "POD-24");
+        assert_eq!(capped(3), [0, 3, 3, 3, 3, 3, 3, 3]);
     }
 }

@@ -15,12 +15,12 @@ use crate::{
 use jiff::SignedDuration;
 use std::collections::BTreeSet;
 
+/// The action of a rule that has the whole pod begin anew (HOOK-106).
+pub(super) const RESTART_ALL: &str = "RestartAllContainers";
+
 /// Plans app containers in spec order: one waits for the one before it, unless that one is stuck (HOOK-35, IMG-59).
 pub(super) fn plan(draft: &mut Draft<'_>, sandbox: &Sandbox) -> Stage {
     let view = draft.view;
-    for container in &view.pod.spec.ephemeral_containers {
-        start::step(draft, ContainerKind::Ephemeral, container, sandbox);
-    }
     for container in &view.pod.spec.containers {
         if start::step(draft, ContainerKind::App, container, sandbox) == Progress::Busy {
             break;
@@ -29,44 +29,56 @@ pub(super) fn plan(draft: &mut Draft<'_>, sandbox: &Sandbox) -> Stage {
     Stage::Running
 }
 
+/// Plans ephemeral containers; nobody waits for them, and none starts twice (POD-19).
+pub(super) fn ephemeral(draft: &mut Draft<'_>, sandbox: &Sandbox) {
+    let view = draft.view;
+    for container in &view.pod.spec.ephemeral_containers {
+        let _: Progress = start::step(draft, ContainerKind::Ephemeral, container, sandbox);
+    }
+}
+
 /// POD-17: whether an ended record of this container is followed by another one.
 pub fn restarts(view: &View, kind: ContainerKind, container: &Container, record: &Record) -> bool {
     let Some(exit) = record.exit() else { return true };
     if start::is_outdated(container, record) && kind == ContainerKind::App {
         return true;
     }
-    let pod_policy = view.pod.spec.restart_policy.as_str();
+    policy_restarts(&view.pod.spec.restart_policy, kind, container, exit.code)
+}
+
+/// POD-17: whether the pod's policy, or the container's own, has a container that ended with this code start again.
+pub fn policy_restarts(pod_policy: &str, kind: ContainerKind, container: &Container, code: i32) -> bool {
     match kind {
         ContainerKind::Ephemeral => false,
         ContainerKind::Sidecar => true,
-        ContainerKind::Init => exit.code != 0 && pod_policy != "Never",
-        ContainerKind::App => {
-            if rules_restart(container, exit.code) {
+        ContainerKind::Init | ContainerKind::App => {
+            if rule(container, code).is_some() {
                 return true;
             }
             let own = container.restart_policy.as_str();
             match if own.is_empty() { pod_policy } else { own } {
                 "Never" => false,
-                "OnFailure" => exit.code != 0,
-                _ => true,
+                "OnFailure" => code != 0,
+                // An init container that went well is done, whatever the pod's policy is.
+                _ => kind == ContainerKind::App || code != 0,
             }
         }
     }
 }
 
-/// `restartPolicyRules` with action Restart: the first rule whose exit codes match.
-fn rules_restart(container: &Container, code: i32) -> bool {
-    container.restart_policy_rules.iter().any(|rule| {
+/// What the first of a container's `restartPolicyRules` that knows this code wants.
+pub(super) fn rule(container: &Container, code: i32) -> Option<&str> {
+    let rule = container.restart_policy_rules.iter().find(|rule| {
         let listed = rule["exitCodes"]["values"]
             .as_array()
             .is_some_and(|values| values.iter().any(|value| value.as_i64() == Some(i64::from(code))));
-        let matches = match rule["exitCodes"]["operator"].as_str() {
+        match rule["exitCodes"]["operator"].as_str() {
             Some("In") => listed,
             Some("NotIn") => !listed,
             _ => false,
-        };
-        matches && rule["action"] == "Restart"
-    })
+        }
+    })?;
+    rule["action"].as_str().filter(|action| matches!(*action, "Restart" | RESTART_ALL))
 }
 
 /// True when no container of the pod will run again (POD-10, POD-18): the pod's own end.
@@ -120,6 +132,11 @@ fn reason_to_kill(
 ) -> Option<(String, SignedDuration)> {
     let view = draft.view;
     let name = &container.name;
+    if matches!(record.state, RecordState::Unknown { .. }) {
+        let whose =
+            if matches!(kind, ContainerKind::Init | ContainerKind::Sidecar) { "Init container" } else { "Container" };
+        return Some((format!("{whose} is in \"unknown\" state, try killing it before restart"), view.grace()));
+    }
     if draft.failed_post_start(&record.id).is_some() {
         return Some(("FailedPostStartHook".into(), view.grace()));
     }
@@ -152,7 +169,7 @@ pub(super) fn prune(draft: &mut Draft<'_>) {
             let empty = position > 0 && record.state == RecordState::Created;
             dead_kept |= dead && !empty;
             if superfluous || empty {
-                draft.act(Action::RemoveContainer { id: record.id.clone() });
+                draft.act(Action::RemoveContainer { id: record.id.clone(), keeps_log: false });
             } else {
                 kept_sandboxes.insert(record.sandbox.clone());
             }

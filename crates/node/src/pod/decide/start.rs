@@ -35,7 +35,7 @@ pub(super) fn step(draft: &mut Draft<'_>, kind: ContainerKind, container: &Conta
             Progress::Busy
         }
         RecordState::Created => create(draft, container, sandbox, record.step),
-        RecordState::Running { .. } => running(draft, container, record),
+        RecordState::Running { .. } | RecordState::Unknown { .. } => running(draft, container, record),
         RecordState::Exited(exit) => {
             if record.sandbox == sandbox.id && !super::running::restarts(view, kind, container, record) {
                 return Progress::Done;
@@ -48,7 +48,7 @@ pub(super) fn step(draft: &mut Draft<'_>, kind: ContainerKind, container: &Conta
                 return Progress::Done;
             }
             let changed_sandbox = record.sandbox != sandbox.id;
-            let restart = backoff::restart(record, exit);
+            let restart = backoff::restart(view.crash_back_off, record, exit);
             if restart.at > draft.now && !changed_sandbox && !is_outdated(container, record) {
                 crash_loop(draft, container, record, restart.delay);
                 draft.wake(restart.at);

@@ -3,8 +3,9 @@
 //! Owns the kill of a container, be it with its pod or alone, and the order in which an ended pod leaves the node. Every
 //! deadline is absolute: an agent that was away, or a grace that was shortened, changes only what is left of it.
 
-use super::{Action, Draft, Entry, Key, Notice, Stage, Verb};
+use super::{Action, Draft, Entry, Key, Notice, Stage, Verb, deadline, termination};
 use crate::{
+    image::go_duration,
     object::ContainerKind,
     pod::{
         checkpoint::{HookRun, Kill},
@@ -15,16 +16,28 @@ use jiff::{SignedDuration, Timestamp};
 
 /// StopContainer never gets less, whatever is left of the grace (HOOK-81).
 const STOP_SECONDS_MIN: i64 = 2;
+/// The exit code of SIGKILL.
+const KILLED: i32 = 137;
+/// Nobody is told before that a pod takes too long to end (HOOK-98).
+const PATIENCE_MIN: SignedDuration = SignedDuration::from_secs(10);
 
 /// Plans the next steps of a pod that ends.
 pub(super) fn plan(draft: &mut Draft<'_>, stop: Stop) -> Stage {
     abandon_starts(draft);
+    tell_short_graces(draft);
     let live: Vec<Record> = draft.view.observed.running().cloned().collect();
     for record in &live {
         let alone = draft.view.observed.checkpoint.kills.get(&record.id);
         let deadline = alone.map_or(stop.deadline, |kill| kill.deadline.min(stop.deadline));
         let message = format!("Stopping container {}", record.name);
+        if deadline == Timestamp::MAX {
+            kill_within(draft, &record.id, &message, draft.view.grace());
+            continue;
+        }
         kill(draft, record, deadline, &message, has_turn(draft, record, &live));
+    }
+    if !live.is_empty() {
+        tell_overrun(draft);
     }
     let starting =
         [Verb::CreateSandbox, Verb::CreateContainer, Verb::StartContainer, Verb::EnsureCgroup, Verb::PrepareVolumes];
@@ -32,6 +45,50 @@ pub(super) fn plan(draft: &mut Draft<'_>, stop: Stop) -> Stage {
         return Stage::Stopping;
     }
     clean(draft, stop.cause)
+}
+
+/// HOOK-98: what the node ends by itself has ten seconds or half as much again as its grace; then that is told.
+fn tell_overrun(draft: &mut Draft<'_>) {
+    let Some(verdict) = &draft.view.observed.checkpoint.verdict else { return };
+    let patience = SignedDuration::from_millis(verdict.grace_seconds.max(1).saturating_mul(1500)).max(PATIENCE_MIN);
+    let over = verdict.at + patience;
+    if draft.now < over {
+        return draft.wake(over);
+    }
+    draft.tell(Notice {
+        key: "exceeded-grace".into(),
+        warning: true,
+        reason: "ExceededGracePeriod",
+        message: "Container runtime did not kill the pod within specified grace period.".into(),
+        container: None,
+    });
+}
+
+/// HOOK-46: what a preStop took is measured. A container that was then killed had too little left to stop in.
+pub(super) fn tell_short_graces(draft: &mut Draft<'_>) {
+    let view = draft.view;
+    for (id, hooks) in &view.observed.checkpoint.hooks {
+        let Some(HookRun::Finished(hook_at, _)) = &hooks.pre_stop else { continue };
+        let Some(record) = view.observed.containers.get(id) else { continue };
+        let alone = view.observed.checkpoint.kills.get(id).map(|kill| kill.since);
+        let since = alone.or_else(|| termination(view).map(|stop| stop.since));
+        let (Some(exit), Some(deadline), Some(since)) = (record.exit(), deadline(view, id), since) else { continue };
+        // A hook that used up the grace itself is told as such (HOOK-49).
+        if exit.code != KILLED || exit.finished_at < deadline || *hook_at >= deadline {
+            continue;
+        }
+        let seconds = |duration: SignedDuration| go_duration(SignedDuration::from_secs(duration.as_secs()));
+        let (took, grace) = (seconds(hook_at.duration_since(since)), seconds(deadline.duration_since(since)));
+        draft.tell(Notice {
+            key: format!("short-grace/{id}"),
+            warning: true,
+            reason: "GracePeriodTooShort",
+            message: format!(
+                "preStop took {took} of the grace period of {grace}, the container did not stop in the rest and was killed"
+            ),
+            container: Some(record.name.clone()),
+        });
+    }
 }
 
 /// HOOK-61: nothing that only serves a start is waited for.
@@ -131,7 +188,7 @@ fn hook_is_over(draft: &mut Draft<'_>, record: &Record, deadline: Timestamp) -> 
 }
 
 /// Sends StopContainer; again if the grace has become shorter (HOOK-78, POD-74).
-fn stop(draft: &mut Draft<'_>, record: &Record, deadline: Timestamp) {
+pub(super) fn stop(draft: &mut Draft<'_>, record: &Record, deadline: Timestamp) {
     let left = deadline.duration_since(draft.now);
     let whole = left.as_secs() + i64::from(left.subsec_nanos() > 0);
     let timeout_seconds = whole.max(STOP_SECONDS_MIN);
@@ -166,6 +223,8 @@ fn clean(draft: &mut Draft<'_>, cause: Cause) -> Stage {
     } else if is_spare(draft) {
         return spare_records(draft, sandboxes);
     } else {
+        // POD-28: of its dead as many stay as of a living pod's.
+        super::running::prune(draft);
         return Stage::Finished;
     }
     Stage::Cleaning
@@ -188,7 +247,7 @@ fn spare_records(draft: &mut Draft<'_>, sandboxes: Vec<String>) -> Stage {
     if records.is_empty() {
         sandboxes.into_iter().for_each(|id| draft.act(Action::RemoveSandbox { id }));
     } else {
-        records.into_iter().for_each(|id| draft.act(Action::RemoveContainer { id }));
+        records.into_iter().for_each(|id| draft.act(Action::RemoveContainer { id, keeps_log: false }));
     }
     Stage::Cleaning
 }
@@ -204,7 +263,7 @@ fn remove_records(draft: &mut Draft<'_>, cause: Cause, sandboxes: Vec<String>) -
     let strays: Vec<String> = strays.map(|record| record.id.clone()).collect();
     if !sandboxes.is_empty() || !strays.is_empty() {
         sandboxes.into_iter().for_each(|id| draft.act(Action::RemoveSandbox { id }));
-        strays.into_iter().for_each(|id| draft.act(Action::RemoveContainer { id }));
+        strays.into_iter().for_each(|id| draft.act(Action::RemoveContainer { id, keeps_log: false }));
         return Stage::Cleaning;
     }
     if !view.observed.traces_removed {

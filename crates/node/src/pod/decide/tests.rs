@@ -2,6 +2,7 @@
 
 mod hooks;
 mod properties;
+mod traces;
 mod world;
 
 use crate::image::Cause;

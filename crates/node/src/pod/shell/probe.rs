@@ -2,7 +2,7 @@
 
 use super::Task;
 use crate::{
-    pod::view::{Desired, RecordState},
+    pod::{decide::termination, view::RecordState},
     probes::{Kind, Report, Subject},
 };
 
@@ -10,7 +10,8 @@ impl Task {
     /// Tells the probes which containers run; idempotent.
     pub(super) fn sync_probes(&mut self) {
         let view = &self.view;
-        let stopping = matches!(view.desired, Desired::Stop(_));
+        // HOOK-58: however it came that the pod ends.
+        let stopping = termination(view).is_some();
         let ip = self.view.observed.newest_sandbox().and_then(|sandbox| sandbox.ips.first().cloned());
         let ip = ip.or_else(|| view.host_ips.first().cloned()).unwrap_or_default();
         let mut running = Vec::new();

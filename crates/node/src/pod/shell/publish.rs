@@ -4,7 +4,7 @@ use super::Task;
 use crate::{
     object::{Pod, PodStatus},
     pod::decide::{Key, Plan, Verb},
-    status::patch,
+    status::{patch, transition},
 };
 use jiff::{SignedDuration, Timestamp};
 use kube::{
@@ -53,6 +53,11 @@ impl Task {
             self.publish.due_at = None;
             return;
         };
+        if let Some(container) = transition::illegal(&self.view.pod, known, wanted) {
+            tracing::error!(pod = self.view.pod.full_name(), container, "a status that revives who ended is not sent");
+            self.publish.due_at = None;
+            return;
+        }
         let key = Key(Verb::Publish, String::new());
         let retry_at = self.view.observed.retries.get(&key).map(|retry| retry.at);
         let due_at = match retry_at {

@@ -41,6 +41,7 @@ impl Task {
             since(shown).zip(since(&self.view.pod.status)).is_some_and(|(a, b)| a.as_second() == b.as_second());
         if is_older && !is_same {
             Arc::make_mut(&mut self.view.pod).status = shown.clone();
+            self.view.remember_probes();
         }
     }
 

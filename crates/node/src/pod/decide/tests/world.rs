@@ -67,10 +67,16 @@ pub struct World {
     told: Vec<(Cause, Timestamp)>,
     /// Containers that the runtime refuses to make.
     pub unmakeable: BTreeSet<String>,
+    /// Containers whose stop does nothing, so many times more.
+    lies: BTreeMap<String, u32>,
+    /// Actions that fail, so many times more; by the name of the action, with that of the container where there is one.
+    pub failing: BTreeMap<String, u32>,
     queue: BTreeMap<(Timestamp, u64), Happening>,
     serial: u64,
     tape: Vec<u8>,
     pub in_api: bool,
+    /// The highest attempt of each container that has a log.
+    pub logged: BTreeMap<String, u32>,
 }
 
 pub fn pod(spec: serde_json::Value) -> Pod {
@@ -91,6 +97,7 @@ impl World {
             observed: Observed::default(),
             host_ips: vec!["192.0.2.1".into()],
             runtime: "sampan".into(),
+            crash_back_off: crate::pod::decide::CrashBackOff::default(),
         };
         Self {
             view,
@@ -111,10 +118,13 @@ impl World {
             asked: Vec::new(),
             told: Vec::new(),
             unmakeable: BTreeSet::new(),
+            failing: BTreeMap::new(),
+            lies: BTreeMap::new(),
             queue: BTreeMap::new(),
             serial: 0,
             tape: Vec::new(),
             in_api: true,
+            logged: BTreeMap::new(),
         }
     }
 
@@ -136,6 +146,15 @@ impl World {
     /// Pulls of this image go well from now on.
     pub fn mend_image(&mut self, image: &str) {
         self.broken.remove(image);
+    }
+
+    /// The pod is gone from the API without a word.
+    pub fn remove(&mut self) {
+        let stop = crate::pod::grace::stop(&self.view.pod, self.view.observed.checkpoint.stop, self.now);
+        let crate::pod::checkpoint::StopRecord { since, deadline } = stop;
+        self.view.observed.checkpoint.stop = Some(stop);
+        self.view.observed.api_gone = true;
+        self.view.desired = Desired::Stop(Stop { cause: view::Cause::Removed, since, deadline });
     }
 
     /// Something changed on which pulls may depend.
@@ -187,6 +206,11 @@ impl World {
         }
     }
 
+    /// Containers of this name outlive their stop so many times.
+    pub fn outlives(&mut self, name: &str, times: u32) {
+        self.lies.insert(name.into(), times);
+    }
+
     /// The agent dies and comes back: what was in flight may or may not have happened.
     pub fn crash(&mut self) {
         let pending: Vec<_> = self.queue.iter().map(|(key, happening)| (*key, happening.clone())).collect();
@@ -206,9 +230,63 @@ impl World {
             checkpoint,
             sandboxes: self.truth.sandboxes.clone(),
             containers: self.truth.containers.clone(),
+            past_attempts: self.logged.clone(),
             ..Observed::default()
         };
+        self.view.remember_probes();
         self.note("agent restarts");
+    }
+
+    /// What a probe of a container that runs has found for good.
+    pub fn probe(&mut self, name: &str, find: impl FnOnce(&mut view::Probed)) {
+        let id = self.truth.running().find(|record| record.name == name).unwrap().id.clone();
+        find(self.view.observed.probes.entry(id).or_default());
+    }
+
+    /// Changes what the runtime says of the newest record of a container; `None` takes it away.
+    pub fn tamper(&mut self, name: &str, change: impl FnOnce(Record) -> Option<Record>) {
+        let record = self.truth.newest(name).cloned().unwrap();
+        self.truth.containers.remove(&record.id);
+        if let Some(record) = change(record) {
+            self.truth.containers.insert(record.id.clone(), record);
+        }
+        self.look();
+    }
+
+    /// A container that runs ends now.
+    pub fn end(&mut self, name: &str, code: i32) {
+        let id = self.truth.running().find(|record| record.name == name).unwrap().id.clone();
+        self.exit(&id, code);
+    }
+
+    /// Records of a container that ended lie about, with attempts from 0 on.
+    pub fn litter(&mut self, name: &str, count: u32) {
+        let Some(sandbox) = self.truth.newest_sandbox().map(|sandbox| sandbox.id.clone()) else { return };
+        for attempt in 0..count {
+            let Outcome::Record(record) = self.made_container(name, attempt, &sandbox, attempt) else { return };
+            if let Some(made) = self.truth.containers.get_mut(&record.id) {
+                made.state = exited(1, made.created_at);
+            }
+        }
+        self.look();
+    }
+
+    /// A sandbox dies and what runs in it does not.
+    pub fn lose_pause(&mut self) {
+        self.truth.sandboxes.values_mut().for_each(|sandbox| sandbox.ready = false);
+        self.look();
+    }
+
+    fn look(&mut self) {
+        self.view.observed.see_all(
+            self.truth.sandboxes.values().cloned().collect(),
+            self.truth.containers.values().cloned().collect(),
+        );
+    }
+
+    /// The records of a container, as their attempts.
+    pub fn attempts(&self, name: &str) -> Vec<u32> {
+        self.truth.records(name).iter().map(|record| record.attempt).collect()
     }
 
     /// The sandbox's monitor dies: its containers with it.
@@ -220,10 +298,7 @@ impl World {
         for record in self.truth.containers.values_mut().filter(|record| record.is_running()) {
             record.state = exited(255, now);
         }
-        self.view.observed.see_all(
-            self.truth.sandboxes.values().cloned().collect(),
-            self.truth.containers.values().cloned().collect(),
-        );
+        self.look();
     }
 
     pub fn running(&self) -> Vec<String> {
@@ -318,10 +393,20 @@ impl World {
         if again {
             self.queue.retain(|_, h| !matches!(h, Happening::Acted(a, _) if a.key() == action.key()));
         }
-        let fails = self.choice() < 40 && !matches!(action, Action::RunPreStop { .. } | Action::RunPostStart { .. });
+        let name = self.name_of(&action);
+        let scripted = self.failing.get_mut(&name).filter(|left| **left > 0).map(|left| *left -= 1).is_some();
+        let fails = scripted
+            || self.choice() < 40 && !matches!(action, Action::RunPreStop { .. } | Action::RunPostStart { .. });
         let latency = self.latency(&action, fails);
         self.later(latency, Happening::Acted(action, fails));
         false
+    }
+
+    /// `StopContainer c`, `CreateSandbox`.
+    fn name_of(&self, action: &Action) -> String {
+        let super::super::Key(verb, about) = action.key();
+        let name = self.truth.containers.get(&about).map_or(about.as_str(), |record| &record.name);
+        format!("{verb:?} {name}").trim_end().to_owned()
     }
 
     fn later(&mut self, seconds: i64, happening: Happening) {
@@ -370,10 +455,15 @@ impl World {
                 let name = truth.containers[id].name.clone();
                 self.note(format!("C S({timeout_seconds}) {name}"));
             }
+            Action::RemoveContainer { id, keeps_log } if *keeps_log => {
+                let name = truth.containers[id].name.clone();
+                assert!(!truth.containers[id].is_running());
+                self.note(format!("C RemoveContainer {name}"));
+            }
             Action::StopSandbox { id } => {
                 assert!(truth.running().all(|r| r.sandbox != *id), "a sandbox stopped under a running container");
             }
-            Action::RemoveContainer { id } => assert!(truth.containers.get(id).is_none_or(|r| !r.is_running())),
+            Action::RemoveContainer { id, .. } => assert!(truth.containers.get(id).is_none_or(|r| !r.is_running())),
             Action::RemoveSandbox { id } => assert!(truth.sandboxes.get(id).is_none_or(|s| !s.ready)),
             Action::TearDownVolumes | Action::RemoveCgroup => {
                 assert_eq!(truth.running().count(), 0, "{action:?} under a running container");
@@ -436,9 +526,13 @@ impl World {
             Action::RunPreStop { container, .. } => self.of(container).pre_stop.0,
             Action::StopContainer { id, timeout_seconds, .. } => {
                 let Some(record) = self.truth.containers.get(id).filter(|r| r.is_running()) else { return 0 };
-                let on_term = self.of(&record.name).on_term.filter(|(after, _)| after <= timeout_seconds);
+                let (id, name) = (id.clone(), record.name.clone());
+                if self.lies.get_mut(&name).filter(|left| **left > 0).map(|left| *left -= 1).is_some() {
+                    return 0;
+                }
+                let on_term = self.of(&name).on_term.filter(|(after, _)| after <= timeout_seconds);
                 let (after, code) = on_term.unwrap_or((*timeout_seconds, 137));
-                self.later(after, Happening::Exit(id.clone(), code));
+                self.later(after, Happening::Exit(id, code));
                 after
             }
             _ => i64::from(self.choice() == 200),
@@ -487,7 +581,14 @@ impl World {
             }
             Action::StartContainer { id, .. } => return self.started(id),
             Action::StopContainer { id, .. } => {
-                return self.truth.containers.get(id).cloned().map_or(Outcome::Done, Outcome::Record);
+                let left = self.truth.containers.get(id).cloned();
+                // HOOK-84: whoever still runs after its stop was not stopped.
+                let still = left.as_ref().is_some_and(Record::is_running);
+                return match left {
+                    Some(_) if still => Outcome::Failed("still running".into()),
+                    Some(record) => Outcome::Record(record),
+                    None => Outcome::Done,
+                };
             }
             Action::StopSandbox { id } => {
                 if let Some(sandbox) = self.truth.sandboxes.get_mut(id) {
@@ -498,7 +599,7 @@ impl World {
                 self.truth.sandboxes.remove(id);
                 self.truth.containers.retain(|_, record| record.sandbox != *id);
             }
-            Action::RemoveContainer { id } => drop(self.truth.containers.remove(id)),
+            Action::RemoveContainer { id, .. } => drop(self.truth.containers.remove(id)),
             Action::RunPostStart { container, .. } => return hook(self.of(container).post_start.1),
             Action::RunPreStop { container, .. } => return hook(self.of(container).pre_stop.1),
             Action::DeleteFromApi => {
@@ -553,10 +654,13 @@ impl World {
         self.serial += 1;
         let id = format!("c{}", self.serial);
         let container: Option<&Container> = self.view.pod.container(name).map(|(_, container)| container);
+        let logged = self.logged.entry(name.to_owned()).or_default();
+        *logged = attempt.max(*logged);
         let record = Record {
             id: id.clone(),
             name: name.to_owned(),
             attempt,
+            restarts: attempt,
             sandbox: sandbox.to_owned(),
             state: RecordState::Created,
             created_at: self.now,
@@ -566,6 +670,8 @@ impl World {
             image: "img".into(),
             log_path: String::new(),
             read_only_below: BTreeSet::new(),
+            user: None,
+            stop_signal: String::new(),
         };
         self.truth.containers.insert(id, record.clone());
         Outcome::Record(record)
