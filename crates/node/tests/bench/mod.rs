@@ -34,7 +34,7 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -241,15 +241,20 @@ impl Bench {
         let name = value["metadata"]["name"].as_str().unwrap().to_owned();
         let seen: Pod = serde_json::from_value(value.clone()).unwrap();
         self.api.pods.send_modify(|pods| drop(pods.insert(name, value)));
-        let wish = Wish { pod: Arc::new(seen), ..Wish::default() };
+        self.begin_wish(Wish { pod: Arc::new(seen), ..Wish::default() }).0
+    }
+
+    /// Begins a task for what is wanted of a pod that the API has; its end of the wishes, and what ends the task where it
+    /// is, as a crash of the agent would.
+    pub fn begin_wish(&mut self, wish: Wish) -> (watch::Sender<Wish>, AbortHandle) {
         let (wishes, inbox) = watch::channel(wish);
         let (news, inner) = mpsc::channel(16);
         let task = Task::new(self.actor.clone(), self.probes.clone(), inbox, inner);
-        self.background.spawn(async move {
+        let crash = self.background.spawn(async move {
             let _news = news;
             task.run(CancellationToken::new()).await;
         });
-        wishes
+        (wishes, crash)
     }
 
     /// Waits until a pod's status is as wanted.
