@@ -9,7 +9,6 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::time::Duration;
 
-use serde_json::Value;
 use support::{Lab, wait};
 
 /// How much larger the node may be after all of it than before.
@@ -47,14 +46,6 @@ fn pod(lab: &Lab, name: &str, grace: u32, lifecycle: &str) {
          lifecycle: {lifecycle}\n",
         lab.image()
     ));
-}
-
-/// The recorded runs of a pod, as the command line shows them.
-fn runs(lab: &Lab, name: &str) -> Vec<Value> {
-    let answer = lab.sampan(&["hooks", name, "-o", "json"]);
-    assert!(answer.status.success(), "{}", String::from_utf8_lossy(&answer.stderr));
-    let list: Value = serde_json::from_slice(&answer.stdout).unwrap();
-    list["items"].as_array().unwrap().clone()
 }
 
 fn told(lab: &Lab, pod: &str, reason: &str, beginning: &str) {
@@ -109,19 +100,19 @@ fn bad_hooks_hurt_nobody_but_their_own_container() {
     pod(&lab, "body", 1, &format!("{{postStart: {{{}}}}}", get(endless_port)));
 
     lab.ready("body");
-    assert_eq!(runs(&lab, "body")[0]["httpStatus"], 200);
+    assert_eq!(lab.hook_runs("body")[0]["httpStatus"], 200);
     told(&lab, "redirects", "FailedPostStartHook", "PostStartHook failed (stopped after 10 redirects after ");
     told(&lab, "suicide", "FailedPostStartHook", "PostStartHook failed (");
     lab.ready("drips");
     lab.ask(&["delete", "pod", "drips", "--wait=false"]);
     told(&lab, "drips", "FailedPreStopHook", "PreStopHook not completed in grace period");
     gone(&lab, "drips");
-    let drips = runs(&lab, "drips");
+    let drips = lab.hook_runs("drips");
     assert_eq!(drips[0]["result"], "graceExceeded", "it is remembered after its pod: {drips:?}");
 
     lab.ready("forks");
     lab.ready("loud");
-    let loud = runs(&lab, "loud").remove(0);
+    let loud = lab.hook_runs("loud").remove(0);
     assert_eq!(
         (&loud["result"], loud["stdout"]["bytes"].as_u64()),
         (&"succeeded".into(), Some(1_000_000_004)),
@@ -132,7 +123,7 @@ fn bad_hooks_hurt_nobody_but_their_own_container() {
 
     let endless = lab.get("pod", "endless").unwrap();
     assert_eq!(endless["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
-    assert_eq!(runs(&lab, "endless")[0]["result"], "running");
+    assert_eq!(lab.hook_runs("endless")[0]["result"], "running");
     // The container is there all the same (HOOK-34, POD-72).
     assert!(endless["status"]["podIP"].as_str().is_some_and(|ip| !ip.is_empty()), "{endless}");
     assert_eq!(lab.ask(&["exec", "endless", "--", "echo", "here"]), "here\n");
@@ -143,7 +134,7 @@ fn bad_hooks_hurt_nobody_but_their_own_container() {
         gone(&lab, name);
         wait("no process of it is left", || !has_processes(&uid));
     }
-    assert_eq!(runs(&lab, "endless")[0]["result"], "abandoned");
+    assert_eq!(lab.hook_runs("endless")[0]["result"], "abandoned");
     let after = pss_kilobytes(lab.pid());
     assert!(after <= before + GROWTH_KILOBYTES_MAX, "the node grew from {before} to {after} kB");
     lab.down(true);

@@ -270,6 +270,14 @@ impl Lab {
         items.iter().map(|event| (field(event, "reason"), field(event, "message"))).collect()
     }
 
+    /// The recorded runs of a pod's hooks, as the command line shows them.
+    pub fn hook_runs(&self, pod: &str) -> Vec<Value> {
+        let answer = self.sampan(&["hooks", pod, "-o", "json"]);
+        assert!(answer.status.success(), "{}", text(&answer.stderr));
+        let list: Value = serde_json::from_slice(&answer.stdout).unwrap();
+        list["items"].as_array().unwrap().clone()
+    }
+
     fn log_tail(&self) -> String {
         let text = std::fs::read_to_string(self.data_dir().join("sampan.log")).unwrap_or_default();
         text[text.len().saturating_sub(3000)..].to_string()

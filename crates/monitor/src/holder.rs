@@ -291,15 +291,27 @@ impl Holder {
         if let Err(error) = container.ended(ending, &mut self.scratch) {
             self.notes.put(&format!("exit record of {}: {error}", container.id));
         }
-        let record = container.record();
+        let (id, record) = (container.id.clone(), container.record());
+        self.give_up_execs(&id);
         let event = Event::Exited(wire::Exited {
-            container: container.id.clone(),
+            container: id,
             exit_code: record.exit_code,
             signal: record.signal,
             finished_at: record.finished_at,
             oom: record.oom,
         });
         self.tell(&event, None);
+    }
+
+    /// HOOK-110: a runtime that hangs on its way into a container that has ended is not waited for.
+    fn give_up_execs(&mut self, container: &str) {
+        let execs = &self.execs;
+        let is_into = |key: u32| execs.iter().any(|exec| exec.key == key && exec.container == container);
+        for step in &mut self.steps {
+            if matches!(step.purpose, Purpose::Exec { exec } if is_into(exec)) {
+                step.run.give_up();
+            }
+        }
     }
 
     fn notice_exec_exit(&mut self, key: u32, reaped: Option<Ending>) {

@@ -133,6 +133,11 @@ impl Run {
     /// Kills the run with all that it has started; its end is seen by the pidfd as always.
     pub fn time_out(&mut self) {
         self.timed_out = true;
+        self.give_up();
+    }
+
+    /// Kills the run with all that it has started: nobody needs what it was to do.
+    pub fn give_up(&mut self) {
         self.deadline = u64::MAX;
         tree::kill(self.child.id());
     }

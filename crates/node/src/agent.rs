@@ -6,6 +6,7 @@
 
 mod admission;
 mod asks;
+mod drain;
 mod housekeeping;
 mod options;
 mod pods;
@@ -13,9 +14,9 @@ mod runtime;
 mod services;
 mod statics;
 
+pub use drain::drain;
 pub use options::{DrainOptions, Error, Options};
 
-use crate::cause::innermost;
 use crate::{
     cgroups::Cgroups,
     config,
@@ -31,7 +32,7 @@ use crate::{
     },
     probes::Probes,
     records::Records,
-    static_pods::{self, Origin, ledger::Ledger, mirror},
+    static_pods::{self, ledger::Ledger, mirror},
     volumes::{Sources, Volumes},
 };
 use cri::v1;
@@ -49,10 +50,6 @@ use tokio_util::sync::CancellationToken;
 const RELIST: Duration = Duration::from_secs(10);
 /// Questions of eviction that wait.
 const ASKS_MAX: usize = 4;
-/// How long the API may take to name the pods that are to be drained.
-const LIST_MAX: Duration = Duration::from_secs(15);
-/// How long a drained node may take before what is left is stopped by force.
-const DRAIN_MAX: Duration = Duration::from_secs(600);
 /// Listing images at the start.
 const LIST_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -101,66 +98,6 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     agent.shut_down().await;
     background.shutdown().await;
     Ok(())
-}
-
-/// Stops all pods of the node in order, with their hooks, and removes them from the machine; the API keeps them. Call
-/// it when [`run`] has returned. `progress` gets one line per pod.
-///
-/// # Errors
-/// When the API or the runtime cannot be asked what there is.
-pub async fn drain(options: DrainOptions, mut progress: impl FnMut(&str)) -> Result<(), Error> {
-    let (actor, writer, _) = actor(&options).await?;
-    let mut background = JoinSet::new();
-    background.spawn(writer.run(options.client.clone()));
-    let (probes, _reports) = Probes::new(actor.cri.clone(), actor.clock, actor.recorder.clone());
-    let (_, pressed) = watch_channel::channel(Pressure::new());
-    let ledger = ledger(&options.data_dir)?;
-    let static_pods: Vec<_> = ledger.all().into_iter().map(|known| (*known.pod).clone()).collect();
-    let mut agent = Pods::new(actor.clone(), probes, u32::MAX, pressed, Statics::new(ledger, [Origin::File]));
-    let mut events = runtime::subscribe(actor.cri.clone(), CancellationToken::new(), &mut background);
-    let present = housekeeping::present(&actor.cri).await.map_err(Error::Runtime)?;
-    // Mirrors are no pods: their UIDs are not in the runtime.
-    let of_api = pods_to_drain(&options, &mut progress).await;
-    for pod in of_api.into_iter().chain(static_pods) {
-        if present.contains_key(pod.uid()) {
-            progress(&format!("stopping pod {}/{}", pod.namespace(), pod.name()));
-            agent.drain(Arc::new(pod));
-        }
-    }
-    let deadline = tokio::time::Instant::now() + DRAIN_MAX;
-    while !agent.is_empty() {
-        tokio::select! {
-            Some(event) = events.recv() => agent.take_event(event),
-            Some(ended) = agent.join_next() => {
-                if let Some(pod) = agent.take_drained(ended) {
-                    progress(&format!("stopped pod {}/{}", pod.namespace(), pod.name()));
-                }
-            }
-            () = tokio::time::sleep(RELIST) => agent.relist_all(),
-            () = tokio::time::sleep_until(deadline) => break,
-        }
-    }
-    let left = housekeeping::present(&actor.cri).await.map_err(Error::Runtime)?.into_keys();
-    let left: std::collections::BTreeSet<String> =
-        left.chain(actor.volumes.known()).chain(actor.cgroups.known()).collect();
-    for uid in &left {
-        progress(&format!("removing what is left of pod {uid}"));
-    }
-    housekeeping::sweep(&actor, &left).await;
-    background.shutdown().await;
-    Ok(())
-}
-
-/// The node's pods, as the API knows them. A machine can be taken down also when its control plane is gone; what hooks
-/// say is only known there.
-async fn pods_to_drain(options: &DrainOptions, progress: &mut impl FnMut(&str)) -> Vec<crate::object::Pod> {
-    let why = match tokio::time::timeout(LIST_MAX, pods::list(&options.client, &options.node_name)).await {
-        Ok(Ok(pods)) => return pods,
-        Ok(Err(error)) => innermost(&error),
-        Err(_) => format!("no answer within {} s", LIST_MAX.as_secs()),
-    };
-    progress(&format!("the API cannot be asked for pods, which are stopped without their hooks: {why}"));
-    Vec::new()
 }
 
 /// IMG-239: what an earlier agent was pulling when it ended is verified, before a pod asks for it.

@@ -9,7 +9,7 @@ mod bench;
 use bench::{Bench, one, pod};
 use node::{
     image::{Cause, Class, queue::Limits},
-    pod::{act::Outcome, clock::Clock},
+    pod::{act::Outcome, clock::Clock, shell::Wish},
 };
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -332,4 +332,189 @@ async fn rtc_41_74_81_a_class_for_each_handler_of_containerd_and_one_that_it_doe
     tokio::time::timeout(patience, gone).await.expect("the pods leave containerd");
     registry.stop().unwrap();
     bench.end().await;
+}
+
+/// Ends at its first stop signal.
+const GOOD: &str = "trap 'exit 0' TERM; while true; do sleep 0.1; done";
+/// Says that it lives, and takes each stop signal down without heeding it.
+const STUBBORN: &str =
+    "trap 'echo >> /v/term' TERM; while true; do read now rest < /proc/uptime; echo $now >> /v/alive; sleep 0.1; done";
+/// A hook that ends when it is told to.
+const WAITS: &str = "echo >> /v/begun; while [ ! -e /v/go ]; do sleep 0.1; done";
+
+/// Pods with hooks on containerd, which leave their marks on the host.
+struct Hooked<'a> {
+    bench: Bench,
+    containerd: &'a Containerd,
+    image: String,
+    marks: tempfile::TempDir,
+    tasks: std::collections::BTreeMap<&'static str, (tokio::sync::watch::Sender<Wish>, tokio::task::AbortHandle)>,
+}
+
+impl Hooked<'_> {
+    fn begin(&mut self, name: &'static str, grace: i64, main: &str, lifecycle: Value) {
+        let place = self.marks.path().join(name);
+        fs::create_dir(&place).unwrap();
+        let container = json!({
+            "name": "c", "image": self.image, "imagePullPolicy": "IfNotPresent", "command": ["sh", "-c", main],
+            "lifecycle": lifecycle, "volumeMounts": [{"name": "v", "mountPath": "/v"}],
+        });
+        let value = pod(
+            name,
+            json!({
+                "hostNetwork": true, "terminationGracePeriodSeconds": grace, "containers": [container],
+                "imagePullSecrets": [{"name": "regcred"}], "volumes": [{"name": "v", "hostPath": {"path": place}}],
+            }),
+        );
+        let wish = Wish { pod: Arc::new(serde_json::from_value(value.clone()).unwrap()), ..Wish::default() };
+        self.bench.api.pods.send_modify(|pods| drop(pods.insert(name.to_owned(), value)));
+        self.tasks.insert(name, self.bench.begin_wish(wish));
+    }
+
+    async fn running(&self, name: &str) {
+        let is = |status: &Value| status["phase"] == "Running" && status["containerStatuses"][0]["started"] == true;
+        self.bench.until(name, PATIENCE, is).await;
+    }
+
+    fn remove(&self, name: &str) {
+        self.tasks[name].0.send_modify(|wish| wish.removed = true);
+    }
+
+    /// The agent ends where it is, and another one begins on what it left.
+    fn crash(&mut self, name: &'static str) {
+        let (wishes, task) = self.tasks.remove(name).unwrap();
+        task.abort();
+        let wish = wishes.borrow().clone();
+        self.tasks.insert(name, self.bench.begin_wish(wish));
+    }
+
+    fn mark(&self, name: &str, what: &str) -> PathBuf {
+        self.marks.path().join(name).join(what)
+    }
+
+    fn count(&self, name: &str, what: &str) -> usize {
+        fs::read_to_string(self.mark(name, what)).map_or(0, |text| text.lines().count())
+    }
+
+    async fn counted(&self, name: &str, what: &str, number: usize) {
+        self.wait(&format!("{name}: {what} {number} times"), || self.count(name, what) >= number).await;
+    }
+
+    async fn told(&self, reason: &str, beginning: &str) {
+        let is =
+            || self.bench.api.events.borrow().iter().any(|e| e.reason == reason && e.message.starts_with(beginning));
+        self.wait(beginning, is).await;
+    }
+
+    async fn wait(&self, what: &str, is: impl Fn() -> bool) {
+        let began = Instant::now();
+        while !is() {
+            assert!(began.elapsed() < PATIENCE, "{what}\n{:#?}", self.bench.api.events.borrow());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn gone(&self, name: &str) {
+        let mut runtime = self.containerd.client().await.runtime;
+        let began = Instant::now();
+        loop {
+            let request = cri::v1::ListPodSandboxRequest { filter: None };
+            let listed = runtime.list_pod_sandbox(request).await.unwrap().into_inner().items;
+            if !listed.iter().any(|one| one.metadata.as_ref().is_some_and(|metadata| metadata.name == name)) {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE, "{name} is not gone\n{:#?}", self.bench.api.events.borrow());
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Results of the recorded runs.
+    fn results(&self, name: &str) -> Vec<&'static str> {
+        self.bench.actor.hooks.journal.runs("ns", name).iter().map(|run| run.ended.result.label()).collect()
+    }
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn uptime() -> f64 {
+    fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().parse().unwrap()
+}
+
+fn exec(script: &str) -> Value {
+    json!({"exec": {"command": ["sh", "-c", script]}})
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hooks_keep_their_rules_with_containerd_whatever_becomes_of_the_agent() {
+    let containerd = Containerd::start();
+    let registry = private(&containerd);
+    let bench = Bench::new(containerd.client().await, Limits::default(), Clock::System);
+    bench.secret("regcred", &registry.address, USER, PASSWORD);
+    let image = format!("{}/team/box:1", registry.address);
+    let (marks, tasks) = (tempfile::tempdir().unwrap(), Default::default());
+    let mut pods = Hooked { bench, containerd: &containerd, image, marks, tasks };
+    let server = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let get = json!({"httpGet": {"host": "127.0.0.1", "port": server.local_addr().unwrap().port(), "path": "/", "scheme": "HTTP"}});
+
+    let both = json!({"postStart": exec("echo $HOSTNAME >> /v/start"), "preStop": exec("echo >> /v/stop")});
+    pods.begin("good", 30, GOOD, both);
+    pods.begin("fails", 5, GOOD, json!({"postStart": exec("echo SECRET; exit 7"), "preStop": exec("echo >> /v/stop")}));
+    pods.begin("late", 2, GOOD, json!({"preStop": exec("sleep 1000")}));
+    pods.begin("endless", 2, GOOD, json!({"postStart": exec("echo >> /v/begun; sleep 1000")}));
+    pods.begin("again", 1, GOOD, json!({"postStart": exec(WAITS)}));
+    pods.begin("twice", 60, GOOD, json!({"preStop": exec(WAITS)}));
+    pods.begin("stubborn", 8, STUBBORN, json!({"preStop": exec("echo >> /v/stop")}));
+    pods.begin("pauses", 30, GOOD, json!({"postStart": get, "preStop": {"sleep": {"seconds": 1}}}));
+
+    // postStart: once a start, before Running; one that fails is told and ends the container (HOOK-33, 34, 37, 38).
+    let (mut asked, _) = tokio::task::spawn_blocking(move || server.accept().unwrap()).await.unwrap();
+    std::io::Write::write_all(&mut asked, b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n").unwrap();
+    for name in ["good", "late", "twice", "stubborn", "pauses"] {
+        pods.running(name).await;
+    }
+    assert_eq!((pods.count("good", "start"), pods.count("good", "stop")), (1, 0));
+    pods.told("FailedPostStartHook", "PostStartHook failed (exit code 7 after ").await;
+    pods.told("Killing", "FailedPostStartHook").await;
+    pods.counted("fails", "stop", 1).await;
+    let waiting = pods.bench.until("endless", PATIENCE, |status| status["podIP"].is_string()).await;
+    assert_eq!(waiting["containerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
+
+    // All at once: each ends as its hook and its grace let it.
+    let removed = uptime();
+    for name in ["good", "late", "twice", "stubborn", "pauses", "endless"] {
+        pods.remove(name);
+    }
+    pods.counted("again", "begun", 1).await;
+    pods.counted("twice", "begun", 1).await;
+    pods.counted("stubborn", "term", 1).await;
+    for name in ["again", "twice", "stubborn"] {
+        pods.crash(name);
+    }
+    pods.counted("again", "begun", 2).await;
+    pods.counted("twice", "begun", 2).await;
+    for name in ["again", "twice"] {
+        fs::write(pods.mark(name, "go"), "").unwrap();
+    }
+    pods.running("again").await;
+    pods.remove("again");
+    pods.remove("fails");
+    for name in ["good", "late", "twice", "stubborn", "pauses", "endless", "again", "fails"] {
+        pods.gone(name).await;
+    }
+    pods.told("FailedPreStopHook", "PreStopHook not completed in grace period").await;
+    assert_eq!(pods.count("good", "stop"), 1);
+    let lived = fs::read_to_string(pods.mark("stubborn", "alive")).unwrap();
+    let lived = lived.lines().last().unwrap().parse::<f64>().unwrap() - removed;
+    assert!((7.0..11.0).contains(&lived), "a grace of 8 s was {lived:.1} s");
+    assert_eq!((pods.count("stubborn", "stop"), pods.count("stubborn", "term")), (1, 1), "neither is repeated");
+    assert_eq!(pods.results("good"), ["succeeded", "succeeded"]);
+    assert_eq!(pods.results("late"), ["graceExceeded"]);
+    assert_eq!(pods.results("endless"), ["abandoned"]);
+    assert_eq!(pods.results("again"), ["abandoned", "succeeded"]);
+    assert_eq!(pods.results("twice"), ["abandoned", "succeeded"]);
+    assert_eq!(pods.results("pauses"), ["succeeded", "succeeded"]);
+    let events = pods.bench.api.events.borrow().clone();
+    assert!(events.iter().all(|event| !event.message.contains("SECRET")), "{events:#?}");
+    registry.stop().unwrap();
+    pods.bench.end().await;
 }

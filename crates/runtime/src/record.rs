@@ -101,6 +101,8 @@ pub(crate) const MADE: &str = "made";
 pub(crate) const IDENTITY: &str = "identity.json";
 /// Why a container could not be started.
 pub(crate) const FAILURE: &str = "failure";
+/// An empty file: the stop signal has been sent.
+pub(crate) const SIGNALLED: &str = "signalled";
 /// The monitor's exit record.
 pub(crate) const EXIT: &str = "exit";
 

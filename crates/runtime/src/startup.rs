@@ -13,7 +13,7 @@ use monitor::wire::{Request, Shutdown};
 
 use crate::core::{Core, nanoseconds};
 use crate::error::Error;
-use crate::record::{self, ContainerRecord, EXIT, FAILURE, IDENTITY, SandboxRecord};
+use crate::record::{self, ContainerRecord, EXIT, FAILURE, IDENTITY, SIGNALLED, SandboxRecord};
 use crate::rootfs;
 use crate::state::{Container, Phase, Sandbox, Stage};
 
@@ -51,11 +51,13 @@ async fn find(core: &Arc<Core>, record: SandboxRecord) -> Result<(), Error> {
     Ok(())
 }
 
-/// Who a container is, and its end if that is on record.
+/// Who a container is, whether it was told to stop, and its end if that is on record.
 fn recall(container: &Container, data: &Path) {
     if let Some(identity) = fs::read(data.join(IDENTITY)).ok().and_then(|text| serde_json::from_slice(&text).ok()) {
         container.recall(identity);
     }
+    let is_signalled = data.join(SIGNALLED).exists();
+    container.stop.send_modify(|stop| stop.is_signalled = is_signalled);
     let Ok(Some(exit)) = Record::read(&data.join(EXIT)) else { return };
     container.change(|live| live.started_at = nanoseconds(exit.started_at));
     let failure = fs::read_to_string(data.join(FAILURE)).ok();

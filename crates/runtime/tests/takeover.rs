@@ -52,6 +52,59 @@ async fn containers_outlive_the_runtime_and_the_next_one_knows_how_they_ended() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_was_begun_in_a_container_is_in_nobodys_way_and_its_stop_signal_comes_once() {
+    let mut world = World::new();
+    let client = world.serve().await;
+    let image = pull(&client, &world.image()).await;
+    let pod = sandbox_config(&world, "begun");
+    let sandbox = sandbox(&client, &pod).await;
+    let deaf = "trap 'echo told' TERM; echo ready; while :; do sleep 0.02; done";
+    let id = create(&client, &sandbox, &pod, container_config(&image, "main", &["sh", "-c", deaf])).await;
+    start(&client, &id).await;
+    let log = world.logs().join("begun/main/0.log");
+    said(&log, "ready").await;
+    let cmd = ["sh", "-c", "echo hook > /proc/1/fd/1; sleep 1000"].map(str::to_owned).into();
+    let request = ExecSyncRequest { container_id: id.clone(), cmd, timeout: 0 };
+    let stop = StopContainerRequest { container_id: id.clone(), timeout: 1000 };
+    let (mut runtime, mut other) = (client.runtime.clone(), client.runtime.clone());
+    let mark = world.data().join("runtime/containers").join(&id).join("signalled");
+    let begun = async {
+        said(&log, "hook").await;
+        said(&log, "told").await;
+        within("the mark of the signal", || mark.exists()).await;
+    };
+    tokio::select! {
+        ended = runtime.exec_sync(request) => panic!("{ended:?}"),
+        ended = other.stop_container(stop) => panic!("{ended:?}"),
+        () = begun => {}
+    }
+
+    world.kill_server();
+    let client = world.serve().await;
+    // The command of before still runs and has its name.
+    assert_eq!(exec(&client, &id, &["echo", "here"]).await.stdout, b"here\n");
+    let request = StopContainerRequest { container_id: id.clone(), timeout: 1 };
+    client.runtime.clone().stop_container(request).await.unwrap();
+    assert_eq!(status(&client, &id).await.exit_code, 137);
+    let told = log_lines(&log).iter().filter(|(_, text)| text == "told").count();
+    assert_eq!(told, 1, "the stop signal was sent once");
+    assert_eq!(world.down(), [""; 0]);
+}
+
+async fn said(log: &std::path::Path, wanted: &str) {
+    within(wanted, || log.exists() && log_lines(log).iter().any(|(_, text)| text == wanted)).await;
+}
+
+async fn within(what: &str, is: impl Fn() -> bool) {
+    let wait = async {
+        while !is() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), wait).await.expect(what);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_dead_monitor_ends_its_sandbox_and_its_containers() {
     let mut world = World::new();
     let client = world.serve().await;

@@ -12,6 +12,7 @@ use crate::{
     },
 };
 use cri::v1;
+use futures_util::StreamExt as _;
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
@@ -23,6 +24,8 @@ use tokio::task::JoinSet;
 const TIMEOUT: Duration = Duration::from_secs(120);
 /// Orphans get one second, and never less than two (HOOK-81, HOOK-100).
 const ORPHAN_STOP_SECONDS: i64 = 2;
+/// So many that their seconds do not add up, and the runtime has room for others.
+const STRAYS_AT_ONCE: usize = 16;
 
 /// What the runtime has, by pod UID: the ids and states of all that is there.
 type Fingerprints = BTreeMap<String, BTreeSet<(String, i32)>>;
@@ -172,22 +175,25 @@ pub(super) async fn sweep(actor: &Actor, strays: &BTreeSet<String>) {
     }
     let Ok(present) = present(&actor.cri).await else { return };
     let logs = logs(actor).await;
-    for uid in strays {
-        tracing::info!(uid, "what is left of a pod that the API does not have is removed");
-        if let Some(sandboxes) = present.get(uid) {
-            remove_orphan(actor, uid, sandboxes).await;
-        }
-        if let Err(error) = actor.volumes.tear_down(uid).await {
-            tracing::warn!(uid, %error, "volumes of a pod that is gone are not removed");
-        }
-        if let Err(error) = actor.cgroups.remove(uid).await {
-            tracing::warn!(uid, %error, "cgroup of a pod that is gone is not removed");
-        }
-        actor.checkpoints.remove(uid);
-        for path in logs.get(uid).into_iter().flatten() {
-            config::unlink_logs(&actor.ctx.log_dir, path);
-            let _ = tokio::fs::remove_dir_all(path).await;
-        }
+    let of = |uid: &String| (present.get(uid).cloned().unwrap_or_default(), logs.get(uid).cloned().unwrap_or_default());
+    let removals = strays.iter().map(|uid| remove_stray(actor, uid, of(uid)));
+    futures_util::stream::iter(removals).for_each_concurrent(STRAYS_AT_ONCE, |removal| removal).await;
+}
+
+/// Removes everything of one pod from the machine: its sandboxes, its directories.
+async fn remove_stray(actor: &Actor, uid: &str, (sandboxes, logs): (Vec<String>, Vec<PathBuf>)) {
+    tracing::info!(uid, "what is left of a pod that the API does not have is removed");
+    remove_orphan(actor, uid, &sandboxes).await;
+    if let Err(error) = actor.volumes.tear_down(uid).await {
+        tracing::warn!(uid, %error, "volumes of a pod that is gone are not removed");
+    }
+    if let Err(error) = actor.cgroups.remove(uid).await {
+        tracing::warn!(uid, %error, "cgroup of a pod that is gone is not removed");
+    }
+    actor.checkpoints.remove(uid);
+    for path in logs {
+        config::unlink_logs(&actor.ctx.log_dir, &path);
+        let _ = tokio::fs::remove_dir_all(path).await;
     }
 }
 

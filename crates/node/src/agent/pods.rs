@@ -113,10 +113,6 @@ impl Pods {
         }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.tasks.is_empty()
-    }
-
     /// The UIDs of all pods that this node is to know; `None` before the API and the node's sources have told them all.
     pub(super) fn known(&self) -> Option<BTreeSet<String>> {
         (self.synced && self.statics.are_complete()).then(|| self.handles.keys().chain(&self.gone).cloned().collect())

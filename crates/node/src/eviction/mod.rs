@@ -22,5 +22,6 @@ pub mod view;
 pub use act::Ask;
 pub use metrics::Metrics;
 pub use policy::{Given, Policy};
+pub use rank::is_critical;
 pub use shell::{Evictor, Options};
 pub use signal::{Condition, Pressure};

@@ -34,7 +34,7 @@ use std::{
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{AbortHandle, JoinSet},
 };
 use tokio_util::sync::CancellationToken;
 
@@ -289,18 +289,26 @@ impl Bench {
     /// Begins the task of a pod that the API has; cancelling it ends it as the end of the agent does.
     pub fn resume(&mut self, value: Value) -> (watch::Sender<Wish>, CancellationToken) {
         let seen: Pod = serde_json::from_value(value).unwrap();
-        let uid = seen.uid().to_owned();
-        let wish = Wish { pod: Arc::new(seen), ..Wish::default() };
+        let cancel = CancellationToken::new();
+        (self.begin_task(Wish { pod: Arc::new(seen), ..Wish::default() }, cancel.clone()).0, cancel)
+    }
+
+    /// Begins a task for what is wanted of a pod that the API has; its end of the wishes, and what ends the task where it
+    /// is, as a crash of the agent would.
+    pub fn begin_wish(&mut self, wish: Wish) -> (watch::Sender<Wish>, AbortHandle) {
+        self.begin_task(wish, CancellationToken::new())
+    }
+
+    fn begin_task(&mut self, wish: Wish, cancel: CancellationToken) -> (watch::Sender<Wish>, AbortHandle) {
+        let uid = wish.pod.uid().to_owned();
         let (wishes, inbox) = watch::channel(wish);
         let (news, inner) = mpsc::channel(16);
         self.news.lock().unwrap().insert(uid, news);
         let task = Task::new(self.actor.clone(), self.probes.clone(), inbox, inner);
-        let cancel = CancellationToken::new();
-        let token = cancel.clone();
-        self.background.spawn(async move {
-            task.run(token).await;
+        let task = self.background.spawn(async move {
+            task.run(cancel).await;
         });
-        (wishes, cancel)
+        (wishes, task)
     }
 
     /// Waits until a pod's status is as wanted.

@@ -5,7 +5,6 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use cri::v1::{ExecSyncRequest, ExecSyncResponse};
@@ -21,7 +20,7 @@ use crate::descriptor::{Descriptor, Pipe, null};
 use crate::error::Error;
 use crate::link::Link;
 use crate::oci;
-use crate::state::{Container, Stage, lock};
+use crate::state::{Container, Stage, fresh_id, lock};
 
 /// Bytes of each output that are kept unless the caller wants fewer; the rest is read and dropped (HOOK-15).
 const OUTPUT_BYTES_MAX: usize = 16 << 20;
@@ -35,8 +34,6 @@ const STDERR_BYTES: &str = "sampan-stderr-bytes";
 pub(crate) const DRAIN: Duration = Duration::from_millis(300);
 /// How long the end is awaited after SIGKILL.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-
-static SERIAL: AtomicU64 = AtomicU64::new(1);
 
 /// A process that was launched.
 pub(crate) struct Running {
@@ -61,7 +58,8 @@ pub(crate) async fn launch(
         return Err(Error::Invalid("no command is given".into()));
     }
     let link = container.sandbox.link()?;
-    let name = format!("{}-{}", &container.id()[..12], SERIAL.fetch_add(1, Ordering::Relaxed));
+    // What an earlier agent launched may still run, and the monitor knows it by its name.
+    let name = format!("{}-{}", &container.id()[..12], &fresh_id()?[..12]);
     let bundle = core.layout.container_run(container.id());
     let process = bundle.join(format!("{name}.json"));
     let document = fs::read(bundle.join("config.json")).map_err(Error::file("read", &bundle))?;

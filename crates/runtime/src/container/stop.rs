@@ -1,7 +1,9 @@
-//! StopContainer: the stop signal once, then SIGKILL at the earliest deadline that any caller gave (POD-74).
+//! StopContainer: the stop signal once, also over a restart (HOOK-59), then SIGKILL at the earliest deadline that any caller
+//! gave (POD-74).
 //!
 //! Waits for the monitor's word that the container has ended; nothing polls.
 
+use std::fs;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +13,7 @@ use tokio::time::Instant;
 use super::signal::SIGKILL;
 use crate::core::Core;
 use crate::error::Error;
+use crate::record::SIGNALLED;
 use crate::state::{Container, Stage};
 
 /// How long the kernel may take to end what got SIGKILL.
@@ -31,6 +34,9 @@ pub(crate) async fn stop(core: Arc<Core>, id: String, timeout_seconds: i64) -> R
     let mut stops = container.stop.subscribe();
     if hasten(&container, Instant::now() + timeout) {
         send(&core, &container, container.record.stop_signal).await?;
+        // Afterwards: a signal that comes twice does less harm than one that never comes.
+        let mark = core.layout.container_data(container.id()).join(SIGNALLED);
+        fs::write(&mark, "").map_err(Error::file("write", &mark))?;
     }
     loop {
         let deadline = stops.borrow_and_update().deadline.unwrap_or_else(Instant::now);

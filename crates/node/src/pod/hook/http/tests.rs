@@ -51,6 +51,13 @@ async fn any_status_is_an_answer_and_an_endless_body_is_not_read() {
     }
 }
 
+#[test]
+fn an_address_of_version_6_stands_in_brackets() {
+    let target = |host: &str| Target { is_tls: true, host: host.into(), port: 8443, path: "/a?b".into() }.url();
+    assert_eq!(target("fd00::1"), "https://[fd00::1]:8443/a?b");
+    assert_eq!(target("10.0.0.1"), "https://10.0.0.1:8443/a?b");
+}
+
 #[tokio::test]
 async fn redirects_without_end_end_after_ten() {
     let server = server(|_| "HTTP/1.1 302 Found\r\nLocation: /again\r\nContent-Length: 0\r\n\r\n".into()).await;
