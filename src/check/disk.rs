@@ -61,7 +61,7 @@ mod tests {
     #[test]
     fn a_disk_below_a_threshold_is_told_with_its_name() {
         let policy = Policy::parse(&Given::default()).unwrap();
-        let at = |percent| judge(Path::new("/data"), Disk { free: percent << 30, size: 100 << 30 }, &policy);
+        let at = |percent: u64| judge(Path::new("/data"), Disk { free: percent << 30, size: 100 << 30 }, &policy);
         assert_eq!(at(16).weight, Weight::Good);
         let tight = at(14);
         assert_eq!(tight.weight, Weight::Less);
