@@ -19,6 +19,7 @@ pub mod meta;
 pub mod names;
 pub mod patch;
 pub mod pod;
+pub mod pod_security;
 pub mod quantity;
 pub mod quota;
 pub mod rbac;

@@ -23,7 +23,7 @@ use crate::{
     credentials::{Credentials, Places},
     event::{Recorder, Writer},
     eviction::Pressure,
-    heartbeat::Pulse,
+    heartbeat::{Pulse, RuntimeState},
     image::{Pulls, probe, watch},
     pod::{
         act::{Actor, limited, rpc, rpc_text},
@@ -146,6 +146,7 @@ async fn actor(options: &DrainOptions) -> Result<(Arc<Actor>, Writer, probe::Fai
         hooks,
         crash_back_off: options.crash_back_off,
         pulse: Pulse::new(Clock::System.now()),
+        runtime_state: watch_channel::Sender::new(RuntimeState::default()),
     };
     Ok((Arc::new(actor), writer, failed))
 }

@@ -5,9 +5,11 @@
 
 mod facts;
 mod pulse;
+mod state;
 mod status;
 
 pub use pulse::Pulse;
+pub use state::RuntimeState;
 
 use crate::{eviction::Pressure, pod::clock::Clock};
 use api::handlers::ByHandler;
@@ -62,6 +64,8 @@ pub struct Options {
     pub pressure: watch::Receiver<Pressure>,
     /// When the runtime was last listed.
     pub pulse: Pulse,
+    /// Where those who call the runtime read what it says of itself.
+    pub state: watch::Sender<RuntimeState>,
     /// The time.
     pub clock: Clock,
     /// The data directory, whose file system holds the pods' ephemeral storage.
@@ -93,19 +97,23 @@ pub async fn run(options: Options, ready: watch::Sender<bool>, cancel: Cancellat
         written_at: None,
         lease_at: None,
         figures: ByHandler::new(),
+        unready: 0,
     };
     loop {
         let Some(beat) = cancel.run_until_cancelled(heart.beat()).await else { return };
+        if let Ok(is_ready) = &beat {
+            ready.send_if_modified(|old| std::mem::replace(old, *is_ready) != *is_ready);
+        }
         let pause = match beat {
-            Ok(is_ready) => {
-                ready.send_if_modified(|old| std::mem::replace(old, is_ready) != is_ready);
-                if is_ready { LOOK_PERIOD } else { RETRY_PERIOD }
-            }
+            Ok(true) => LOOK_PERIOD,
+            Ok(false) => RETRY_PERIOD,
             Err(error) => {
                 tracing::warn!(%error, cause = ?std::error::Error::source(&error).map(ToString::to_string), "node not reported");
                 if heart.written.is_some() { LOOK_PERIOD } else { RETRY_PERIOD }
             }
         };
+        // POD-5: a runtime that is not ready has its own rhythm.
+        let pause = if heart.unready > 0 { state::pause(heart.unready) } else { pause };
         tokio::select! {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
@@ -127,6 +135,8 @@ struct Heart {
     lease_at: Option<Timestamp>,
     /// The handlers' figures that the API has.
     figures: ByHandler,
+    /// How often in a row the runtime was not ready.
+    unready: u32,
 }
 
 impl Heart {
@@ -138,6 +148,9 @@ impl Heart {
         });
         let now = self.options.clock.now();
         seen.unlisted = self.options.pulse.problem(now);
+        let state = RuntimeState::of(&seen);
+        self.unready = if state.is_ready { 0 } else { self.unready.saturating_add(1) };
+        self.options.state.send_if_modified(|known| std::mem::replace(known, state.clone()) != state);
         if !self.is_registered {
             self.register(&seen).await?;
         }

@@ -135,6 +135,7 @@ async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
         hooks: hooks(directory.path(), Clock::System),
         crash_back_off: Default::default(),
         pulse: node::heartbeat::Pulse::new(Clock::System.now()),
+        runtime_state: watch::Sender::new(Default::default()),
     });
     let seen: Pod = serde_json::from_value(pod()).unwrap();
     let wish = Wish { pod: Arc::new(seen), ..Wish::default() };

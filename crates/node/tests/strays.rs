@@ -123,6 +123,7 @@ async fn pod_3_a_node_whose_runtime_lists_nothing_is_not_ready() {
         images_max: None,
         pressure,
         pulse: pulse.clone(),
+        state: tokio::sync::watch::Sender::new(Default::default()),
         clock: node::pod::clock::Clock::System,
         data_dir: lab.directory.path().into(),
     };
@@ -151,4 +152,23 @@ async fn pod_3_a_node_whose_runtime_lists_nothing_is_not_ready() {
     assert!(message.ends_with("s ago; threshold is 3m0s"), "{message}");
     pulse.beat(jiff::Timestamp::now());
     assert_eq!(until("True").await["reason"], "KubeletReady");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pod_5_a_runtime_that_is_not_ready_is_asked_ever_more_slowly_and_nothing_is_begun() {
+    let mut lab = Lab::new().await;
+    lab.fake.set_condition("RuntimeReady", false, "R", "m");
+    lab.start();
+    lab.until("it is known", |fake| fake.calls_of(Verb::Status).len() >= 3).await;
+    lab.put("web", "r.test/web:1", json!({}));
+    lab.until("it was asked often", |fake| fake.calls_of(Verb::Status).len() >= 6).await;
+    let times: Vec<f64> = lab.fake.calls_of(Verb::Status).iter().map(|call| call.at.as_secs_f64()).collect();
+    let gaps: Vec<f64> = times.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    for (gap, least) in gaps.iter().zip([0.1, 0.2, 0.4, 0.8, 1.6]) {
+        assert!(*gap >= least && *gap < least + 2.0, "{gaps:?}");
+    }
+    assert_eq!(lab.count(Verb::RunPodSandbox), 0);
+    lab.fake.set_condition("RuntimeReady", true, "", "");
+    lab.until("it runs", |fake| fake.calls_of(Verb::StartContainer).len() == 1).await;
+    lab.end().await;
 }

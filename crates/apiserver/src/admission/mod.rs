@@ -11,6 +11,7 @@ mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
 pub mod pin_image_digests;
+mod pod_security;
 mod priority;
 mod resource_quota;
 mod runtime_class;
@@ -108,6 +109,7 @@ static PLUGINS: &[&(dyn Plugin + 'static)] = &[
     &service_account::ServiceAccount,
     &node_restriction::NodeRestriction,
     &always_pull_images::AlwaysPullImages,
+    &pod_security::PodSecurity,
     &priority::Priority,
     &default_toleration_seconds::DefaultTolerationSeconds,
     &runtime_class::RuntimeClass,
@@ -119,6 +121,7 @@ pub const DEFAULT_PLUGINS: &[&str] = &[
     "LimitRanger",
     "ServiceAccount",
     "NodeRestriction",
+    "PodSecurity",
     "Priority",
     "DefaultTolerationSeconds",
     "RuntimeClass",

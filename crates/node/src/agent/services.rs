@@ -71,6 +71,7 @@ impl Options {
             pressure: pressed,
             data_dir: self.data_dir.clone(),
             pulse: actor.pulse.clone(),
+            state: actor.runtime_state.clone(),
             clock: actor.clock,
         };
         background.spawn(heartbeat::run(beat, watch::Sender::new(false), cancel.clone()));

@@ -19,7 +19,7 @@ use crate::{
     config,
     credentials::Credentials,
     event::{Recorder, Target},
-    heartbeat::Pulse,
+    heartbeat::{Pulse, RuntimeState},
     hooks::{Hooks, run::Moment},
     image::{Pulls, Refusal},
     object::{Container, Pod},
@@ -30,6 +30,7 @@ use cri::v1;
 use jiff::Timestamp;
 use kube::{Api, api::DeleteParams};
 use std::{collections::BTreeMap, pin::Pin, sync::Arc, time::Duration};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// CRI calls without a limit of their own.
@@ -74,6 +75,8 @@ pub struct Actor {
     pub crash_back_off: CrashBackOff,
     /// When the runtime was last listed as a whole.
     pub pulse: Pulse,
+    /// What the runtime last said of itself.
+    pub runtime_state: watch::Sender<RuntimeState>,
 }
 
 /// What an action needs to know of its pod.
@@ -124,6 +127,8 @@ pub enum Outcome {
     Verdict(Verdict),
     /// It failed and is to be tried again.
     Failed(String),
+    /// The network is not ready; it is tried again soon (POD-4).
+    NetworkNotReady(String),
     /// The API does not have this pod any more.
     ApiGone,
 }
@@ -373,12 +378,11 @@ impl Actor {
     async fn remove_traces(&self, pod: &Pod, logs: bool) -> Outcome {
         let directory = config::pod_log_directory(&self.ctx.log_dir, pod);
         config::unlink_logs(&self.ctx.log_dir, &directory);
-        if logs {
-            if let Err(error) = tokio::fs::remove_dir_all(&directory).await
-                && error.kind() != std::io::ErrorKind::NotFound
-            {
-                return Outcome::Failed(error.to_string());
-            }
+        if logs
+            && let Err(error) = tokio::fs::remove_dir_all(&directory).await
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            return Outcome::Failed(error.to_string());
         }
         self.checkpoints.remove(pod.uid());
         self.hooks.journal.gone(pod.uid());

@@ -17,6 +17,7 @@ impl View {
         let observed = &mut self.observed;
         match outcome {
             Outcome::Failed(_) => return observed.try_again(key, now),
+            Outcome::NetworkNotReady(_) => return observed.retry_in(key, SignedDuration::from_secs(1), now),
             Outcome::StartFailed(error, record) => {
                 if let Action::CreateContainer { container, .. } | Action::StartContainer { container, .. } = action {
                     observed.start_errors.insert(container.clone(), error);
@@ -227,6 +228,18 @@ impl Observed {
             Verb::StopContainer | Verb::StopSandbox => seconds(10),
             _ => crate::image::doubled(SignedDuration::from_millis(500), failures - 1, seconds(10)),
         };
-        self.retries.insert(key, Retry { failures, at: now + delay });
+        self.retry_in(key, delay, now);
+    }
+
+    /// After this time, and up to half as much again (POD-4): what failed together does not come back together.
+    fn retry_in(&mut self, key: Key, delay: SignedDuration, now: Timestamp) {
+        let known = self.retries.get(&key);
+        let (failures, since) = known.map_or((1, now), |known| (known.failures + 1, known.since));
+        self.retries.insert(key, Retry { failures, since, at: now + self.spread(delay) });
+    }
+
+    /// The delay with this pod's share of the spread.
+    pub fn spread(&self, delay: SignedDuration) -> SignedDuration {
+        delay + SignedDuration::from_secs_f64(delay.as_secs_f64() * self.spread.clamp(0.0, 0.5))
     }
 }

@@ -33,6 +33,8 @@ const REFRESH: SignedDuration = SignedDuration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// How long a later one waits, as all that failed does (POD-4).
 const LOOK_AFTER_ERROR: SignedDuration = SignedDuration::from_secs(10);
+/// And so long after one that went well.
+const LOOK_AFTER_SUCCESS: SignedDuration = SignedDuration::from_secs(60);
 /// The progress of pulls is written at most this often.
 const PROGRESS: SignedDuration = SignedDuration::from_secs(1);
 
@@ -130,7 +132,8 @@ impl Task {
     ) -> Self {
         let pod = wishes.borrow().pod.clone();
         let checkpoint = actor.checkpoints.load(pod.uid());
-        let observed = Observed { checkpoint, ..Observed::default() };
+        let spread = rand::random::<f64>() / 2.0;
+        let observed = Observed { checkpoint, spread, ..Observed::default() };
         let host_ips = actor.ctx.node_ips.iter().map(ToString::to_string).collect();
         let runtime = actor.runtime_name.clone();
         let crash_back_off = actor.crash_back_off;
@@ -167,7 +170,12 @@ impl Task {
             return false;
         }
         self.take_wish();
+        let mut runtime = self.actor.runtime_state.subscribe();
         loop {
+            // POD-5: a runtime that is not ready is left alone. Its state lives as long as the actor.
+            if cancel.run_until_cancelled(runtime.wait_for(|state| state.is_ready)).await.is_none() {
+                return false;
+            }
             let plan = self.settle();
             if plan.stage == Stage::Gone && self.flights.is_empty() {
                 self.probes.stop(self.view.pod.uid());
@@ -190,6 +198,7 @@ impl Task {
             match observe::pod(&self.actor.cri, self.view.pod.uid()).await {
                 Ok(listing) => {
                     self.view.observed.see_all(listing.sandboxes, listing.records);
+                    self.seen();
                     self.view.observed.past_attempts = observe::logged(&self.actor.ctx.log_dir, &self.view.pod).await;
                     return self.view.remember_probes();
                 }
@@ -204,7 +213,12 @@ impl Task {
         let text = format!("error determining status: {error}");
         self.actor.recorder.warning(Target::pod(&self.view.pod), "FailedSync", text);
         tracing::warn!(pod = self.view.pod.full_name(), error, "runtime not listed");
-        self.look_again_at = Some(self.actor.clock.now() + LOOK_AFTER_ERROR);
+        self.look_again_at = Some(self.actor.clock.now() + self.view.observed.spread(LOOK_AFTER_ERROR));
+    }
+
+    /// POD-4: however quiet it is, the runtime is looked at now and then.
+    fn seen(&mut self) {
+        self.look_again_at = Some(self.actor.clock.now() + self.view.observed.spread(LOOK_AFTER_SUCCESS));
     }
 
     async fn next(&mut self, sleep: Duration) -> Event {
@@ -233,7 +247,10 @@ impl Task {
             Event::News(News::Runtime(listing)) => self.take_listing(listing, false),
             Event::News(News::Probe(report)) => self.take_probe(report),
             Event::Acted(acted) => self.take_outcome(acted),
-            Event::Looked(outcomes, Ok(listing)) => self.take_listing(listing, outcomes == self.outcomes),
+            Event::Looked(outcomes, Ok(listing)) => {
+                self.seen();
+                self.take_listing(listing, outcomes == self.outcomes);
+            }
             Event::Looked(_, Err(error)) => self.not_seen(error),
             Event::Published(answer) => self.take_answer(answer),
             Event::Heard(cause) => self.view.observed.hear(cause, self.actor.clock.now()),

@@ -119,6 +119,8 @@ pub struct Observed {
     pub records_spare: bool,
     /// The highest attempt of each container of which the runtime has no record any more (POD-20).
     pub past_attempts: BTreeMap<String, u32>,
+    /// By how much of themselves the pod's delays are longer, up to a half, so that pods do not act in step (POD-4).
+    pub spread: f64,
     /// Termination messages by container id, read when the end was seen (POD-38).
     pub last_words: BTreeMap<String, String>,
     /// What is on disk.
@@ -265,6 +267,8 @@ pub struct Probed {
 pub struct Retry {
     /// Consecutive failures.
     pub failures: u32,
+    /// When the first of them was.
+    pub since: Timestamp,
     /// Not before this.
     pub at: Timestamp,
 }

@@ -230,6 +230,7 @@ impl Bench {
             hooks: hooks(directory.path(), clock),
             crash_back_off: Default::default(),
             pulse: node::heartbeat::Pulse::new(clock.now()),
+            runtime_state: watch::Sender::new(Default::default()),
         });
         Bench { actor, api, clock, probes, news, directory, top, background, failed: Some(failed) }
     }

@@ -22,6 +22,12 @@ pub(super) enum ClassError {
 impl Actor {
     pub(super) async fn create_sandbox(&self, scene: &Scene, attempt: u32) -> Outcome {
         let pod = &*scene.pod;
+        let problem = self.runtime_state.borrow().network_problem.clone().filter(|_| !pod.spec.host_network);
+        if let Some(problem) = problem {
+            let text = format!("network is not ready: {problem}");
+            self.warn(pod, "", "NetworkNotReady", text.clone());
+            return Outcome::NetworkNotReady(text);
+        }
         let handler = match self.handler(scene).await {
             Ok(handler) => handler,
             Err(ClassError::Absent(text)) => return self.sandbox_failed(scene, text, true),

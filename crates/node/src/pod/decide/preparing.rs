@@ -5,13 +5,19 @@
 
 use super::{Action, Draft, Notice, stopping};
 use crate::pod::view::{Fact, Sandbox};
+use jiff::SignedDuration;
+
+/// How long volumes are waited for before that is told: two minutes and the three seconds of an attempt.
+const VOLUMES_SECONDS: i64 = 123;
 
 /// Plans what is missing before containers can start; the sandbox once it is ready.
 pub(super) fn plan(draft: &mut Draft<'_>) -> Option<Sandbox> {
     let observed = &draft.view.observed;
     if observed.volumes != Fact::Ready {
+        tell_late_volumes(draft);
         draft.act(Action::PrepareVolumes);
     }
+    let observed = &draft.view.observed;
     super::image::prefetch(draft);
     let newest = observed.newest_sandbox().cloned();
     match newest {
@@ -25,6 +31,30 @@ pub(super) fn plan(draft: &mut Draft<'_>) -> Option<Sandbox> {
             None
         }
     }
+}
+
+/// POD-6: each single failure is told as it happens; that there are still no volumes, every two minutes.
+fn tell_late_volumes(draft: &mut Draft<'_>) {
+    let view = draft.view;
+    let Some(retry) = view.observed.retries.get(&Action::PrepareVolumes.key()) else { return };
+    let rounds = draft.now.duration_since(retry.since).as_secs() / VOLUMES_SECONDS;
+    draft.wake(retry.since + SignedDuration::from_secs(VOLUMES_SECONDS * (rounds + 1)));
+    if rounds == 0 {
+        return;
+    }
+    let volumes = view.pod.spec.volumes.iter().filter(|volume| volume.image.is_none());
+    let names: Vec<&str> = volumes.map(|volume| volume.name.as_str()).collect();
+    draft.tell(Notice {
+        key: format!("volumes-late/{}/{rounds}", retry.since),
+        warning: true,
+        reason: "FailedMount",
+        message: format!(
+            "Unable to attach or mount volumes: unmounted volumes=[{}], unattached volumes=[], \
+             failed to process volumes=[]: context deadline exceeded",
+            names.join(" ")
+        ),
+        container: None,
+    });
 }
 
 fn is_good(draft: &Draft<'_>, sandbox: &Sandbox) -> bool {

@@ -39,7 +39,7 @@ impl Task {
     }
 
     fn apply(&mut self, action: &Action, mut outcome: Outcome) {
-        if let Outcome::Failed(text) = &outcome {
+        if let Outcome::Failed(text) | Outcome::NetworkNotReady(text) = &outcome {
             tracing::warn!(pod = self.view.pod.full_name(), ?action, text, "action failed");
         }
         if let Outcome::Mounted(mounted) = &mut outcome {

@@ -331,6 +331,11 @@ fn hook_107_a_failed_probe_calls_the_hook_of_its_own_container_alone() {
 }
 
 #[test]
+fn pod_6_volumes_are_waited_for_and_terminal_pods_are_not_begun() {
+    replay("POD-6");
+}
+
+#[test]
 fn pod_10_no_sandbox_is_made_for_a_pod_that_has_ended() {
     replay("POD-10");
 }
