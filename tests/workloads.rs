@@ -76,3 +76,136 @@ fn quotas_hold_and_give_back(lab: &Lab) {
     let refused = lab.kubectl(&["create", "quota", "bad", "--hard=storage=1"]);
     assert!(text(&refused.stderr).contains("must be a standard resource for quota"));
 }
+
+const LOOP: &str = "trap 'exit 0' TERM; while true; do sleep 0.05; done";
+
+/// A workload with a template of one container.
+fn workload(lab: &Lab, (api, kind): (&str, &str), name: &str, command: &str, spec: &Value) -> String {
+    let restart = if kind == "Job" || kind == "CronJob" { "Never" } else { "Always" };
+    let template = json!({
+        "metadata": {"labels": {"app": name}},
+        "spec": {
+            "terminationGracePeriodSeconds": 1, "imagePullSecrets": [{"name": "regcred"}], "restartPolicy": restart,
+            "containers": [{"name": "c", "image": lab.image(), "command": ["sh", "-c", command]}],
+        },
+    });
+    let mut spec = spec.clone();
+    match kind {
+        "CronJob" => spec["jobTemplate"] = json!({"spec": {"template": template}}),
+        _ => spec["template"] = template,
+    }
+    if restart == "Always" {
+        spec["selector"] = json!({"matchLabels": {"app": name}});
+    }
+    json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "spec": spec}).to_string()
+}
+
+fn env(lab: &Lab, pod: &str) -> String {
+    lab.ask(&["get", pod, "-o", "jsonpath={.spec.containers[0].env[*].value}"])
+}
+
+#[test]
+fn deployments_roll_and_go_back_and_other_workloads_run() {
+    let lab = Lab::new("rollouts", 52);
+    lab.up();
+    lab.right_secret();
+    deployments_roll_pause_and_go_back(&lab);
+    deletion_goes_as_asked(&lab);
+    jobs_end_and_cron_jobs_begin_them(&lab);
+    daemons_and_stateful_pods_follow_their_template(&lab);
+    lab.down(true);
+}
+
+fn deployments_roll_pause_and_go_back(lab: &Lab) {
+    let status = || lab.ask(&["rollout", "status", "deploy/web", "--timeout=60s"]);
+    lab.apply(&workload(lab, ("apps/v1", "Deployment"), "web", LOOP, &json!({"replicas": 2})));
+    assert!(status().contains("successfully rolled out"));
+    lab.ask(&["set", "env", "deploy/web", "A=first"]);
+    lab.ask(&["annotate", "deploy/web", "kubernetes.io/change-cause=set A"]);
+    assert!(status().contains("successfully rolled out"));
+    wait("only new pods", || {
+        pods(lab, "web").iter().all(|pod| env(lab, pod) == "first") && pods(lab, "web").len() == 2
+    });
+    let history = lab.ask(&["rollout", "history", "deploy/web"]);
+    assert!(history.contains("1         <none>") && history.contains("2         set A"), "{history}");
+    lab.ask(&["rollout", "undo", "deploy/web"]);
+    assert!(status().contains("successfully rolled out"));
+    wait("the old template is back", || {
+        pods(lab, "web").iter().all(|pod| env(lab, pod).is_empty()) && pods(lab, "web").len() == 2
+    });
+    let revision = "jsonpath={.metadata.annotations.deployment\\.kubernetes\\.io/revision}";
+    assert_eq!(lab.ask(&["get", "deploy", "web", "-o", revision]), "3");
+    lab.ask(&["rollout", "pause", "deploy/web"]);
+    lab.ask(&["set", "env", "deploy/web", "A=second"]);
+    lab.ask(&["scale", "deploy/web", "--replicas=1"]);
+    wait("scaled while paused", || pods(lab, "web").len() == 1);
+    assert!(pods(lab, "web").iter().all(|pod| env(lab, pod).is_empty()), "paused is paused");
+    lab.ask(&["rollout", "resume", "deploy/web"]);
+    assert!(status().contains("successfully rolled out"));
+    wait("rolled on", || pods(lab, "web").iter().all(|pod| env(lab, pod) == "second"));
+    let described = lab.ask(&["describe", "deploy", "web"]);
+    assert!(described.contains("ScalingReplicaSet") && described.contains("NewReplicaSetAvailable"), "{described}");
+}
+
+fn deletion_goes_as_asked(lab: &Lab) {
+    lab.ask(&["delete", "deploy", "web", "--cascade=orphan"]);
+    let sets = lab.ask(&["get", "rs", "-l", "app=web", "-o", "name"]);
+    assert!(sets.lines().count() >= 2 && pods(lab, "web").len() == 1, "what it owned stays: {sets}");
+    lab.apply(&workload(lab, ("apps/v1", "Deployment"), "web", LOOP, &json!({"replicas": 1})));
+    lab.ask(&["rollout", "status", "deploy/web", "--timeout=60s"]);
+    let adopted =
+        lab.ask(&["get", "rs", "-l", "app=web", "-o", "jsonpath={.items[*].metadata.ownerReferences[*].name}"]);
+    assert_eq!(adopted.split_whitespace().count(), sets.lines().count(), "the sets are its own again: {adopted}");
+    lab.ask(&["delete", "deploy", "web", "--cascade=foreground", "--timeout=60s"]);
+    assert_eq!(lab.ask(&["get", "rs,pods", "-l", "app=web", "-o", "name"]), "", "what it owned went before it");
+}
+
+fn jobs_end_and_cron_jobs_begin_them(lab: &Lab) {
+    let command = "test \"$JOB_COMPLETION_INDEX\" != 3 && echo index $JOB_COMPLETION_INDEX";
+    let spec = json!({"completions": 3, "parallelism": 2, "completionMode": "Indexed"});
+    lab.apply(&workload(lab, ("batch/v1", "Job"), "sum", command, &spec));
+    lab.ask(&["wait", "--for=condition=complete", "job/sum", "--timeout=60s"]);
+    let shown = lab.ask(&["get", "job", "sum", "--no-headers"]);
+    assert!(shown.split_whitespace().take(3).eq(["sum", "Complete", "3/3"]), "{shown}");
+    assert!(lab.ask(&["logs", "-l", "batch.kubernetes.io/job-completion-index=2"]).contains("index 2"));
+    assert!(lab.ask(&["describe", "job", "sum"]).contains("Completed Indexes:  0-2"));
+    lab.apply(&workload(lab, ("batch/v1", "Job"), "broken", "exit 7", &json!({"backoffLimit": 0})));
+    lab.ask(&["wait", "--for=condition=failed", "job/broken", "--timeout=60s"]);
+    assert!(lab.ask(&["describe", "job", "broken"]).contains("BackoffLimitExceeded"));
+    lab.ask(&["delete", "job", "sum", "broken"]);
+    wait("no pods of Jobs", || pods(lab, "sum").is_empty() && pods(lab, "broken").is_empty());
+
+    let spec = json!({"schedule": "@every 1s", "concurrencyPolicy": "Forbid"});
+    lab.apply(&workload(lab, ("batch/v1", "CronJob"), "tick", "echo tick", &spec));
+    wait("a Job of the schedule", || !lab.ask(&["get", "jobs", "-o", "name"]).is_empty());
+    lab.ask(&["create", "job", "--from=cronjob/tick", "by-hand"]);
+    lab.ask(&["wait", "--for=condition=complete", "job/by-hand", "--timeout=60s"]);
+    assert!(lab.ask(&["describe", "cronjob", "tick"]).contains("SuccessfulCreate"));
+    lab.ask(&["delete", "cronjob", "tick"]);
+    wait("its Jobs go too", || lab.ask(&["get", "jobs", "-o", "name"]).is_empty());
+}
+
+fn daemons_and_stateful_pods_follow_their_template(lab: &Lab) {
+    lab.apply(&workload(lab, ("apps/v1", "DaemonSet"), "agent", LOOP, &json!({})));
+    let rolled = |what: &str| lab.ask(&["rollout", "status", what, "--timeout=60s"]);
+    assert!(rolled("ds/agent").contains("successfully rolled out"));
+    lab.ask(&["set", "env", "ds/agent", "A=b"]);
+    rolled("ds/agent");
+    wait("a new pod on the node", || pods(lab, "agent").len() == 1 && env(lab, &pods(lab, "agent")[0]) == "b");
+    lab.ask(&["rollout", "undo", "ds/agent"]);
+    rolled("ds/agent");
+    wait("the old template is back", || pods(lab, "agent").len() == 1 && env(lab, &pods(lab, "agent")[0]).is_empty());
+    lab.ask(&["delete", "ds", "agent"]);
+
+    lab.apply(&workload(lab, ("apps/v1", "StatefulSet"), "db", LOOP, &json!({"replicas": 2, "serviceName": "db"})));
+    rolled("sts/db");
+    assert_eq!(pods(lab, "db"), ["pod/db-0", "pod/db-1"]);
+    assert_eq!(lab.ask(&["exec", "db-1", "--", "hostname"]).trim(), "db-1");
+    lab.ask(&["set", "env", "sts/db", "A=b"]);
+    rolled("sts/db");
+    assert!(pods(lab, "db").iter().all(|pod| env(lab, pod) == "b"));
+    lab.ask(&["scale", "sts/db", "--replicas=1"]);
+    wait("the higher one goes", || pods(lab, "db") == ["pod/db-0"]);
+    lab.ask(&["delete", "sts", "db"]);
+    wait("no pods", || pods(lab, "db").is_empty() && pods(lab, "agent").is_empty());
+}

@@ -133,7 +133,8 @@ pub const COMPONENTS: &[(&str, &str, &[Rule])] = &[
 
 /// The controllers own the namespaces' life, so they read and delete everything; they write what they make.
 const CONTROLLERS: &[Rule] = &[
-    rule(&["get", "list", "watch", "delete", "deletecollection"], &["*"], &["*"]),
+    // As upstream's collector of garbage: owners and finalizers are on every kind.
+    rule(&["get", "list", "watch", "update", "patch", "delete", "deletecollection"], &["*"], &["*"]),
     rule(
         &["create", "update", "patch"],
         &[""],
@@ -153,6 +154,6 @@ const CONTROLLERS: &[Rule] = &[
             "namespaces/finalize",
         ],
     ),
-    rule(&["create", "update", "patch"], &["apps"], &["replicasets", "replicasets/status"]),
+    rule(&["create"], &["apps", "batch"], &["replicasets", "controllerrevisions", "jobs"]),
     rule(&["create", "update", "patch"], &["coordination.k8s.io"], &["leases"]),
 ];

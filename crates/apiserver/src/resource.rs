@@ -323,9 +323,6 @@ async fn create(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Sta
     body::check_place(&object, &call)?;
     call.warnings.extend(kind.rules.warnings(&object));
     let written = core.registry.create(&call, object).await?;
-    if kind.rules.is_unattended() {
-        call.warnings.add(format!("no controller acts on {} yet: the object is only stored", kind.qualified()));
-    }
     Ok(answer::written(kind, &written, &asked.form))
 }
 

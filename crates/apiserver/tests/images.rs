@@ -503,20 +503,6 @@ async fn img_184_empty_and_repeated_secret_names_are_told() {
     assert_eq!(code, 400, "{status}");
 }
 
-#[tokio::test]
-async fn whoever_makes_what_nothing_acts_on_is_told() {
-    let server = server_with(|_| {}).await;
-    let door = Door { server, user: UserInfo::admin() };
-    for (path, place) in HOLDERS {
-        let spec = json!({"containers": [{"name": "c", "image": "x:1"}]});
-        let (code, _, warnings) = door.post_warned(path, &holder(path, place, &spec)).await;
-        assert_eq!(code, 201, "{path}");
-        let told = warnings.iter().any(|warning| warning.contains("no controller acts on"));
-        let attended = ["podtemplates", "replicasets", "replicationcontrollers"];
-        assert_eq!(told, !attended.iter().any(|plural| path.ends_with(plural)), "{path} {warnings:?}");
-    }
-}
-
 const DIGEST: &str = "sha256:e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
 
 /// A server with PinImageDigests whose tags all stand for one digest, but those of `broken.io`; what it asked comes back.

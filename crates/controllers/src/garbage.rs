@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::call::{self, Error};
 use crate::view::object::{self, FOREGROUND, ORPHAN};
+use crate::view::pod::JOB_TRACKING;
 use crate::view::{Meta, Owner, Place, World};
 
 /// Something to do about an object.
@@ -37,12 +38,17 @@ pub enum What {
     LetGo(Vec<Place>),
     /// Nothing blocks its deletion any more.
     Unblock,
+    /// The Job that was to see its end is gone, or has let it go.
+    Untrack,
 }
 
 /// What to do about an object that something has happened to; nothing, if all is well with it.
 pub fn decide(world: &World, uid: &str) -> Option<Deed> {
     let meta = world.meta(uid)?;
     let deed = |what| Some(Deed { uid: uid.to_owned(), place: meta.place.clone(), what });
+    if meta.tracked && meta.controller().is_none_or(|owner| world.meta(&owner.uid).is_none()) {
+        return deed(What::Untrack);
+    }
     let dependents: Vec<&Meta> = world.dependents(uid).filter_map(|uid| world.meta(uid)).collect();
     if !meta.deleting {
         let is_well = |owner: &Owner| is_well(world, meta, owner);
@@ -89,6 +95,15 @@ pub async fn act(client: &Client, deed: &Deed) -> Result<(), Error> {
             without_finalizer(client, &path, found, ORPHAN).await
         }
         What::Unblock => without_finalizer(client, &path, found, FOREGROUND).await,
+        What::Untrack => {
+            let controller = object::owners(&found).into_iter().find(|owner| owner.controller);
+            if let Some(owner) = &controller
+                && !matches!(standing(client, &deed.place, owner).await?, Standing::Gone)
+            {
+                return Ok(());
+            }
+            without_finalizer(client, &path, found, JOB_TRACKING).await
+        }
     }
 }
 
@@ -233,6 +248,19 @@ mod tests {
         assert_eq!(deeds(&world), [("blocks".into(), JUDGE), ("free".into(), JUDGE)]);
         world.is_gone("blocks");
         assert_eq!(deeds(&world), [("free".into(), JUDGE), ("s".into(), What::Unblock)]);
+    }
+
+    #[test]
+    fn what_a_job_was_to_see_the_end_of_is_let_go_when_the_job_is_gone() {
+        let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "j", "controller": true});
+        let pod = json!({"metadata": {
+            "name": "p", "namespace": "a", "uid": "p", "ownerReferences": [owner], "finalizers": [JOB_TRACKING],
+        }});
+        let job = json!({"metadata": {"name": "j", "namespace": "a", "uid": "j"}});
+        let mut world = world(&[(Served::named("batch", "jobs"), job), (Served::pods(), pod)]);
+        assert_eq!(deeds(&world), []);
+        world.is_gone("j");
+        assert_eq!(deeds(&world), [("p".into(), What::Untrack)]);
     }
 
     #[test]

@@ -9,8 +9,12 @@
 #![forbid(unsafe_code)]
 
 pub mod call;
+pub mod cron_job;
+pub mod daemon_set;
+pub mod deployment;
 pub mod event;
 pub mod garbage;
+pub mod job;
 pub mod namespace;
 pub mod node_taints;
 pub mod pod_gc;
@@ -19,6 +23,7 @@ pub mod resource_quota;
 pub mod root_ca;
 pub mod service_account;
 pub mod shell;
+pub mod stateful_set;
 pub mod track;
 pub mod view;
 pub mod watch;

@@ -241,7 +241,9 @@ impl Shell {
         // A look that ran out of time may have written anything.
         let unsure = Written { is_unsure: true, ..Written::default() };
         let (written, wake_after) = looked.unwrap_or((unsure, None));
-        self.awaited.insert(place.clone(), Awaited { written, until: now + LAG_MAX });
+        if self.world.uid(place).is_some() {
+            self.awaited.insert(place.clone(), Awaited { written, until: now + LAG_MAX });
+        }
         match wake_after {
             Some(after) => drop(self.wakes.insert(place.clone(), now + after)),
             None => drop(self.wakes.remove(place)),

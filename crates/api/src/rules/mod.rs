@@ -116,11 +116,6 @@ pub trait Rules: Sync + Send {
     fn pod_spec_path(&self) -> &'static [&'static str] {
         &[]
     }
-
-    /// Whether nothing acts on objects of this kind yet, so that whoever makes one is told.
-    fn is_unattended(&self) -> bool {
-        false
-    }
 }
 
 /// Cell with the object's name.

@@ -76,7 +76,7 @@ pub struct World {
     unbound_going: BTreeSet<String>,
     /// By uid.
     metas: BTreeMap<String, Meta>,
-    /// The uids of workloads.
+    /// The uids of what is where.
     uids: BTreeMap<Place, String>,
     /// The uids of what somebody owns, by the owner's uid.
     dependents: BTreeMap<String, BTreeSet<String>>,
@@ -93,6 +93,7 @@ impl World {
     pub fn is(&mut self, kind: Served, uid: &str, object: &Value) {
         let after = Meta::read(kind, object);
         self.note_version(kind, object);
+        self.uids.insert(after.place.clone(), uid.to_owned());
         self.keep_facts(uid, &after.place, object);
         let before = self.metas.insert(uid.to_owned(), after);
         if let Some(before) = &before {
@@ -120,10 +121,14 @@ impl World {
     pub fn is_gone(&mut self, uid: &str) {
         let Some(before) = self.metas.remove(uid) else { return };
         self.unlink(uid, &before);
-        self.drop_facts(uid, &before.place);
-        if self.uids.get(&before.place).is_some_and(|there| there == uid) {
+        // Another object may have come to its place before its end was known.
+        let is_last = self.uids.get(&before.place).is_some_and(|there| there == uid);
+        if is_last {
             self.uids.remove(&before.place);
             self.selectors.remove(&before.place);
+        }
+        if is_last || before.place.kind.is("", "pods") {
+            self.drop_facts(uid, &before.place);
         }
         self.note(uid, Some(&before), None);
     }
@@ -222,7 +227,7 @@ impl World {
             dependents.into_iter().for_each(|uid| self.deeds.happened(uid));
             return;
         };
-        if !after.owners.is_empty() || after.orphans || after.foreground {
+        if !after.owners.is_empty() || after.orphans || after.foreground || after.tracked {
             self.deeds.happened(uid.to_owned());
         }
         if after.deleting && after.foreground && before.is_none_or(|before| !before.foreground) {
@@ -264,7 +269,6 @@ impl World {
             ("", "resourcequotas") => self.keep_quota(uid, (namespace, name), object),
             _ => {
                 let Some(controller) = Controller::of(kind) else { return };
-                self.uids.insert(place.clone(), uid.to_owned());
                 if controller.adopts {
                     self.selectors.insert(place.clone(), workload::selector(object));
                 }
@@ -364,5 +368,52 @@ impl Namespace {
             deleting: look::at(object, &["metadata", "deletionTimestamp"]).is_some(),
             finalizers: finalizers.into_iter().map(str::to_owned).collect(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn account(uid: &str) -> Value {
+        json!({"metadata": {"name": "default", "namespace": "a", "uid": uid}})
+    }
+
+    #[test]
+    fn what_came_to_the_place_of_something_else_stays_when_the_end_of_that_is_known_late() {
+        let (mut world, kind) = (World::default(), Served::named("", "serviceaccounts"));
+        world.is(kind, "old", &account("old"));
+        world.is(kind, "new", &account("new"));
+        world.are_all(kind, &BTreeSet::from(["new".to_owned()]));
+        assert!(world.with_default_account.contains("a"));
+        world.is_gone("new");
+        assert!(world.with_default_account.is_empty());
+    }
+
+    #[test]
+    fn a_change_concerns_its_controller_and_who_would_adopt_and_nobody_else() {
+        let (mut world, sets) = (World::default(), Served::named("apps", "replicasets"));
+        let set = |name: &str| {
+            let spec = json!({"selector": {"matchLabels": {"app": name}}});
+            json!({"metadata": {"name": name, "namespace": "a", "uid": name}, "spec": spec})
+        };
+        ["x", "y"].iter().for_each(|name| world.is(sets, name, &set(name)));
+        let all: Vec<Place> = world.looks.all().cloned().collect();
+        all.iter().for_each(|place| {
+            world.looks.begins(place);
+            world.looks.ends(place);
+        });
+        let owner =
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "x", "controller": true}]);
+        let pod = json!({"metadata": {"name": "p", "namespace": "a", "uid": "p", "ownerReferences": owner}});
+        world.is(Served::pods(), "p", &pod);
+        let due = |world: &World| world.looks.all().map(|place| place.name.clone()).collect::<Vec<_>>();
+        assert_eq!(due(&world), ["x"]);
+        let free = json!({"metadata": {"name": "q", "namespace": "a", "uid": "q", "labels": {"app": "y"}}});
+        world.is(Served::pods(), "q", &free);
+        assert_eq!(due(&world), ["x", "y"]);
+        assert_eq!(world.adoptable(Served::pods(), &all[1]), ["q"]);
     }
 }

@@ -11,6 +11,8 @@ use kube::core::discovery::ApiResource;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
+use super::pod::JOB_TRACKING;
+
 /// A row of the table of served kinds, in an order.
 #[derive(Clone, Copy, PartialEq)]
 pub struct Served(pub &'static Kind);
@@ -135,6 +137,8 @@ pub struct Meta {
     pub orphans: bool,
     /// Whether what it owns shall go first (finalizer `foregroundDeletion`).
     pub foreground: bool,
+    /// Whether a Job has to see its end (finalizer `batch.kubernetes.io/job-tracking`).
+    pub tracked: bool,
 }
 
 /// The finalizer of an object whose dependents shall stay.
@@ -157,6 +161,7 @@ impl Meta {
             deleting: look::get(meta, "deletionTimestamp").is_some(),
             orphans: finalizers.contains(&ORPHAN),
             foreground: finalizers.contains(&FOREGROUND),
+            tracked: kind.is("", "pods") && finalizers.contains(&JOB_TRACKING),
         }
     }
 

@@ -76,12 +76,14 @@ impl Pod {
         let restarts = look::list(status, "containerStatuses").iter();
         let cost = look::text_at(meta, &["annotations", "controller.kubernetes.io/pod-deletion-cost"]);
         let node = look::text_at(object, &["spec", "nodeName"]);
+        let controller = owners(object).into_iter().find(|owner| owner.controller);
         Pod {
             namespace: look::text(meta, "namespace").to_owned(),
             name: look::text(meta, "name").to_owned(),
             uid: look::text(meta, "uid").to_owned(),
             labels: labels(object),
-            controller: owners(object).into_iter().find(|owner| owner.controller),
+            job: JobFacts::read(meta, status, controller.as_ref()),
+            controller,
             deleting: look::get(meta, "deletionTimestamp").is_some(),
             finished: api::pod::is_terminal_phase(look::text(status, "phase")),
             node: Some(node.to_owned()).filter(|node| !node.is_empty()),
@@ -91,7 +93,6 @@ impl Pod {
             cost: cost.parse().unwrap_or(0),
             restarts: restarts.map(|one| look::integer(one, "restartCount").unwrap_or(0)).sum(),
             created: seconds(look::text(meta, "creationTimestamp")).unwrap_or(0),
-            job: JobFacts::read(meta, status),
         }
     }
 
@@ -122,7 +123,7 @@ impl Pod {
 }
 
 impl JobFacts {
-    fn read(meta: &Value, status: &Value) -> JobFacts {
+    fn read(meta: &Value, status: &Value, controller: Option<&Owner>) -> JobFacts {
         let annotation = |key| look::text_at(meta, &["annotations", key]);
         let containers =
             || ["initContainerStatuses", "containerStatuses"].iter().flat_map(|list| look::list(status, list));
@@ -134,8 +135,8 @@ impl JobFacts {
         let conditions = look::list(status, "conditions").iter();
         let last = containers().filter_map(|one| seconds(look::text(&ended(one)?, "finishedAt"))).max();
         let tracked = look::texts(meta, "finalizers").contains(&JOB_TRACKING);
-        // The rest is kept of a Job's pods alone, because there may be many others.
-        if !tracked && annotation("batch.kubernetes.io/job-completion-index").is_empty() {
+        // This is kept of a Job's pods alone, because there may be many others.
+        if !tracked && controller.is_none_or(|owner| owner.kind != "Job") {
             return JobFacts::default();
         }
         JobFacts {

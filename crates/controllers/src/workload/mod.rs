@@ -11,12 +11,14 @@ use api::selector::label::LabelSelector;
 use api::{Timestamp, look};
 use serde_json::{Value, json};
 
-use crate::replica_set;
 use crate::view::{Node, Place, Pod, Served, World};
+use crate::{cron_job, daemon_set, deployment, job, replica_set, stateful_set};
 
 pub mod act;
 pub mod claim;
 pub mod condition;
+pub mod hash;
+pub mod revision;
 #[cfg(test)]
 pub mod sim;
 
@@ -53,7 +55,15 @@ pub enum Pods {
 }
 
 /// All of them.
-pub const CONTROLLERS: &[&Controller] = &[&replica_set::REPLICA_SETS, &replica_set::REPLICATION_CONTROLLERS];
+pub const CONTROLLERS: &[&Controller] = &[
+    &cron_job::CRON_JOBS,
+    &daemon_set::DAEMON_SETS,
+    &deployment::DEPLOYMENTS,
+    &job::JOBS,
+    &replica_set::REPLICA_SETS,
+    &replica_set::REPLICATION_CONTROLLERS,
+    &stateful_set::STATEFUL_SETS,
+];
 
 impl Controller {
     /// The controller of a kind.

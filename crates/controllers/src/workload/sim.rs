@@ -252,7 +252,10 @@ impl Sim {
             if pod.deleting && !pod.finished && pod.job.tracked {
                 self.end(&name, false);
             } else if pod.deleting {
-                self.objects.remove(&at);
+                // Who has to see its end holds it.
+                if !pod.job.tracked {
+                    self.objects.remove(&at);
+                }
             } else if !pod.finished && pod.ready_since.is_none() {
                 self.change("", "pods", &name, |pod| {
                     let ready = json!([{"type": "Ready", "status": "True", "lastTransitionTime": time}]);

@@ -62,10 +62,6 @@ impl Rules for CronJobs {
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_cron_job(object, now)
     }
-
-    fn is_unattended(&self) -> bool {
-        true
-    }
 }
 
 fn validate_spec(object: &Value, old: Option<&Value>) -> Vec<FieldError> {

@@ -74,10 +74,6 @@ impl Rules for DaemonSets {
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_daemon_set(object, now)
     }
-
-    fn is_unattended(&self) -> bool {
-        true
-    }
 }
 
 fn set_template_generation(object: &mut Value, count: i64) {

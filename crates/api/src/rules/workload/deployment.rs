@@ -83,10 +83,6 @@ impl Rules for Deployments {
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_deployment(object, now)
     }
-
-    fn is_unattended(&self) -> bool {
-        true
-    }
 }
 
 fn strategy(strategy: &Value, path: &Path, errors: &mut Vec<FieldError>) {

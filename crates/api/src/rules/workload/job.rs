@@ -130,10 +130,6 @@ impl Rules for Jobs {
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_job(object, now)
     }
-
-    fn is_unattended(&self) -> bool {
-        true
-    }
 }
 
 /// The status that a rule about pod conditions means when it names none.

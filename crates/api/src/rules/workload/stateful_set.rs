@@ -118,10 +118,6 @@ impl Rules for StatefulSets {
     fn cells(&self, object: &Value, now: Timestamp) -> Vec<Value> {
         cells::of_stateful_set(object, now)
     }
-
-    fn is_unattended(&self) -> bool {
-        true
-    }
 }
 
 /// The spec with a volume for each claim, as its pods will have it. Upstream leaves the pod spec of a StatefulSet
