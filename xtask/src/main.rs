@@ -11,6 +11,8 @@ mod setup;
 
 mod test;
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 #[derive(Parser)]
@@ -33,14 +35,25 @@ enum Task {
     /// Install what the tests and the demo need
     Setup,
     /// Measure, and print ratios with medians
-    Bench {
-        /// What to measure: start, pull
-        #[arg(default_value = "start")]
-        what: String,
-        /// How many pods to start one after another
-        #[arg(long, default_value_t = 30)]
-        pods: u32,
-    },
+    Bench(Measurement),
+}
+
+/// One benchmark.
+#[derive(clap::Args)]
+#[cfg_attr(not(feature = "bench"), allow(dead_code))]
+struct Measurement {
+    /// What to measure: start, pull, handlers, hooks
+    #[arg(default_value = "start")]
+    what: String,
+    /// How many pods to start one after another
+    #[arg(long, default_value_t = 30)]
+    pods: u32,
+    /// Of hooks: two hundred pods deleted at once instead of one after another
+    #[arg(long)]
+    load: bool,
+    /// This binary, instead of a release build of the tree
+    #[arg(long)]
+    sampan: Option<PathBuf>,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -50,25 +63,16 @@ fn main() -> anyhow::Result<()> {
         Task::Test => test::run(),
         Task::Setup => setup::everything(),
         #[cfg(feature = "bench")]
-        Task::Bench { what, pods } => bench::run(&what, pods),
+        Task::Bench(measurement) => bench::run(&measurement),
         #[cfg(not(feature = "bench"))]
-        Task::Bench { what, pods } => xtask::shell::run(
-            "cargo",
-            &[
-                "run",
-                "--quiet",
-                // The client's own time is part of what is measured.
-                "--release",
-                "--package",
-                "xtask",
-                "--features",
-                "bench",
-                "--",
-                "bench",
-                &what,
-                "--pods",
-                &pods.to_string(),
-            ],
-        ),
+        Task::Bench(_) => {
+            // The client's own time is part of what is measured.
+            let build = ["run", "--quiet", "--release", "--package", "xtask", "--features", "bench", "--"];
+            let own: Vec<String> = std::env::args().skip(1).collect();
+            xtask::shell::run(
+                "cargo",
+                &[&build, own.iter().map(String::as_str).collect::<Vec<_>>().as_slice()].concat(),
+            )
+        }
     }
 }

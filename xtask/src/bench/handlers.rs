@@ -47,7 +47,7 @@ struct Rounds {
 }
 
 /// Measures in rounds, one handler after the other in each, so that the machine's moods meet them all.
-pub fn run() -> anyhow::Result<()> {
+pub fn run(sampan: Option<&Path>) -> anyhow::Result<()> {
     let config = Path::new("/var/tmp/sampan-bench-handlers.yaml");
     let line = |it: &Contestant| {
         let binary = xtask::shell::output("sh", &["-c", &format!("command -v {}", it.name)], "").unwrap_or_default();
@@ -55,7 +55,7 @@ pub fn run() -> anyhow::Result<()> {
     };
     let lines: String = CONTESTANTS.iter().map(line).collect();
     fs::write(config, format!("apiVersion: sampan.dev/v1\nkind: Config\nhandlers:\n{lines}"))?;
-    let node = Node::start_with("runc", &["--config", config.to_str().context("odd path")?])?;
+    let node = Node::start_with(sampan, "runc", &["--config", config.to_str().context("odd path")?])?;
     let result = tokio::runtime::Runtime::new()?.block_on(measure(&node));
     node.down()?;
     node.registry.stop()?;
@@ -131,7 +131,8 @@ async fn one_round(
     Ok(())
 }
 
-fn median(values: &[f64]) -> f64 {
+/// The middle one.
+pub fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)

@@ -5,6 +5,8 @@
 
 mod disk;
 mod handlers;
+mod hooks;
+mod load;
 mod node;
 mod process;
 mod pull;
@@ -14,13 +16,18 @@ use std::time::Duration;
 
 use anyhow::bail;
 
+use crate::Measurement;
+
 /// Runs one benchmark by its name.
-pub fn run(what: &str, pods: u32) -> anyhow::Result<()> {
-    match what {
-        "start" => start::run(pods),
+pub fn run(measurement: &Measurement) -> anyhow::Result<()> {
+    let sampan = measurement.sampan.as_deref();
+    match measurement.what.as_str() {
+        "start" => start::run(sampan, measurement.pods),
         "pull" => pull::run(),
-        "handlers" => handlers::run(),
-        other => bail!("there is no benchmark {other:?}; try `start`, `pull` or `handlers`"),
+        "handlers" => handlers::run(sampan),
+        "hooks" if measurement.load => load::run(sampan),
+        "hooks" => hooks::run(sampan, measurement.pods),
+        other => bail!("there is no benchmark {other:?}; try `start`, `pull`, `handlers` or `hooks`"),
     }
 }
 

@@ -26,21 +26,20 @@ const REGISTRY_PORT: u16 = 15051;
 pub const RUN_DIR: &str = "/dev/shm/sampan-bench";
 
 impl Node {
-    /// Builds the release binary, starts registry and node.
-    pub fn start(handler: &str) -> anyhow::Result<Node> {
-        Node::start_with(handler, &[])
+    /// Starts registry and node: this binary, or a release build of the tree.
+    pub fn start(sampan: Option<&Path>, handler: &str) -> anyhow::Result<Node> {
+        Node::start_with(sampan, handler, &[])
     }
 
     /// The same with more flags.
-    pub fn start_with(handler: &str, more: &[&str]) -> anyhow::Result<Node> {
-        shell::run("cargo", &["build", "--release", "--quiet", "--bin", "sampan"])?;
+    pub fn start_with(sampan: Option<&Path>, handler: &str, more: &[&str]) -> anyhow::Result<Node> {
+        let sampan = sampan.map_or_else(release, |given| Ok(given.to_owned()))?;
+        let sampan = sampan.to_str().context("odd path")?.to_owned();
         let dir = PathBuf::from("/var/tmp/sampan-bench");
         let registry = Registry::new(&dir.join("registry"), REGISTRY_PORT);
         registry.ensure()?;
         image::layout(&dir.join("image"), image::architecture())?;
         registry.push(&dir.join("image"), "bench/box:1")?;
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), Into::into);
-        let sampan = target.join("release/sampan").to_str().context("odd path")?.to_string();
         let disk = Disk::mount(&dir.join("disk"))?;
         let mut node = Node { disk, sampan, registry, up: Duration::ZERO };
         node.down()?;
@@ -113,14 +112,19 @@ impl Node {
         shell::output(&self.sampan, &[words, &dirs].concat(), "").map(drop)
     }
 
+    /// The agent's process.
+    pub fn agent(&self) -> anyhow::Result<u32> {
+        Ok(std::fs::read_to_string(self.run_dir().join("sampan.pid"))?.trim().parse()?)
+    }
+
     /// All processes of this instance: the agent and the monitors.
     pub fn processes(&self) -> Vec<u32> {
         let marker = self.run_dir();
         let marker = marker.to_string_lossy().into_owned();
+        let own = std::fs::canonicalize(&self.sampan).unwrap_or_default();
         let ours = |pid: &u32| {
             let program = std::fs::read_link(format!("/proc/{pid}/exe")).unwrap_or_default();
-            program.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sampan"))
-                && process::command_line(*pid).contains(&marker)
+            program == own && process::command_line(*pid).contains(&marker)
         };
         process::all().into_iter().map(|(pid, _)| pid).filter(ours).collect()
     }
@@ -136,6 +140,13 @@ impl Node {
             self.processes().into_iter().filter_map(|pid| ticks(Path::new(&format!("/proc/{pid}/stat")))).sum();
         Duration::from_millis(ticks * 10)
     }
+}
+
+/// Builds the release binary.
+fn release() -> anyhow::Result<PathBuf> {
+    shell::run("cargo", &["build", "--release", "--quiet", "--bin", "sampan"])?;
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
+    Ok(target.join("release/sampan"))
 }
 
 fn ticks(stat: &Path) -> Option<u64> {

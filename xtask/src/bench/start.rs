@@ -9,18 +9,20 @@ use k8s_openapi::api::core::v1::Pod;
 use kube::api::{Api, DeleteParams, PostParams, WatchEvent, WatchParams};
 use serde_json::json;
 
-use super::Sample;
 use super::node::{Node, RUN_DIR};
+use super::{Sample, process};
 use xtask::shell;
 
 const AT_ONCE: u32 = 50;
 const ROUNDS: u32 = 3;
 const PATIENCE: Duration = Duration::from_secs(60);
+/// A process that was just started gets so long to take up its signals.
+pub const SETTLE: Duration = Duration::from_millis(100);
 
 /// Measures with `runc` on both sides.
-pub fn run(pods: u32) -> anyhow::Result<()> {
+pub fn run(sampan: Option<&Path>, pods: u32) -> anyhow::Result<()> {
     let handler = "runc";
-    let node = Node::start(handler)?;
+    let node = Node::start(sampan, handler)?;
     let result = tokio::runtime::Runtime::new()?.block_on(measure(&node, handler, pods));
     node.down()?;
     node.registry.stop()?;
@@ -99,17 +101,23 @@ fn pod(name: &str, image: &str, class: Option<&str>) -> anyhow::Result<Pod> {
     }))?)
 }
 
-fn running(pod: &Pod) -> bool {
+/// Whether its phase is Running.
+pub fn running(pod: &Pod) -> bool {
     pod.status.as_ref().and_then(|status| status.phase.as_deref()) == Some("Running")
 }
 
-/// Creates a pod and waits until a watch that was open before shows it Running.
+/// Creates a pod that only waits, and waits until it is Running.
 pub async fn start_one(api: &Api<Pod>, node: &Node, (name, class): (&str, Option<&str>)) -> anyhow::Result<Duration> {
-    let wanted = pod(name, &node.image(), class)?;
+    start(api, &pod(name, &node.image(), class)?).await
+}
+
+/// Creates a pod and waits until a watch that was open before shows it Running.
+pub async fn start(api: &Api<Pod>, wanted: &Pod) -> anyhow::Result<Duration> {
+    let name = wanted.metadata.name.as_deref().context("the pod has no name")?;
     let since = api.list(&Default::default()).await?.metadata.resource_version.context("the list has no version")?;
     let mut watch = api.watch(&WatchParams::default().fields(&format!("metadata.name={name}")), &since).await?.boxed();
     let began = Instant::now();
-    api.create(&PostParams::default(), &wanted).await?;
+    api.create(&PostParams::default(), wanted).await?;
     let wait = async {
         while let Some(event) = watch.try_next().await? {
             if matches!(&event, WatchEvent::Modified(pod) if running(pod)) {
@@ -174,6 +182,10 @@ pub fn bundle(run_dir: &Path) -> anyhow::Result<PathBuf> {
     spec["root"]["path"] = json!("rootfs");
     spec["process"]["terminal"] = json!(false);
     spec["linux"]["cgroupsPath"] = json!("/sampan-bench-bare");
+    // The share of a pod that asks for nothing is the least there is: on a busy machine it would measure the others.
+    if let Some(resources) = spec["linux"]["resources"].as_object_mut() {
+        resources.remove("cpu");
+    }
     for namespace in spec["linux"]["namespaces"].as_array_mut().context("no namespaces")? {
         namespace.as_object_mut().context("odd namespace")?.remove("path");
     }
@@ -221,6 +233,51 @@ impl Bare<'_> {
         command.args(["--root", &format!("{RUN_DIR}/bare-{}", self.handler)]).args(self.arguments);
         command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null());
         command
+    }
+
+    /// Times of `exec` of a command in a container that runs meanwhile.
+    pub fn execs(&self, command: &[&str], times: u32) -> anyhow::Result<Sample> {
+        self.start("sampan-bench", None)?;
+        let mut sample = Vec::new();
+        for _ in 0..times {
+            let began = Instant::now();
+            let status = self.global().args(["exec", "sampan-bench"]).args(command).status()?;
+            sample.push(began.elapsed());
+            if !status.success() {
+                bail!("bare {} exec ended with {status}", self.handler);
+            }
+        }
+        self.delete("sampan-bench")?;
+        Ok(Sample::of(sample))
+    }
+
+    /// Times of `kill` until the process has ended, and `delete` after it.
+    pub fn ends(&self, times: u32) -> anyhow::Result<Sample> {
+        let file = PathBuf::from(format!("{RUN_DIR}/bare.pid"));
+        let mut sample = Vec::new();
+        for _ in 0..times {
+            self.start("sampan-bench", Some(&file))?;
+            let pid = std::fs::read_to_string(&file)?.trim().parse()?;
+            // Its first process heeds the signal once it has a child to wait for.
+            while process::descendants(pid).len() < 2 {
+                std::thread::sleep(SETTLE / 10);
+            }
+            let began = Instant::now();
+            let status = self.global().args(["kill", "sampan-bench", "TERM"]).status()?;
+            if !status.success() {
+                bail!("bare {} kill ended with {status}", self.handler);
+            }
+            while process::is_alive(pid) {
+                if began.elapsed() > PATIENCE {
+                    bail!("the bare container does not end");
+                }
+                std::thread::sleep(Duration::from_micros(200));
+            }
+            self.delete("sampan-bench")?;
+            sample.push(began.elapsed());
+        }
+        std::fs::remove_file(file)?;
+        Ok(Sample::of(sample))
     }
 
     fn start(&self, id: &str, pid_file: Option<&Path>) -> anyhow::Result<Duration> {
