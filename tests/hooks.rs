@@ -296,7 +296,7 @@ fn wave(lab: &Lab, name: &str, number: usize) -> Duration {
     let one = |nth: usize| {
         format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}-{nth}, labels: {{wave: {name}}}}}\nspec:\n  \
-             terminationGracePeriodSeconds: 0\n  imagePullSecrets: [{{name: regcred}}]\n  containers:\n  - name: c\n    \
+             terminationGracePeriodSeconds: 0\n  hostNetwork: true\n  imagePullSecrets: [{{name: regcred}}]\n  containers:\n  - name: c\n    \
              image: {}\n    command: [sh, -c, 'trap \"exit 0\" TERM; sleep 100000 & wait']\n---\n",
             lab.image()
         )
