@@ -598,7 +598,10 @@ mod tests {
                 "system:node" | "sampan:scheduler" => &verbs[..3],
                 // All kinds are watched, and emptied with their namespaces.
                 "system:kube-controller-manager" => &["list", "watch"],
-                "sampan:controllers" => &["get", "list", "watch", "delete", "deletecollection"],
+                // The collector of garbage takes owners and finalizers away from objects of every kind.
+                "sampan:controllers" => {
+                    &["get", "list", "watch", "update", "patch", "delete", "deletecollection"]
+                }
                 _ => &[],
             };
             assert_eq!(given, expected, "{name}");
