@@ -10,6 +10,7 @@ mod drain;
 mod housekeeping;
 mod options;
 mod pods;
+mod preemption;
 mod runtime;
 mod services;
 mod statics;

@@ -194,3 +194,32 @@ async fn who_calls_a_pod_of_the_api_static_or_a_mirror_gains_nothing_by_it() {
     assert_eq!(lab.count(Verb::StartContainer), 2, "a mirror of nothing is not run");
     lab.end().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hook_94_a_critical_pod_has_another_end_for_it_in_the_nodes_words() {
+    let mut lab = Lab::new().await;
+    lab.max_pods = 1;
+    lab.start();
+    let body = json!({"metadata": {"name": "victim"}, "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 17,
+        "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "r.test/web:1",
+        "lifecycle": {"preStop": {"exec": {"command": ["save"]}}}}]}});
+    lab.ask("POST", PODS, body).await.expect("the pod is made");
+    lab.running("victim").await;
+    lab.put("critical", "r.test/web:1", json!({}));
+    lab.running("critical-n1").await;
+    let status = lab.pod_when("victim", "preempted", |pod| pod["status"]["phase"] == "Failed").await["status"].clone();
+    assert_eq!(status["reason"], "Preempting");
+    assert_eq!(status["message"], "Preempted in order to admit critical pod");
+    let conditions = status["conditions"].as_array().unwrap();
+    let disruption = conditions.iter().find(|one| one["type"] == "DisruptionTarget").unwrap();
+    assert_eq!([&disruption["status"], &disruption["reason"]], ["True", "TerminationByKubelet"]);
+    assert_eq!(disruption["message"], "Pod was preempted by Kubelet to accommodate a critical pod.");
+    assert_eq!(lab.count(Verb::ExecSync), 1, "its hook ran");
+    let stops = lab.fake.calls_of(Verb::StopContainer);
+    assert!(matches!(&stops[0].call, cri::fake::Call::StopContainer(stop) if (15..=17).contains(&stop.timeout)));
+    let events = lab.ask("GET", "/api/v1/namespaces/default/events", Value::Null).await.unwrap();
+    let told = |event: &&Value| event["reason"] == "Preempting" && event["involvedObject"]["name"] == "victim";
+    let event = events["items"].as_array().unwrap().iter().find(told).expect("an event");
+    assert_eq!([&event["type"], &event["message"]], ["Warning", "Preempted in order to admit critical pod"]);
+    lab.end().await;
+}

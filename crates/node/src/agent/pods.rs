@@ -167,17 +167,27 @@ impl Pods {
         }
     }
 
+    /// What this node has for pods.
+    pub(super) fn room(&self) -> Room {
+        let ctx = &self.actor.ctx;
+        Room { pods: self.max_pods.into(), cpu_milli: ctx.cpu_milli, memory_bytes: ctx.memory_bytes }
+    }
+
+    /// Why a pod finds no room beside the others.
+    pub(super) fn shortage(&self, pod: &Pod) -> Option<(String, String)> {
+        let others: Vec<Arc<Pod>> = self.handles.values().map(|handle| handle.wishes.borrow().pod.clone()).collect();
+        refusal(pod, &others, self.room())
+    }
+
     /// RTC-69, POD-7: a pod that finds no room is refused, and that is on disk before its task begins.
     fn admit(&self, pod: &Pod) {
         let fresh = pod.status.start_time.is_none() && !pod.is_deleting();
         if !fresh {
             return;
         }
-        let ctx = &self.actor.ctx;
-        let room = Room { pods: self.max_pods.into(), cpu_milli: ctx.cpu_milli, memory_bytes: ctx.memory_bytes };
-        let others: Vec<Arc<Pod>> = self.handles.values().map(|handle| handle.wishes.borrow().pod.clone()).collect();
         let short = eviction::admission::refusal(pod, &self.pressure.borrow());
-        let Some((reason, message)) = short.or_else(|| refusal(pod, &others, room)) else { return };
+        let crowded = || self.shortage(pod).filter(|_| !self.make_room(pod));
+        let Some((reason, message)) = short.or_else(crowded) else { return };
         let mut checkpoint = self.actor.checkpoints.load(pod.uid());
         if checkpoint.verdict.is_some() {
             return;

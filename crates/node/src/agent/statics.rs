@@ -108,6 +108,11 @@ impl Pods {
             tracing::error!(from = pod.from, uid = pod.uid(), "a pod of the API has the UID of this static pod");
             return;
         }
+        let is_new = self.statics.ledger.all().iter().all(|known| known.uid() != pod.uid());
+        if is_new && !removed && self.shortage(&pod.pod).is_some() {
+            // It begins all the same: nobody but the node looks after it.
+            self.make_room(&pod.pod);
+        }
         self.write_down(&pod);
         let mirror = self.mirror_of(&pod);
         let wish = Wish { removed, mirror, ..Wish::of(pod.pod.clone()) };

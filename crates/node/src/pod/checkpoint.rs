@@ -50,6 +50,9 @@ pub struct StopRecord {
     pub deadline: Timestamp,
 }
 
+/// The reason of a pod that ended so that a critical one finds room.
+pub const PREEMPTED: &str = "Preempting";
+
 /// A terminal phase that the node reached by its own decision.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Verdict {

@@ -3,6 +3,7 @@
 use crate::{
     object::{ContainerKind, PodCondition, PodStatus, Time},
     pod::{
+        checkpoint::PREEMPTED,
         decide::{is_initialised, restart_all},
         view::{Desired, View},
     },
@@ -31,11 +32,15 @@ pub(super) fn conditions(view: &View, status: &PodStatus, now: Timestamp) -> Vec
     all
 }
 
-/// HOOK-93: an evicted pod says that the node has ended it, as soon as it has.
+/// HOOK-93, HOOK-94: an evicted pod says that the node has ended it, as soon as it has.
 fn disruption(view: &View, status: &PodStatus, now: Timestamp) -> Option<PodCondition> {
     let verdict = view.observed.checkpoint.verdict.as_ref()?;
     let tells = verdict.is_disruption && status.phase == "Failed";
-    let made = Verdict { holds: true, reason: "TerminationByKubelet", message: verdict.message.clone() };
+    let message = match verdict.reason.as_str() {
+        PREEMPTED => "Pod was preempted by Kubelet to accommodate a critical pod.".into(),
+        _ => verdict.message.clone(),
+    };
+    let made = Verdict { holds: true, reason: "TerminationByKubelet", message };
     let known = &view.pod.status.conditions;
     tells.then(|| made.into_condition("DisruptionTarget", known, view.pod.metadata.generation, now))
 }
