@@ -100,6 +100,31 @@ fn context(data: &Path, top: &str) -> Context {
     }
 }
 
+fn actor(directory: &Path, top: &str, cri: cri::Client, client: kube::Client, recorder: Recorder) -> Arc<Actor> {
+    let ctx = Arc::new(context(directory, top));
+    let sources = Sources::new(client.clone());
+    Arc::new(Actor {
+        runtime_name: "sampan".into(),
+        cri,
+        client,
+        ctx: ctx.clone(),
+        volumes: Volumes::new(sources.clone(), ctx),
+        cgroups: Cgroups::new(top, 1000).unwrap(),
+        credentials: Credentials::new(sources, Places::of_node(directory)),
+        checkpoints: Checkpoints::open(&directory.join("node")).unwrap(),
+        recorder,
+        pulls: Pulls::new(Limits::default(), Clock::System).0,
+        records: Records::open(&directory.join("image_manager"), Rules::default(), Clock::System).unwrap(),
+        images_with_handler: false,
+        clock: Clock::System,
+        runtime_class_fails_pod: true,
+        hooks: hooks(directory, Clock::System),
+        crash_back_off: Default::default(),
+        pulse: node::heartbeat::Pulse::new(Clock::System.now()),
+        runtime_state: watch::Sender::new(Default::default()),
+    })
+}
+
 #[tokio::test]
 async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
     assert!(rustix_is_root(), "this test makes cgroups and needs root");
@@ -111,32 +136,11 @@ async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
     let fake = Fake::new();
     fake.program("c", Program { on_stop: OnStop::Exit { after: Duration::ZERO, code: 0 }, ..Program::forever() });
 
-    let ctx = Arc::new(context(directory.path(), &top));
     let (recorder, writer) = Recorder::new("n");
     let mut background = tokio::task::JoinSet::new();
     background.spawn(writer.run(client.clone()));
-    let sources = Sources::new(client.clone());
     let (probes, _reports) = Probes::new(fake.client(), Clock::System, recorder.clone());
-    let actor = Arc::new(Actor {
-        runtime_name: "sampan".into(),
-        cri: fake.client(),
-        client,
-        ctx: ctx.clone(),
-        volumes: Volumes::new(sources.clone(), ctx.clone()),
-        cgroups: Cgroups::new(&top, 1000).unwrap(),
-        credentials: Credentials::new(sources, Places::of_node(directory.path())),
-        checkpoints: Checkpoints::open(&directory.path().join("node")).unwrap(),
-        recorder,
-        pulls: Pulls::new(Limits::default(), Clock::System).0,
-        records: Records::open(&directory.path().join("image_manager"), Rules::default(), Clock::System).unwrap(),
-        images_with_handler: false,
-        clock: Clock::System,
-        runtime_class_fails_pod: true,
-        hooks: hooks(directory.path(), Clock::System),
-        crash_back_off: Default::default(),
-        pulse: node::heartbeat::Pulse::new(Clock::System.now()),
-        runtime_state: watch::Sender::new(Default::default()),
-    });
+    let actor = actor(directory.path(), &top, fake.client(), client, recorder);
     let seen: Pod = serde_json::from_value(pod()).unwrap();
     let wish = Wish { pod: Arc::new(seen), ..Wish::default() };
     let (wishes, inbox) = watch::channel(wish);
