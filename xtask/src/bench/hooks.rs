@@ -58,17 +58,14 @@ async fn measure(node: &Node, pods: u32) -> anyhow::Result<()> {
     let (mut exec, mut http, mut ends) = (Vec::new(), Vec::new(), Vec::new());
     for round in 1..=ROUNDS {
         let unit = bare.execs(&["true"], BARE_RUNS)?.quantile(0.5);
-        let [none, true_, got] = starts(
-            &api,
-            node,
-            pods,
-            &[json!({}), json!({"postStart": {"exec": {"command": ["true"]}}}), json!({"postStart": get})],
-        )
-        .await?;
-        println!("round {round}  POST to Running without a hook   {}", none.text());
-        println!("         with postStart exec [true]       {}", true_.text());
-        println!("         with postStart httpGet           {}", got.text());
-        let (added, answered) = (true_.quantile(0.5) - none.quantile(0.5), got.quantile(0.5) - none.quantile(0.5));
+        let hooks = [json!({}), json!({"postStart": {"exec": {"command": ["true"]}}}), json!({"postStart": get})];
+        let times = starts(&api, node, pods, &hooks).await?;
+        for (times, what) in
+            times.iter().zip(["without a hook", "with postStart exec [true]", "with postStart httpGet"])
+        {
+            println!("round {round}  POST to Running {what:<27} {}", Sample::of(times.iter().copied()).text());
+        }
+        let (added, answered) = (added(&times[1], &times[0]), added(&times[2], &times[0]));
         println!(
             "         exec adds {added:.1} ms, {:.2} x bare runc exec ({unit:.1} ms); httpGet adds {answered:.1} ms",
             added / unit
@@ -87,6 +84,13 @@ async fn measure(node: &Node, pods: u32) -> anyhow::Result<()> {
     verdict("postStart httpGet adds", median(&http), HTTP_MILLISECONDS_MAX, "ms");
     verdict("DELETE to gone, preStop sleep 0", median(&ends), DELETE_MAX, "x bare runc kill and delete");
     Ok(())
+}
+
+/// The median of what each took longer, in milliseconds, than the one right before it without a hook.
+fn added(hooked: &[Duration], plain: &[Duration]) -> f64 {
+    let milliseconds = |duration: &Duration| duration.as_secs_f64() * 1000.0;
+    let more: Vec<f64> = hooked.iter().zip(plain).map(|(more, less)| milliseconds(more) - milliseconds(less)).collect();
+    median(&more)
 }
 
 /// A figure beside its limit.
@@ -114,7 +118,7 @@ async fn starts<const N: usize>(
     node: &Node,
     pods: u32,
     hooks: &[Value; N],
-) -> anyhow::Result<[Sample; N]> {
+) -> anyhow::Result<[Vec<Duration>; N]> {
     let mut times = [const { Vec::new() }; N];
     for _ in 0..pods {
         for (times, hook) in times.iter_mut().zip(hooks) {
@@ -122,7 +126,7 @@ async fn starts<const N: usize>(
             start::remove(api, "start").await?;
         }
     }
-    Ok(times.map(Sample::of))
+    Ok(times)
 }
 
 /// DELETE to gone of pods with each of these hooks in turn, one after the other.
