@@ -599,9 +599,7 @@ mod tests {
                 // All kinds are watched, and emptied with their namespaces.
                 "system:kube-controller-manager" => &["list", "watch"],
                 // The collector of garbage takes owners and finalizers away from objects of every kind.
-                "sampan:controllers" => {
-                    &["get", "list", "watch", "update", "patch", "delete", "deletecollection"]
-                }
+                "sampan:controllers" => &["get", "list", "watch", "update", "patch", "delete", "deletecollection"],
                 _ => &[],
             };
             assert_eq!(given, expected, "{name}");
