@@ -598,7 +598,8 @@ mod tests {
                 "system:node" | "sampan:scheduler" => &verbs[..3],
                 // All kinds are watched, and emptied with their namespaces.
                 "system:kube-controller-manager" => &["list", "watch"],
-                "sampan:controllers" => &["get", "list", "watch", "delete", "deletecollection"],
+                // The collector writes owners and finalizers of every kind, as upstream's may.
+                "sampan:controllers" => &["get", "list", "watch", "update", "patch", "delete", "deletecollection"],
                 _ => &[],
             };
             assert_eq!(given, expected, "{name}");
