@@ -598,7 +598,7 @@ mod tests {
                 "system:node" | "sampan:scheduler" => &verbs[..3],
                 // All kinds are watched, and emptied with their namespaces.
                 "system:kube-controller-manager" => &["list", "watch"],
-                // The collector of garbage takes owners and finalizers away from objects of every kind.
+                // The collector writes owners and finalizers of every kind, as upstream's may.
                 "sampan:controllers" => &["get", "list", "watch", "update", "patch", "delete", "deletecollection"],
                 _ => &[],
             };
