@@ -422,3 +422,45 @@ async fn a_kube_client_lists_and_watches_through_the_door() {
     let event = events.next().await.unwrap().unwrap();
     assert!(matches!(event, WatchEvent::Added(map) if map.metadata.name.as_deref() == Some("a")));
 }
+
+#[tokio::test]
+async fn a_deletion_asks_the_collector_by_finalizers_for_what_becomes_of_dependents() {
+    let door = door().await;
+    let template = json!({
+        "metadata": {"labels": {"app": "a"}},
+        "spec": {"containers": [{"name": "c", "image": "i"}], "restartPolicy": "Never"},
+    });
+    let job =
+        json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "j"}, "spec": {"template": template}});
+    let jobs = "/apis/batch/v1/namespaces/default/jobs";
+    let settings = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}});
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let cases = [
+        (maps, "m", &settings, json!({}), None),
+        (maps, "m", &settings, json!({"propagationPolicy": "Foreground"}), Some("foregroundDeletion")),
+        (maps, "m", &settings, json!({"propagationPolicy": "Orphan"}), Some("orphan")),
+        (maps, "m", &settings, json!({"orphanDependents": true}), Some("orphan")),
+        // What is older than the collector keeps its ways.
+        (jobs, "j", &job, json!({}), Some("orphan")),
+        (jobs, "j", &job, json!({"propagationPolicy": "Background"}), None),
+    ];
+    for (path, name, object, options, finalizer) in cases {
+        assert_eq!(door.post(path, object).await.0, 201);
+        let at = format!("{path}/{name}");
+        assert_eq!(door.delete(&at, &options).await.0, 200, "{options}");
+        let (code, mut left) = door.get(&at).await;
+        let Some(finalizer) = finalizer else {
+            assert_eq!(code, 404, "{path} {options}");
+            continue;
+        };
+        assert_eq!(left["metadata"]["finalizers"], json!([finalizer]), "{path} {options}");
+        assert!(left["metadata"]["deletionTimestamp"].is_string());
+        assert_eq!(door.delete(&at, &options).await.0, 200, "another time changes nothing");
+        left["metadata"]["finalizers"] = json!([]);
+        assert_eq!(door.put(&at, &left).await.0, 200);
+        assert_eq!(door.get(&at).await.0, 404, "the last finalizer was all that held it");
+    }
+    assert_eq!(door.post(maps, &settings).await.0, 201);
+    let wrong = door.delete(&format!("{maps}/m"), &json!({"propagationPolicy": "Sideways"})).await;
+    assert_eq!(wrong.0, 422);
+}
