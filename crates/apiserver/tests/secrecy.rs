@@ -141,6 +141,10 @@ fn writes() -> impl Strategy<Value = Call> {
 
 /// Attempts to get the right first.
 fn grabs() -> impl Strategy<Value = Call> {
+    prop_oneof![grabbed_roles(), grabbed_bindings(), other_grabs()]
+}
+
+fn grabbed_roles() -> impl Strategy<Value = Call> {
     let rules = [
         json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]),
         json!([{"verbs": ["get", "list", "watch"], "apiGroups": [""], "resources": ["secrets"]}]),
@@ -149,7 +153,7 @@ fn grabs() -> impl Strategy<Value = Call> {
         json!([{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]),
         json!([]),
     ];
-    let role = (prop::sample::select(rules.to_vec()), any::<bool>(), any::<bool>(), 0..2_usize, 0..3_usize).prop_map(
+    (prop::sample::select(rules.to_vec()), any::<bool>(), any::<bool>(), 0..2_usize, 0..3_usize).prop_map(
         |(rules, cluster, labelled, verb, gathers)| {
             let (kind, base) = match cluster {
                 true => ("ClusterRole", format!("{GROUP}/clusterroles")),
@@ -166,9 +170,12 @@ fn grabs() -> impl Strategy<Value = Call> {
             let (method, path) = [("POST", base.clone()), ("PUT", format!("{base}/grab"))][verb].clone();
             Call { method, path, media: "application/json", accept: "", body, header: None }
         },
-    );
+    )
+}
+
+fn grabbed_bindings() -> impl Strategy<Value = Call> {
     let roles = ["cluster-admin", "admin", "edit", "grab", "view", "system:node", "system:kube-controller-manager"];
-    let binding = (prop::sample::select(roles.to_vec()), any::<bool>(), prop::sample::select(INTRUDERS.to_vec()), any::<bool>())
+    (prop::sample::select(roles.to_vec()), any::<bool>(), prop::sample::select(INTRUDERS.to_vec()), any::<bool>())
         .prop_map(|(role, cluster, subject, own_kind)| {
             let base = match cluster {
                 true => format!("{GROUP}/clusterrolebindings"),
@@ -180,7 +187,10 @@ fn grabs() -> impl Strategy<Value = Call> {
                 "subjects": [{"kind": "User", "name": user(subject).name}, {"kind": "Group", "name": "system:authenticated"}],
             });
             Call { method: "POST", path: base, media: "application/json", accept: "", body, header: None }
-        });
+        })
+}
+
+fn other_grabs() -> impl Strategy<Value = Call> {
     let others = [
         ("POST", "/api/v1/namespaces/default/serviceaccounts/robot/token", json!({"spec": {}})),
         (
@@ -208,15 +218,14 @@ fn grabs() -> impl Strategy<Value = Call> {
         ),
         ("PATCH", "/api/v1/namespaces/default/pods/p", json!({"spec": {"nodeName": "n1"}})),
     ];
-    let other = prop::sample::select(others.to_vec()).prop_map(|(method, path, body)| Call {
+    prop::sample::select(others.to_vec()).prop_map(|(method, path, body)| Call {
         method,
         path: path.to_owned(),
         media: if method == "PATCH" { "application/merge-patch+json" } else { "application/json" },
         accept: "",
         body,
         header: None,
-    });
-    prop_oneof![role, binding, other]
+    })
 }
 
 fn calls() -> impl Strategy<Value = Vec<(&'static str, Call)>> {
