@@ -5,6 +5,7 @@
 
 mod access;
 mod passing;
+mod policy;
 
 pub use access::GROUP as RBAC;
 pub use passing::{reviews, scale, token_request};
@@ -556,6 +557,7 @@ static KINDS: &[Kind] = &[
         storage: &Storage { group: "scheduling.k8s.io", plural: "priorityclasses" },
         schema: "scheduling.v1.PriorityClass",
     },
+    policy::DISRUPTION_BUDGETS,
     access::ROLES,
     access::ROLE_BINDINGS,
     access::CLUSTER_ROLES,

@@ -110,6 +110,14 @@ pub(crate) const RUNTIME_CLASSES: &[Column] = &[
 pub(crate) const LIMIT_RANGES: &[Column] =
     &[NAME, Column::new("Created At", "date", "When the object was created.", 0)];
 
+pub(crate) const DISRUPTION_BUDGETS: &[Column] = &[
+    NAME,
+    text("Min Available", "Pods that have to stay healthy."),
+    text("Max Unavailable", "Pods that may be missing or not healthy."),
+    count("Allowed Disruptions", "Pods that may be evicted now."),
+    AGE,
+];
+
 pub(crate) const ROLES: &[Column] = LIMIT_RANGES;
 
 pub(crate) const ROLE_BINDINGS: &[Column] = &[

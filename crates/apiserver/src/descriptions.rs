@@ -3,7 +3,9 @@
 //! They come out of k8s-openapi's schemas when a document is built. Start at [`Descriptions::gather`].
 
 use api::Kind;
-use k8s_openapi::api::{admissionregistration, apps, batch, coordination, core, events, node, rbac, scheduling};
+use k8s_openapi::api::{
+    admissionregistration, apps, batch, coordination, core, events, node, policy, rbac, scheduling,
+};
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
 
@@ -74,6 +76,7 @@ fn gather_kind(generator: &mut SchemaGenerator, kind: &Kind) {
         ("coordination.k8s.io", "Lease") => generator.subschema_for::<coordination::v1::Lease>(),
         ("node.k8s.io", "RuntimeClass") => generator.subschema_for::<node::v1::RuntimeClass>(),
         ("scheduling.k8s.io", "PriorityClass") => generator.subschema_for::<scheduling::v1::PriorityClass>(),
+        ("policy", "PodDisruptionBudget") => generator.subschema_for::<policy::v1::PodDisruptionBudget>(),
         (RBAC, "Role") => generator.subschema_for::<rbac::v1::Role>(),
         (RBAC, "RoleBinding") => generator.subschema_for::<rbac::v1::RoleBinding>(),
         (RBAC, "ClusterRole") => generator.subschema_for::<rbac::v1::ClusterRole>(),

@@ -11,6 +11,7 @@ use crate::names;
 
 pub mod config_map;
 pub mod controller_revision;
+pub mod disruption_budget;
 pub mod event;
 pub mod lease;
 pub mod limit_range;

@@ -69,7 +69,7 @@ fn not_negative(object: &Value, field: &str, path: &Path, errors: &mut Vec<Field
 }
 
 /// Complains about the negative ones of some numbers.
-fn none_negative(object: &Value, fields: &[&str], path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn none_negative(object: &Value, fields: &[&str], path: &Path, errors: &mut Vec<FieldError>) {
     fields.iter().for_each(|field| not_negative(object, field, path, errors));
 }
 
@@ -198,7 +198,7 @@ impl Share {
 const PERCENT: &str = "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for \
                        validation is '[0-9]+%')";
 
-fn share(object: &Value, field: &str, path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn share(object: &Value, field: &str, path: &Path, errors: &mut Vec<FieldError>) {
     let value = look::get(object, field);
     let shown = || value.cloned().unwrap_or(Value::Null);
     match Share::of(value) {
@@ -208,7 +208,7 @@ fn share(object: &Value, field: &str, path: &Path, errors: &mut Vec<FieldError>)
     }
 }
 
-fn at_most_all(object: &Value, field: &str, path: &Path, errors: &mut Vec<FieldError>) {
+pub(super) fn at_most_all(object: &Value, field: &str, path: &Path, errors: &mut Vec<FieldError>) {
     if let Share::Percent(percent) = Share::of(look::get(object, field))
         && percent > 100
     {
