@@ -12,6 +12,7 @@ pub mod call;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
+pub mod disruption;
 pub mod event;
 pub mod garbage;
 pub mod job;

@@ -21,7 +21,7 @@ pub use pod::Pod;
 
 use crate::track::Due;
 use crate::workload::{self, Controller};
-use crate::{root_ca, service_account};
+use crate::{disruption, root_ca, service_account};
 
 /// A namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,6 +84,8 @@ pub struct World {
     free: BTreeMap<(Served, String), BTreeSet<String>>,
     /// Which objects a workload would adopt.
     selectors: BTreeMap<Place, LabelSelector>,
+    /// Which pods a disruption budget is about, by its namespace and its place.
+    budgets: BTreeMap<String, BTreeMap<Place, LabelSelector>>,
     /// The highest version that the watch of a kind has shown.
     versions: BTreeMap<Served, u64>,
 }
@@ -165,6 +167,18 @@ impl World {
     /// A pod.
     pub fn pod(&self, uid: &str) -> Option<&Arc<Pod>> {
         self.pods.get(uid)
+    }
+
+    /// The uids of the pods that a disruption budget is about.
+    pub fn selected(&self, by: &Place) -> Vec<&String> {
+        let Some(selector) = self.budgets.get(&by.namespace).and_then(|budgets| budgets.get(by)) else {
+            return Vec::new();
+        };
+        let from = Place { kind: Served::pods(), namespace: by.namespace.clone(), name: String::new() };
+        let there = self.uids.range(from.clone()..);
+        let there = there.take_while(|(place, _)| place.kind == from.kind && place.namespace == from.namespace);
+        let uids = there.map(|(_, uid)| uid);
+        uids.filter(|uid| self.pods.get(*uid).is_some_and(|pod| selector.matches(|key| pod.label(key)))).collect()
     }
 
     /// The uids of the pods that are bound to a node.
@@ -267,6 +281,10 @@ impl World {
             ("", "nodes") => self.keep_node(name, Node::read(object)),
             ("", "pods") => self.keep_pod(uid, Pod::read(object)),
             ("", "resourcequotas") => self.keep_quota(uid, (namespace, name), object),
+            ("policy", "poddisruptionbudgets") => {
+                let budgets = self.budgets.entry(namespace).or_default();
+                budgets.insert(place.clone(), disruption::selector(object));
+            }
             _ => {
                 let Some(controller) = Controller::of(kind) else { return };
                 if controller.adopts {
@@ -290,6 +308,11 @@ impl World {
             }
             ("", "pods") => self.drop_pod(uid),
             ("", "resourcequotas") => self.quotas.retain(|_, quota| quota.uid != uid),
+            ("policy", "poddisruptionbudgets") => {
+                if let Some(budgets) = self.budgets.get_mut(namespace) {
+                    budgets.remove(place);
+                }
+            }
             _ => {}
         }
     }
@@ -319,14 +342,33 @@ impl World {
             None if pod.deleting => drop(self.unbound_going.insert(uid.to_owned())),
             None => {}
         }
+        self.note_budgets(before.as_deref(), Some(&pod));
         if before.is_none_or(|before| before.finished != pod.finished) {
             self.note_usage(&pod.namespace);
         }
     }
 
+    /// A pod has changed: budgets are concerned that are about it, or were, unless they count it as before.
+    fn note_budgets(&mut self, before: Option<&Pod>, after: Option<&Pod>) {
+        let counted = |pod: Option<&Pod>| {
+            pod.map(|pod| (pod.labels.clone(), pod.deleting, pod.ready_since.is_some(), pod.controller.clone()))
+        };
+        let Some(some) = after.or(before) else { return };
+        let Some(budgets) = self.budgets.get(&some.namespace).filter(|_| counted(before) != counted(after)) else {
+            return;
+        };
+        let takes = |selector: &LabelSelector| {
+            [before, after].into_iter().flatten().any(|pod| selector.matches(|key| pod.label(key)))
+        };
+        let places: Vec<Place> =
+            budgets.iter().filter(|(_, selector)| takes(selector)).map(|(place, _)| place.clone()).collect();
+        places.into_iter().for_each(|place| self.looks.happened(place));
+    }
+
     fn drop_pod(&mut self, uid: &str) {
         if let Some(pod) = self.pods.remove(uid) {
             self.unlink_pod(uid, &pod);
+            self.note_budgets(Some(&pod), None);
             self.note_usage(&pod.namespace);
         }
     }
@@ -415,5 +457,44 @@ mod tests {
         world.is(Served::pods(), "q", &free);
         assert_eq!(due(&world), ["x", "y"]);
         assert_eq!(world.adoptable(Served::pods(), &all[1]), ["q"]);
+    }
+
+    #[test]
+    fn a_budget_is_counted_when_one_of_its_pods_changes_so_that_it_counts_otherwise() {
+        let mut world = World::default();
+        let kind = Served::named("policy", "poddisruptionbudgets");
+        let spec = json!({"selector": {"matchLabels": {"app": "x"}}});
+        let budget = json!({"metadata": {"name": "b", "namespace": "a", "uid": "b"}, "spec": spec});
+        world.is(kind, "b", &budget);
+        let place = Place { kind, namespace: "a".to_owned(), name: "b".to_owned() };
+        let taken = |world: &mut World| {
+            let due = world.looks.all().count();
+            world.looks.begins(&place);
+            world.looks.ends(&place);
+            due
+        };
+        assert_eq!(taken(&mut world), 1);
+        let pod = |namespace: &str, app: &str, phase: &str, ready: &str| {
+            json!({
+                "metadata": {"name": "p", "namespace": namespace, "uid": namespace, "labels": {"app": app}},
+                "status": {"phase": phase, "conditions": [{"type": "Ready", "status": ready}]},
+            })
+        };
+        for (pod, due) in [
+            (pod("a", "x", "Pending", "False"), 1),
+            (pod("a", "x", "Running", "False"), 0),
+            (pod("a", "x", "Running", "True"), 1),
+            (pod("a", "y", "Running", "True"), 1),
+            (pod("a", "y", "Running", "False"), 0),
+            (pod("a", "x", "Running", "True"), 1),
+            (pod("elsewhere", "x", "Running", "True"), 0),
+        ] {
+            let uid = look::text_at(&pod, &["metadata", "uid"]).to_owned();
+            world.is(Served::pods(), &uid, &pod);
+            assert_eq!(taken(&mut world), due, "{pod}");
+        }
+        assert_eq!(world.selected(&place), ["a"]);
+        world.is_gone("a");
+        assert_eq!((taken(&mut world), world.selected(&place).len()), (1, 0));
     }
 }

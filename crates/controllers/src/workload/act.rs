@@ -1,5 +1,6 @@
 //! One look at a workload: read it, ask its controller for a plan, carry that out.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{Controller, Failure, Plan, Pods, Snapshot, Step, View, Words, Written, condition, selector};
 use crate::call::{self, Error};
+use crate::disruption;
 use crate::event::{self, Told};
 use crate::view::object::owners;
 use crate::view::{Place, Pod, Served};
@@ -74,7 +76,31 @@ async fn observe(
         let found = related(client, place, Served::pods(), &object).await?;
         pods = found.iter().map(|pod| Arc::new(Pod::read(pod))).collect();
     }
-    Ok(Some(View { object, pods, children, nodes: snapshot.nodes }))
+    if snapshot.is_blind && controller.pods == Pods::Selected {
+        pods = selected(client, place, &object).await?;
+    }
+    let makers = read_makers(client, snapshot.makers).await?;
+    Ok(Some(View { object, pods, children, nodes: snapshot.nodes, makers }))
+}
+
+/// The pods that a selector takes, by asking the API.
+async fn selected(client: &Client, place: &Place, object: &Value) -> Result<Vec<Arc<Pod>>, Error> {
+    let list = call::call(client, Method::GET, &Served::pods().path(&place.namespace), None).await?;
+    let selector = disruption::selector(object);
+    let taken = look::list(&list, "items").iter().filter(|pod| selector.matches_object(pod));
+    Ok(taken.map(|pod| Arc::new(Pod::read(pod))).collect())
+}
+
+/// Each is read once, however many sets of it there are.
+async fn read_makers(client: &Client, makers: BTreeMap<String, Place>) -> Result<BTreeMap<String, Value>, Error> {
+    let places: BTreeSet<&Place> = makers.values().collect();
+    let mut found = BTreeMap::new();
+    let reads = places.iter().map(|place| async move { (*place, read(client, &place.path()).await) });
+    for (place, outcome) in join_all(reads).await {
+        found.extend(outcome?.map(|object| (place.clone(), object)));
+    }
+    let known = makers.iter().filter_map(|(uid, place)| Some((uid.clone(), found.get(place)?.clone())));
+    Ok(known.collect())
 }
 
 async fn read(client: &Client, path: &str) -> Result<Option<Value>, Error> {

@@ -12,7 +12,7 @@ use api::{Timestamp, look};
 use serde_json::{Value, json};
 
 use crate::view::{Node, Place, Pod, Served, World};
-use crate::{cron_job, daemon_set, deployment, job, replica_set, stateful_set};
+use crate::{cron_job, daemon_set, deployment, disruption, job, replica_set, stateful_set};
 
 pub mod act;
 pub mod claim;
@@ -50,6 +50,8 @@ pub enum Pods {
     Own,
     /// Those that its children control.
     OfChildren,
+    /// Those that its selector takes, whoever controls them.
+    Selected,
     /// None.
     None,
 }
@@ -59,6 +61,7 @@ pub const CONTROLLERS: &[&Controller] = &[
     &cron_job::CRON_JOBS,
     &daemon_set::DAEMON_SETS,
     &deployment::DEPLOYMENTS,
+    &disruption::BUDGETS,
     &job::JOBS,
     &replica_set::REPLICA_SETS,
     &replica_set::REPLICATION_CONTROLLERS,
@@ -103,6 +106,8 @@ pub struct View {
     pub children: Vec<Value>,
     /// The nodes, if it sees them.
     pub nodes: Vec<Arc<Node>>,
+    /// If it sees pods of others: the workloads that say how many there should be, by the uid of the pods' controller.
+    pub makers: BTreeMap<String, Value>,
 }
 
 impl View {
@@ -286,6 +291,8 @@ pub struct Snapshot {
     pub children: Vec<Place>,
     /// The nodes, if it sees them.
     pub nodes: Vec<Arc<Node>>,
+    /// If it sees pods of others: the workloads that say how many there should be, by the uid of the pods' controller.
+    pub makers: BTreeMap<String, Place>,
     /// Whether that may be behind what was written, so that the API is asked instead.
     pub is_blind: bool,
 }
@@ -304,14 +311,29 @@ pub fn snapshot(world: &World, place: &Place) -> Snapshot {
     let pods: Vec<&String> = match controller.pods {
         Pods::Own => related(Served::pods()),
         Pods::OfChildren => children.iter().flat_map(|child| world.dependents(child)).collect(),
+        Pods::Selected => world.selected(place),
         Pods::None => Vec::new(),
     };
+    let pods: Vec<Arc<Pod>> = pods.into_iter().filter_map(|uid| world.pod(uid)).cloned().collect();
     Snapshot {
-        pods: pods.into_iter().filter_map(|uid| world.pod(uid)).cloned().collect(),
+        makers: if controller.pods == Pods::Selected { makers(world, &pods) } else { BTreeMap::new() },
+        pods,
         children: children.into_iter().filter_map(|uid| world.meta(uid)).map(|meta| meta.place.clone()).collect(),
         nodes: if controller.sees_nodes { world.nodes.values().cloned().collect() } else { Vec::new() },
         is_blind: false,
     }
+}
+
+/// Who says how many of these pods there should be: the controller of each, or the Deployment that controls that.
+fn makers(world: &World, pods: &[Arc<Pod>]) -> BTreeMap<String, Place> {
+    let mut makers = BTreeMap::new();
+    for owner in pods.iter().filter_map(|pod| pod.controller.as_ref()) {
+        let Some(meta) = world.meta(&owner.uid).filter(|_| !makers.contains_key(&owner.uid)) else { continue };
+        let above = meta.controller().and_then(|above| world.meta(&above.uid));
+        let deployment = above.filter(|above| above.place.kind.is("apps", "deployments"));
+        makers.insert(owner.uid.clone(), deployment.unwrap_or(meta).place.clone());
+    }
+    makers
 }
 
 /// What a look has written, so that the next one does not begin before the watches have shown it.

@@ -291,6 +291,7 @@ impl Sim {
             pods: pods.map(|(_, pod)| Arc::new(Pod::read(pod))).collect(),
             children: children.map(|(_, child)| child.clone()).collect(),
             nodes: self.nodes.clone(),
+            ..View::default()
         })
     }
 
