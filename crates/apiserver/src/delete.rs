@@ -97,7 +97,8 @@ pub async fn delete(registry: &Registry, call: &Call<'_>, options: &DeleteOption
     Err(Status::modified(call.kind, call.name))
 }
 
-fn check_preconditions(call: &Call<'_>, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
+/// Whether it is the object that the client means.
+pub fn check_preconditions(call: &Call<'_>, options: &DeleteOptions, old: &Value) -> Result<(), Status> {
     let current = object::meta(old, "uid");
     if let Some(wanted) = options.uid.as_deref().filter(|uid| *uid != current) {
         return Err(uid_conflict(call, wanted, current));

@@ -25,7 +25,7 @@ use crate::registry::Call;
 use crate::route::{self, Target};
 use crate::server::Core;
 use crate::status::{self, Status};
-use crate::subresource::{binding, hooks, log, scale, stream, token};
+use crate::subresource::{binding, eviction, hooks, log, scale, stream, token};
 use crate::user::UserInfo;
 use crate::warnings::Warnings;
 use crate::watch::{Subject, Watching};
@@ -305,7 +305,7 @@ async fn create(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Sta
             return Ok(answer::value(201, &status, asked.form.format));
         }
         Some("eviction") => {
-            let status = binding::evict(&core.registry, &call, &document.value, &asked.query).await?;
+            let status = eviction::evict(&core.registry, &call, &document.value, &asked.query).await?;
             return Ok(answer::value(201, &status, asked.form.format));
         }
         Some("token") => {

@@ -231,8 +231,10 @@ impl IntoResponse for Status {
         let mut response = Response::new(Body::from(self.to_value().to_string()));
         *response.status_mut() = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        if self.code == 504 || self.code == 429 {
-            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        let retry_after = self.details.get("retryAfterSeconds").and_then(Value::as_u64);
+        let is_busy = matches!(self.code, 429 | 504) && self.details.is_null();
+        if let Some(seconds) = retry_after.or(is_busy.then_some(1)) {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response
     }

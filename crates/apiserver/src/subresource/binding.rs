@@ -1,11 +1,9 @@
-//! `pods/binding` (a pod gets its node) and `pods/eviction` (a polite deletion).
+//! `pods/binding`: a pod gets its node.
 
 use api::look;
 use serde_json::{Value, json};
 
-use crate::delete::{self, DeleteOptions};
 use crate::object;
-use crate::query::Query;
 use crate::registry::{Call, Registry};
 use crate::status::Status;
 
@@ -75,12 +73,4 @@ fn set_scheduled(status: &mut Value, now: &str) {
         "type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now,
     }));
     look::set(status, "conditions", conditions);
-}
-
-/// Deletes the pod of an Eviction with its delete options.
-pub async fn evict(registry: &Registry, call: &Call<'_>, eviction: &Value, query: &Query) -> Result<Value, Status> {
-    let options = DeleteOptions::parse(look::get(eviction, "deleteOptions"), query)?;
-    let call = Call { subresource: None, ..*call };
-    delete::delete(registry, &call, &options).await?;
-    Ok(json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201}))
 }

@@ -1,6 +1,7 @@
 //! Subresources that are more than a view of their object.
 
 pub mod binding;
+pub mod eviction;
 pub mod hooks;
 pub mod log;
 pub mod node_port;
