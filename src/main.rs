@@ -26,6 +26,7 @@ mod pins;
 mod progress;
 mod reach;
 mod roles;
+mod secrets;
 mod settings;
 mod static_pods;
 mod supervise;

@@ -21,13 +21,14 @@ use crate::authz::{self, Attributes, Authorizer};
 use crate::leftover::Leftover;
 use crate::registry::Registry;
 use crate::route::{self, Route};
+use crate::secrets::{RotateError, SealedStore, SecretKeys};
 use crate::status::Status;
 use crate::subresource::node_port::{NodePort, NodeTls};
 use crate::tokens::Tokens;
 use crate::user::{StaticToken, UserInfo};
 use crate::watch::Frames;
 use crate::world::World;
-use crate::{answer, authn, bootstrap, discovery, impersonation, openapi, resource, reviews};
+use crate::{answer, authn, bootstrap, discovery, impersonation, object, openapi, resource, reviews, secrets};
 
 /// What the server is made of.
 pub struct Options {
@@ -52,6 +53,8 @@ pub struct Options {
     pub service_account_key_pem: Option<String>,
     /// Audiences for which a node gets tokens beyond those that its pods' volumes name (IMG-208).
     pub node_audiences: Vec<String>,
+    /// Keys of Secrets at rest; without them Secrets are stored as they are.
+    pub secret_keys: Option<SecretKeys>,
     /// CA of client certificates, PEM; published for clients, verified by the listener's TLS configuration.
     pub client_ca_pem: Option<String>,
     /// `gitVersion` of /version.
@@ -72,6 +75,7 @@ impl Options {
             tokens: Vec::new(),
             service_account_key_pem: None,
             node_audiences: Vec::new(),
+            secret_keys: None,
             client_ca_pem: None,
             service_version: "v1.36.1+sampan".to_owned(),
         }
@@ -90,6 +94,9 @@ pub enum Error {
     /// The identity for the node port cannot be used.
     #[error("cannot use the identity for the node port: {0}")]
     NodeTls(String),
+    /// Secrets at rest cannot be encrypted.
+    #[error("cannot keep Secrets encrypted")]
+    Secrets(#[from] RotateError),
     /// The objects that every cluster has could not be made.
     #[error("cannot make the initial objects: {0}")]
     Bootstrap(Status),
@@ -112,6 +119,8 @@ pub struct Core {
     pub cancel: CancellationToken,
     /// Tokens of service accounts.
     pub tokens: Tokens,
+    /// The layer that encrypts Secrets at rest.
+    pub secrets: Option<Arc<SealedStore>>,
     /// Bearer tokens that are known from the start.
     pub static_tokens: Vec<StaticToken>,
     /// `gitVersion`.
@@ -127,7 +136,8 @@ pub struct ApiServer {
 impl ApiServer {
     /// Builds the server and makes the objects that every cluster has.
     pub async fn start(options: Options, cancel: CancellationToken) -> Result<ApiServer, Error> {
-        let world = World::new(options.store);
+        let (store, secrets) = sealed(options.store, options.secret_keys).await?;
+        let world = World::new(store);
         let pins = PinImageDigests { resolver: options.digests, unresolved: options.unresolved_tags };
         let admission = admission::Chain::new(&options.admission, options.webhooks, pins);
         let admission = admission.map_err(Error::UnknownPlugin)?;
@@ -139,6 +149,7 @@ impl ApiServer {
             node_port: NodePort::new(options.node_tls.as_ref()).map_err(Error::NodeTls)?,
             cancel,
             tokens: Tokens::new(key_pem).map_err(|error| Error::TokenKey(error.to_string()))?,
+            secrets,
             static_tokens: options.tokens,
             service_version: options.service_version,
         };
@@ -155,6 +166,17 @@ impl ApiServer {
     pub fn router_as(&self, user: UserInfo) -> Router {
         self.router().layer(Extension(user))
     }
+}
+
+/// The store with its layer over Secrets, if there are keys.
+async fn sealed(
+    store: Arc<dyn Store>,
+    keys: Option<SecretKeys>,
+) -> Result<(Arc<dyn Store>, Option<Arc<SealedStore>>), Error> {
+    let Some(keys) = keys else { return Ok((store, None)) };
+    let kind = api::find("", "v1", "secrets").expect("the table of kinds has Secrets");
+    let sealed = SealedStore::open(store, object::key(kind, None, None), keys).await?;
+    Ok((sealed.clone(), Some(sealed)))
 }
 
 /// Answers one request.
@@ -212,6 +234,9 @@ async fn plain(core: &Core, user: &UserInfo, request: &Parts) -> Result<Response
     let attributes =
         Attributes { user, verb, group: "", resource: "", subresource: "", namespace: "", name: "", fields: "", path };
     authz::authorize(&core.authorizers, &attributes, &core.registry.world).await?;
+    if verb == "post" && path == secrets::PATH {
+        return secrets::respond(core).await;
+    }
     if verb != "get" {
         return Err(if discovery::exists(path) { Status::method_not_allowed() } else { Status::no_such_path() });
     }

@@ -221,6 +221,7 @@ pub fn from_store(kind: &Kind, name: &str, error: &store::Error) -> Status {
         store::Error::Conflict { current: Some(_), .. } => Status::modified(kind, name),
         store::Error::Conflict { .. } | store::Error::NotFound { .. } => Status::not_found(kind, name),
         store::Error::Compacted { .. } => Status::expired("The resourceVersion for the provided watch is too old."),
+        store::Error::Unreadable { .. } => Status::internal(error),
         store::Error::Future { .. } => Status::plain(504, "Timeout", format!("Timeout: {error}")),
         other => Status::unavailable(format!("the store does not answer: {other}")),
     }
