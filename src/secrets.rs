@@ -56,7 +56,8 @@ fn rotate(settings: Settings) -> anyhow::Result<()> {
     if !file(&instance.data_dir).exists() {
         bail!("there are no keys in {}: nothing has been started there", instance.data_dir.display());
     }
-    let resolved = settings.over_last(&instance)?.resolve()?;
+    let mut resolved = settings.over_last(&instance)?.resolve()?;
+    crate::audit_settings::off_stdout(&mut resolved);
     let answer = wiring::executor()?.block_on(async {
         if instance.running().is_some() {
             let (client, _) = wiring::client_from(&instance.admin_kubeconfig()).await?;

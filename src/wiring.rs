@@ -75,6 +75,7 @@ impl ControlPlane {
             key_pem: certificates.node_client.key.clone(),
         });
         options.service_account_key_pem = Some(certificates.service_account_key.clone());
+        options.audit_log = resolved.audit_log.clone();
         options.secret_keys = Some(secrets::keys(&resolved.instance.data_dir)?);
         if let Some(plugins) = &resolved.credentials.plugins {
             // IMG-208: who configures a plugin lets this machine's node ask for its tokens.

@@ -10,6 +10,7 @@
 mod admission;
 mod answer;
 mod apply;
+mod audit;
 mod authn;
 mod authz;
 mod authz_node;
@@ -50,6 +51,7 @@ mod world;
 pub use admission::pin_image_digests::{DigestQuery, DigestResolver, UnresolvedTags};
 pub use admission::webhook::client::{WebhookCall, WebhookClient};
 pub use admission::{DEFAULT_PLUGINS, names as admission_plugins};
+pub use audit::AuditLog;
 pub use secrets::{PATH as ROTATE_SECRETS, RotateError, SaveKeys, SecretKeys};
 pub use server::{ApiServer, Error, Options};
 pub use status::Status;

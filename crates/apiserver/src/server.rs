@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::pin_image_digests::{DigestResolver, PinImageDigests, UnresolvedTags};
 use crate::admission::webhook::client::{self, WebhookClient};
 use crate::admission::{self, DEFAULT_PLUGINS};
+use crate::audit::{AuditLog, Log, Record, Who};
 use crate::authz::{self, Attributes, Authorizer};
 use crate::leftover::Leftover;
 use crate::registry::Registry;
@@ -55,6 +56,8 @@ pub struct Options {
     pub node_audiences: Vec<String>,
     /// Keys of Secrets at rest; without them Secrets are stored as they are.
     pub secret_keys: Option<SecretKeys>,
+    /// Where it is written who asked for what.
+    pub audit_log: Option<AuditLog>,
     /// CA of client certificates, PEM; published for clients, verified by the listener's TLS configuration.
     pub client_ca_pem: Option<String>,
     /// `gitVersion` of /version.
@@ -76,6 +79,7 @@ impl Options {
             service_account_key_pem: None,
             node_audiences: Vec::new(),
             secret_keys: None,
+            audit_log: None,
             client_ca_pem: None,
             service_version: "v1.36.1+sampan".to_owned(),
         }
@@ -94,6 +98,9 @@ pub enum Error {
     /// The identity for the node port cannot be used.
     #[error("cannot use the identity for the node port: {0}")]
     NodeTls(String),
+    /// The audit log cannot be opened.
+    #[error("cannot open the audit log")]
+    AuditLog(#[source] std::io::Error),
     /// Secrets at rest cannot be encrypted.
     #[error("cannot keep Secrets encrypted")]
     Secrets(#[from] RotateError),
@@ -119,6 +126,8 @@ pub struct Core {
     pub cancel: CancellationToken,
     /// Tokens of service accounts.
     pub tokens: Tokens,
+    /// Where it is written who asked for what.
+    pub audit: Option<Arc<Log>>,
     /// The layer that encrypts Secrets at rest.
     pub secrets: Option<Arc<SealedStore>>,
     /// Bearer tokens that are known from the start.
@@ -149,6 +158,7 @@ impl ApiServer {
             node_port: NodePort::new(options.node_tls.as_ref()).map_err(Error::NodeTls)?,
             cancel,
             tokens: Tokens::new(key_pem).map_err(|error| Error::TokenKey(error.to_string()))?,
+            audit: options.audit_log.map(Log::open).transpose().map_err(Error::AuditLog)?,
             secrets,
             static_tokens: options.tokens,
             service_version: options.service_version,
@@ -181,9 +191,11 @@ async fn sealed(
 
 /// Answers one request.
 async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
+    let record = core.audit.as_ref().and_then(|log| Record::begin(log, &request));
+    let mut who = Who::default();
     let (parts, body) = request.into_parts();
     let (body, left) = Leftover::of(body);
-    let mut response = match respond(&core, Request::from_parts(parts, body)).await {
+    let mut response = match respond(&core, Request::from_parts(parts, body), &mut who).await {
         Ok(response) => response,
         Err(status) => {
             left.drain().await;
@@ -194,16 +206,22 @@ async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, private"));
     }
-    response
+    match record {
+        Some(record) => record.end(&who, response),
+        None => response,
+    }
 }
 
-async fn respond(core: &Core, request: Request<Body>) -> Result<Response, Status> {
+async fn respond(core: &Core, request: Request<Body>, who: &mut Who) -> Result<Response, Status> {
     let path = request.uri().path();
     let user = authn::authenticate(core, request.extensions(), request.headers()).await?;
     if let Some(response) = open(core, path) {
         return Ok(response);
     }
     let user = user.ok_or_else(Status::unauthorized)?;
+    who.user = Some(user.clone());
+    // Before it is judged: the attempt counts.
+    who.impersonated = impersonation::asked_for(request.headers())?;
     let user = impersonation::apply(core, user, request.headers()).await?;
     match route::parse(path) {
         Route::Resource(target) => resource::respond(core, target, user, request).await,

@@ -232,6 +232,7 @@ impl IntoResponse for Status {
         let mut response = Response::new(Body::from(self.to_value().to_string()));
         *response.status_mut() = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.extensions_mut().insert(crate::audit::Reason(self.reason.to_string()));
         if self.code == 504 || self.code == 429 {
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
