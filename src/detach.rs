@@ -25,7 +25,9 @@ pub fn up(settings: &Settings) -> anyhow::Result<()> {
         return Ok(());
     }
     // What can fail early fails here, on the terminal, before a directory is made.
-    crate::up::preflight(&settings.clone().resolve()?)?;
+    let resolved = settings.clone().resolve()?;
+    crate::audit_settings::refuse_stdout(&resolved)?;
+    crate::up::preflight(&resolved)?;
     instance.prepare()?;
     let mut log = std::fs::OpenOptions::new()
         .create(true)

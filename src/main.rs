@@ -3,6 +3,7 @@
 //! `sampan monitor` is looked for before anything is set up: a monitor must start in milliseconds and stay small.
 //! Everything else goes through the command line in [`cli`]. Start reading there.
 
+mod audit_settings;
 mod certificates;
 mod check;
 mod cli;
@@ -26,6 +27,7 @@ mod pins;
 mod progress;
 mod reach;
 mod roles;
+mod secrets;
 mod settings;
 mod static_pods;
 mod supervise;

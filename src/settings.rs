@@ -131,6 +131,15 @@ pub struct Settings {
     /// Images that the Node's status lists, the largest first; -1 for all [default: 50]
     #[arg(long, env = "SAMPAN_NODE_STATUS_MAX_IMAGES", value_name = "N", allow_negative_numbers = true)]
     pub node_status_max_images: Option<i32>,
+    /// Log who asked the API for what: a file of audit.k8s.io/v1 events, one a line, or - for standard output
+    #[arg(long, env = "SAMPAN_AUDIT_LOG_PATH", value_name = "FILE")]
+    pub audit_log_path: Option<PathBuf>,
+    /// The audit log is rotated before it is larger, in MiB [default: 100]
+    #[arg(long, env = "SAMPAN_AUDIT_LOG_MAXSIZE", value_name = "MIB")]
+    pub audit_log_maxsize: Option<u64>,
+    /// So many rotated audit logs are kept; 0 keeps all [default: 10]
+    #[arg(long, env = "SAMPAN_AUDIT_LOG_MAXBACKUP", value_name = "N")]
+    pub audit_log_maxbackup: Option<usize>,
     /// Where the API keeps its objects: sqlite [default: sqlite]
     #[arg(long, env = "SAMPAN_STORE", value_name = "STORE")]
     pub store: Option<String>,
@@ -264,6 +273,7 @@ pub struct Settings {
 /// The settings with every default filled in.
 #[derive(Clone, Debug)]
 pub struct Resolved {
+    pub audit_log: Option<apiserver::AuditLog>,
     pub instance: Instance,
     pub listen: SocketAddr,
     pub node_name: String,
@@ -355,6 +365,9 @@ impl Settings {
             image_minimum_gc_age,
             image_maximum_gc_age,
             node_status_max_images,
+            audit_log_path,
+            audit_log_maxsize,
+            audit_log_maxbackup,
             store,
             runtime,
             default_handler,
@@ -439,6 +452,7 @@ impl Settings {
         let crash_back_off = self.crash_back_off()?;
         let runtime_class_fails_pod = fails_pod(self.runtime_class_failure_policy.as_deref())?;
         Ok(Resolved {
+            audit_log: self.audit_log()?,
             runtime_class_fails_pod,
             crash_back_off,
             handler_timeout,

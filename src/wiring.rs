@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::certificates::Certificates;
 use crate::settings::Resolved;
-use crate::{handlers, pins, supervise, tokens};
+use crate::{handlers, pins, secrets, supervise, tokens};
 
 /// How long components may take to end after cancellation.
 const END_WITHIN: Duration = Duration::from_secs(5);
@@ -75,6 +75,8 @@ impl ControlPlane {
             key_pem: certificates.node_client.key.clone(),
         });
         options.service_account_key_pem = Some(certificates.service_account_key.clone());
+        options.audit_log = resolved.audit_log.clone();
+        options.secret_keys = Some(secrets::keys(&resolved.instance.data_dir)?);
         if let Some(plugins) = &resolved.credentials.plugins {
             // IMG-208: who configures a plugin lets this machine's node ask for its tokens.
             options.node_audiences = plugins.audiences().context("--image-credential-provider-config")?;
@@ -103,6 +105,11 @@ impl ControlPlane {
     pub fn client_of_node(&self, resolved: &Resolved) -> (Client, Reach) {
         let reach = Reach { pods: resolved.api_address_of_pods(), host: resolved.api_address_of_host() };
         (self.client_as(UserInfo::node(&resolved.node_name)), reach)
+    }
+
+    /// The administrator's client, for a process that listens nowhere.
+    pub fn client_of_administrator(&self) -> Client {
+        self.client_as(UserInfo::admin())
     }
 
     /// A client without a socket that acts as a user and passes the same authorization as over TLS.

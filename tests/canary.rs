@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use serde_json::json;
-use support::{Lab, wait};
+use support::{Lab, text, wait};
 use xtask::registry::{PASSWORD, USER};
 use xtask::shell;
 
@@ -17,12 +17,14 @@ const WRONG: &str = "canary-wrong-6f1d";
 const HEADER: &str = "canary-header-77b2";
 /// In the user part of a key, where it does not belong.
 const IN_KEY: &str = "canary-key-19ae";
+/// In Secrets alone, so at rest in no file at all.
+const AT_REST: &str = "canary-at-rest-5c0b";
 
 /// All planted texts, plain and as they travel in Basic authentication.
 fn canaries() -> Vec<String> {
     let basic = |password: &str| base64::engine::general_purpose::STANDARD.encode(format!("{USER}:{password}"));
     let encoded = |text: &str| base64::engine::general_purpose::STANDARD.encode(text);
-    [WRONG, HEADER, IN_KEY, PASSWORD]
+    [WRONG, HEADER, IN_KEY, PASSWORD, AT_REST]
         .iter()
         .flat_map(|text| [(*text).to_owned(), basic(text), encoded(text).trim_end_matches('=').to_owned()])
         .collect()
@@ -59,6 +61,7 @@ fn planted_credentials_stay_where_they_belong() {
     lab.right_secret();
     lab.apply(&pod("runs", &lab.image(), "regcred"));
     lab.ready("runs");
+    lab.ask(&["create", "secret", "generic", "at-rest", &format!("--from-literal=k={AT_REST}")]);
 
     let canaries = canaries();
     for words in [
@@ -81,13 +84,42 @@ fn planted_credentials_stay_where_they_belong() {
     for holder in &holders {
         let mode = holder.metadata().unwrap().mode() & 0o777;
         assert_eq!(mode & 0o077, 0, "{} holds a credential and has mode {mode:o}", holder.display());
-        let known = ["config.json", "store"]
-            .iter()
-            .any(|name| holder.strip_prefix(lab.data_dir()).is_ok_and(|path| path.to_string_lossy().starts_with(name)));
-        assert!(known, "{} holds a credential; docs/walls/files.md does not say so", holder.display());
+        assert_eq!(
+            *holder,
+            lab.data_dir().join("config.json"),
+            "{} holds a credential; docs/walls/files.md does not say so",
+            holder.display()
+        );
     }
     assert!(!holders.is_empty(), "the search finds nothing where something is");
+    keys_change_while_the_instance_runs_and_while_it_does_not(&lab);
     lab.down(true);
+}
+
+fn keys_change_while_the_instance_runs_and_while_it_does_not(lab: &Lab) {
+    let file = lab.data_dir().join("pki/secrets.key");
+    let read = || {
+        assert_eq!(file.metadata().unwrap().mode() & 0o777, 0o600);
+        let text = std::fs::read_to_string(&file).unwrap();
+        let keys: Vec<String> = text.lines().filter(|line| !line.starts_with('#')).map(str::to_owned).collect();
+        assert_eq!(keys.len(), 1, "one key, and nothing left to do");
+        keys
+    };
+    let rotate = || {
+        let before = read();
+        let output = lab.sampan(&["secrets", "rotate"]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        assert!(text(&output.stdout).contains("1 older keys dropped"), "{}", text(&output.stdout));
+        assert_ne!(read(), before);
+    };
+    let encoded = base64::engine::general_purpose::STANDARD.encode(AT_REST);
+    let is_there = || assert_eq!(lab.get("secret", "at-rest").unwrap()["data"]["k"], encoded.as_str());
+    rotate();
+    is_there();
+    lab.kill();
+    rotate();
+    lab.up();
+    is_there();
 }
 
 /// `config.json` with a wrong password, a header, a malformed entry and a key that holds a password.

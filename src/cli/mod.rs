@@ -103,6 +103,13 @@ enum Verb {
         #[command(flatten)]
         arguments: crate::hooks::Arguments,
     },
+    /// The keys with which Secrets are encrypted in the store
+    Secrets {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(subcommand)]
+        verb: crate::secrets::Verb,
+    },
     /// Print the version
     Version {
         /// How to print it
@@ -149,6 +156,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Verb::Check { settings } => crate::check::run(ready(settings)?),
         Verb::Images { settings, verb } => crate::images::run(ready(settings)?, verb),
         Verb::Hooks { settings, arguments } => crate::hooks::run(ready(settings)?, &arguments),
+        Verb::Secrets { settings, verb } => crate::secrets::run(ready(settings)?, &verb),
         Verb::Version { output } => crate::images::version(output),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut Command::command(), "sampan", &mut std::io::stdout());

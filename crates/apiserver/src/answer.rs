@@ -13,6 +13,7 @@ use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 use store::Revision;
 
+use crate::audit::Made;
 use crate::codec::{Format, Output};
 use crate::object as objects;
 use crate::registry::Written;
@@ -97,7 +98,11 @@ pub fn object(code: u16, kind: &Kind, (stored, revision): (&Bytes, Option<Revisi
 /// The object after a write: 201 when it is new.
 pub fn written(kind: &Kind, written: &Written, form: &Form) -> Response {
     let code = if written.created { 201 } else { 200 };
-    object(code, kind, (&written.stored, written.revision), form)
+    let mut response = object(code, kind, (&written.stored, written.revision), form);
+    if written.created {
+        response.extensions_mut().insert(Made(written.stored.clone()));
+    }
+    response
 }
 
 /// A document in the shape that the client asked for.

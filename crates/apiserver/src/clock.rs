@@ -12,3 +12,8 @@ pub fn now() -> Timestamp {
 pub fn precise() -> Timestamp {
     Timestamp::now()
 }
+
+/// The present as `MicroTime` writes it.
+pub fn micro() -> String {
+    api::time::micros(precise())
+}

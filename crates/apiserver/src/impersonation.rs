@@ -35,6 +35,14 @@ pub async fn apply(core: &Core, user: UserInfo, headers: &HeaderMap) -> Result<U
     Ok(with_groups(wanted))
 }
 
+/// Whom the headers name, whether or not he who asks may be that one.
+///
+/// # Errors
+/// As [`apply`]: 500 when no user is named.
+pub fn asked_for(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
+    Ok(wanted(headers)?.map(with_groups))
+}
+
 /// The user as the headers name him; None if none of them is one that counts.
 fn wanted(headers: &HeaderMap) -> Result<Option<UserInfo>, Status> {
     let mut wanted = UserInfo::default();

@@ -128,6 +128,7 @@ fn list_error(error: &store::Error, continued: bool) -> Status {
         ),
         store::Error::Compacted { .. } => Status::expired("The provided resource version is too old."),
         store::Error::Future { requested, current } => Status::too_large_resource_version(requested.0, current.0),
+        store::Error::Unreadable { .. } => Status::internal(error),
         other => Status::unavailable(other.to_string()),
     }
 }

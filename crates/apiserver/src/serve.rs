@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
+use crate::audit::Peer;
 use crate::server::{ApiServer, Error};
 use crate::user::UserInfo;
 
@@ -57,7 +58,7 @@ impl ApiServer {
                 accepted = listener.accept() => accepted,
             };
             let stream = match accepted {
-                Ok((stream, _)) => stream,
+                Ok((stream, peer)) => (stream, Peer(peer)),
                 Err(error) if is_fatal(&error) => return Err(Error::Accept(error)),
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -83,7 +84,12 @@ fn is_fatal(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::InvalidInput | std::io::ErrorKind::NotConnected)
 }
 
-async fn connection(acceptor: TlsAcceptor, stream: TcpStream, router: Router, cancel: CancellationToken) {
+async fn connection(
+    acceptor: TlsAcceptor,
+    (stream, peer): (TcpStream, Peer),
+    router: Router,
+    cancel: CancellationToken,
+) {
     // Frames of watches are small and urgent.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "a connection closed at once");
@@ -96,6 +102,7 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, router: Router, ca
     let chain = stream.get_ref().1.peer_certificates();
     let user = chain.and_then(|chain| chain.first()).and_then(|leaf| UserInfo::from_certificate(leaf));
     let service = hyper::service::service_fn(move |mut request: hyper::Request<Incoming>| {
+        request.extensions_mut().insert(peer);
         if let Some(user) = &user {
             request.extensions_mut().insert(user.clone());
         }

@@ -17,17 +17,19 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::pin_image_digests::{DigestResolver, PinImageDigests, UnresolvedTags};
 use crate::admission::webhook::client::{self, WebhookClient};
 use crate::admission::{self, DEFAULT_PLUGINS};
+use crate::audit::{AuditLog, Log, Record, Who};
 use crate::authz::{self, Attributes, Authorizer};
 use crate::leftover::Leftover;
 use crate::registry::Registry;
 use crate::route::{self, Route};
+use crate::secrets::{RotateError, SealedStore, SecretKeys};
 use crate::status::Status;
 use crate::subresource::node_port::{NodePort, NodeTls};
 use crate::tokens::Tokens;
 use crate::user::{StaticToken, UserInfo};
 use crate::watch::Frames;
 use crate::world::World;
-use crate::{answer, authn, bootstrap, discovery, impersonation, openapi, resource, reviews};
+use crate::{answer, authn, bootstrap, discovery, impersonation, object, openapi, resource, reviews, secrets};
 
 /// What the server is made of.
 pub struct Options {
@@ -52,6 +54,10 @@ pub struct Options {
     pub service_account_key_pem: Option<String>,
     /// Audiences for which a node gets tokens beyond those that its pods' volumes name (IMG-208).
     pub node_audiences: Vec<String>,
+    /// Keys of Secrets at rest; without them Secrets are stored as they are.
+    pub secret_keys: Option<SecretKeys>,
+    /// Where it is written who asked for what.
+    pub audit_log: Option<AuditLog>,
     /// CA of client certificates, PEM; published for clients, verified by the listener's TLS configuration.
     pub client_ca_pem: Option<String>,
     /// `gitVersion` of /version.
@@ -72,6 +78,8 @@ impl Options {
             tokens: Vec::new(),
             service_account_key_pem: None,
             node_audiences: Vec::new(),
+            secret_keys: None,
+            audit_log: None,
             client_ca_pem: None,
             service_version: "v1.36.1+sampan".to_owned(),
         }
@@ -90,6 +98,12 @@ pub enum Error {
     /// The identity for the node port cannot be used.
     #[error("cannot use the identity for the node port: {0}")]
     NodeTls(String),
+    /// The audit log cannot be opened.
+    #[error("cannot open the audit log")]
+    AuditLog(#[source] std::io::Error),
+    /// Secrets at rest cannot be encrypted.
+    #[error("cannot keep Secrets encrypted")]
+    Secrets(#[from] RotateError),
     /// The objects that every cluster has could not be made.
     #[error("cannot make the initial objects: {0}")]
     Bootstrap(Status),
@@ -112,6 +126,10 @@ pub struct Core {
     pub cancel: CancellationToken,
     /// Tokens of service accounts.
     pub tokens: Tokens,
+    /// Where it is written who asked for what.
+    pub audit: Option<Arc<Log>>,
+    /// The layer that encrypts Secrets at rest.
+    pub secrets: Option<Arc<SealedStore>>,
     /// Bearer tokens that are known from the start.
     pub static_tokens: Vec<StaticToken>,
     /// `gitVersion`.
@@ -127,7 +145,8 @@ pub struct ApiServer {
 impl ApiServer {
     /// Builds the server and makes the objects that every cluster has.
     pub async fn start(options: Options, cancel: CancellationToken) -> Result<ApiServer, Error> {
-        let world = World::new(options.store);
+        let (store, secrets) = sealed(options.store, options.secret_keys).await?;
+        let world = World::new(store);
         let pins = PinImageDigests { resolver: options.digests, unresolved: options.unresolved_tags };
         let admission = admission::Chain::new(&options.admission, options.webhooks, pins);
         let admission = admission.map_err(Error::UnknownPlugin)?;
@@ -139,6 +158,8 @@ impl ApiServer {
             node_port: NodePort::new(options.node_tls.as_ref()).map_err(Error::NodeTls)?,
             cancel,
             tokens: Tokens::new(key_pem).map_err(|error| Error::TokenKey(error.to_string()))?,
+            audit: options.audit_log.map(Log::open).transpose().map_err(Error::AuditLog)?,
+            secrets,
             static_tokens: options.tokens,
             service_version: options.service_version,
         };
@@ -157,11 +178,24 @@ impl ApiServer {
     }
 }
 
+/// The store with its layer over Secrets, if there are keys.
+async fn sealed(
+    store: Arc<dyn Store>,
+    keys: Option<SecretKeys>,
+) -> Result<(Arc<dyn Store>, Option<Arc<SealedStore>>), Error> {
+    let Some(keys) = keys else { return Ok((store, None)) };
+    let kind = api::find("", "v1", "secrets").expect("the table of kinds has Secrets");
+    let sealed = SealedStore::open(store, object::key(kind, None, None), keys).await?;
+    Ok((sealed.clone(), Some(sealed)))
+}
+
 /// Answers one request.
 async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
+    let record = core.audit.as_ref().and_then(|log| Record::begin(log, &request));
+    let mut who = Who::default();
     let (parts, body) = request.into_parts();
     let (body, left) = Leftover::of(body);
-    let mut response = match respond(&core, Request::from_parts(parts, body)).await {
+    let mut response = match respond(&core, Request::from_parts(parts, body), &mut who).await {
         Ok(response) => response,
         Err(status) => {
             left.drain().await;
@@ -172,16 +206,22 @@ async fn handle(State(core): State<Arc<Core>>, request: Request) -> Response {
         let headers = response.headers_mut();
         headers.insert(header::CACHE_CONTROL, header::HeaderValue::from_static("no-cache, private"));
     }
-    response
+    match record {
+        Some(record) => record.end(&who, response),
+        None => response,
+    }
 }
 
-async fn respond(core: &Core, request: Request<Body>) -> Result<Response, Status> {
+async fn respond(core: &Core, request: Request<Body>, who: &mut Who) -> Result<Response, Status> {
     let path = request.uri().path();
     let user = authn::authenticate(core, request.extensions(), request.headers()).await?;
     if let Some(response) = open(core, path) {
         return Ok(response);
     }
     let user = user.ok_or_else(Status::unauthorized)?;
+    who.user = Some(user.clone());
+    // Before it is judged: the attempt counts.
+    who.impersonated = impersonation::asked_for(request.headers())?;
     let user = impersonation::apply(core, user, request.headers()).await?;
     match route::parse(path) {
         Route::Resource(target) => resource::respond(core, target, user, request).await,
@@ -212,6 +252,9 @@ async fn plain(core: &Core, user: &UserInfo, request: &Parts) -> Result<Response
     let attributes =
         Attributes { user, verb, group: "", resource: "", subresource: "", namespace: "", name: "", fields: "", path };
     authz::authorize(&core.authorizers, &attributes, &core.registry.world).await?;
+    if verb == "post" && path == secrets::PATH {
+        return secrets::respond(core).await;
+    }
     if verb != "get" {
         return Err(if discovery::exists(path) { Status::method_not_allowed() } else { Status::no_such_path() });
     }

@@ -221,6 +221,7 @@ pub fn from_store(kind: &Kind, name: &str, error: &store::Error) -> Status {
         store::Error::Conflict { current: Some(_), .. } => Status::modified(kind, name),
         store::Error::Conflict { .. } | store::Error::NotFound { .. } => Status::not_found(kind, name),
         store::Error::Compacted { .. } => Status::expired("The resourceVersion for the provided watch is too old."),
+        store::Error::Unreadable { .. } => Status::internal(error),
         store::Error::Future { .. } => Status::plain(504, "Timeout", format!("Timeout: {error}")),
         other => Status::unavailable(format!("the store does not answer: {other}")),
     }
@@ -231,6 +232,7 @@ impl IntoResponse for Status {
         let mut response = Response::new(Body::from(self.to_value().to_string()));
         *response.status_mut() = StatusCode::from_u16(self.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        response.extensions_mut().insert(crate::audit::Reason(self.reason.to_string()));
         let retry_after = self.details.get("retryAfterSeconds").and_then(Value::as_u64);
         let is_busy = matches!(self.code, 429 | 504) && self.details.is_null();
         if let Some(seconds) = retry_after.or(is_busy.then_some(1)) {

@@ -179,6 +179,10 @@ impl Store for DiskStore {
     async fn compact(&self, through: Revision) -> Result<(), Error> {
         self.submit(|reply| Work::Compact(through, reply)).await
     }
+
+    async fn scrub(&self) -> Result<(), Error> {
+        self.submit(Work::Scrub).await
+    }
 }
 
 /// Makes the directory, readable by its owner alone (it holds Secrets), and takes the lock on it.
@@ -248,6 +252,35 @@ mod tests {
         let store = DiskStore::open(dir.path()).unwrap();
         assert_eq!(store.list(list).await.unwrap(), before);
         assert_eq!(store.watch("/", start).await.unwrap().next().await.unwrap().unwrap(), history);
+    }
+
+    #[tokio::test]
+    async fn nothing_that_was_replaced_or_deleted_is_on_the_disk_after_a_scrub() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = DiskStore::open(dir.path()).unwrap();
+        for nth in 0..300 {
+            let key = format!("/k/{}", nth % 40);
+            store.put(put(&key, &format!("forgotten {}", "x".repeat(nth * 30)))).await.unwrap();
+        }
+        for nth in 0..20 {
+            store.delete(&format!("/k/{nth}"), Expect::Any).await.unwrap();
+            store.put(put(&format!("/k/{}", nth + 20), "known")).await.unwrap();
+        }
+        let holds = |word: &str| {
+            let files =
+                std::fs::read_dir(dir.path()).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+            files.into_iter().any(|bytes| bytes.windows(word.len()).any(|window| window == word.as_bytes()))
+        };
+        assert!(holds("forgotten"));
+        store.compact(store.revision().await.unwrap()).await.unwrap();
+        store.scrub().await.unwrap();
+        assert!(!holds("forgotten") && holds("known"));
+        let list = List { prefix: "/".into(), ..List::default() };
+        let before = store.list(list.clone()).await.unwrap();
+        store.put(put("/k/20", "again")).await.unwrap();
+        drop(store);
+        let after = DiskStore::open(dir.path()).unwrap().list(list).await.unwrap();
+        assert_eq!((before.items.len(), after.items.len(), after.revision.0), (20, 20, before.revision.0 + 1));
     }
 
     #[tokio::test]

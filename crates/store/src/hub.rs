@@ -101,7 +101,7 @@ impl Hub {
             wake: Notify::new(),
         });
         inner.slots.push(slot.clone());
-        Ok(Watch { hub: self.clone(), slot, ended: false })
+        Ok(Watch { hub: self.clone(), slot, map: None, ended: false })
     }
 
     /// Ends every watch: nothing will be published any more.
@@ -114,12 +114,21 @@ impl Hub {
     }
 }
 
+/// How a watcher sees an event that is stored in another form.
+pub type Map = Arc<dyn Fn(Arc<Event>) -> Result<Arc<Event>, Error> + Send + Sync>;
+
 /// The events under one prefix from one revision on.
-#[derive(Debug)]
 pub struct Watch {
     hub: Arc<Hub>,
     slot: Arc<Slot>,
+    map: Option<Map>,
     ended: bool,
+}
+
+impl std::fmt::Debug for Watch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch").field("slot", &self.slot).field("ended", &self.ended).finish_non_exhaustive()
+    }
 }
 
 /// What a watcher finds when it looks.
@@ -131,6 +140,22 @@ enum Found {
 }
 
 impl Watch {
+    /// The same watch whose events pass through `map` on their way out. Its error ends the watch.
+    #[must_use]
+    pub fn mapped(self, map: Map) -> Watch {
+        // `Watch` has a destructor, so the field is set in place.
+        let mut watch = self;
+        watch.map = Some(map);
+        watch
+    }
+
+    fn seen(&self, events: Vec<Arc<Event>>) -> Result<Vec<Arc<Event>>, Error> {
+        match &self.map {
+            Some(map) => events.into_iter().map(|event| map(event)).collect(),
+            None => Ok(events),
+        }
+    }
+
     /// The next events, ascending by revision, at least one; waits until there are some.
     ///
     /// An error is the last thing but `None`; `None` says that the store was closed or that the error was returned
@@ -138,7 +163,11 @@ impl Watch {
     pub async fn next(&mut self) -> Option<Result<Vec<Arc<Event>>, Error>> {
         while !self.ended {
             match self.look() {
-                Found::Events(events) => return Some(Ok(events)),
+                Found::Events(events) => {
+                    let seen = self.seen(events);
+                    self.ended = seen.is_err();
+                    return Some(seen);
+                }
                 Found::Nothing => self.slot.wake.notified().await,
                 Found::Failed(error) => {
                     self.ended = true;

@@ -24,7 +24,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use disk::DiskStore;
-pub use hub::Watch;
+pub use hub::{Map, Watch};
 pub use memory::MemoryStore;
 
 /// A point in the history of the whole store. Every successful write makes exactly one new revision; an empty store is
@@ -175,6 +175,14 @@ pub enum Error {
         /// The revision of the store.
         current: Revision,
     },
+    /// A stored value cannot be read by who keeps it in a form of his own (see [`Watch::mapped`]).
+    #[error("the value of {key:?} cannot be read: {reason}")]
+    Unreadable {
+        /// The key of the value.
+        key: String,
+        /// Why; never a word of the value.
+        reason: String,
+    },
     /// The store cannot write (disk full, disk broken, closed). Whether the write happened is unknown.
     #[error("the store is unavailable: {0}")]
     Unavailable(String),
@@ -204,4 +212,9 @@ pub trait Store: Send + Sync + 'static {
     /// Forgets the history up to and including `through`; the state at `through` can still be listed and watched from.
     /// Compacting what is already compacted succeeds.
     async fn compact(&self, through: Revision) -> Result<(), Error>;
+
+    /// Leaves nothing on the disk of values that were replaced, deleted or compacted before. May take long; writes wait.
+    async fn scrub(&self) -> Result<(), Error> {
+        Ok(())
+    }
 }

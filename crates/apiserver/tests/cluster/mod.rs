@@ -44,6 +44,15 @@ impl Cluster {
         path.display().to_string()
     }
 
+    /// The same without a client certificate.
+    pub async fn anonymous(&self, arguments: &[&str]) -> (bool, String) {
+        let config = std::fs::read_to_string(self.dir.path().join("config")).unwrap();
+        let lines = config.lines().filter(|line| !line.contains("client-"));
+        let config: String = lines.map(|line| format!("{line}\n")).collect();
+        let file = self.file("anonymous", &config);
+        self.run(&[&["--kubeconfig", &file], arguments].concat()).await
+    }
+
     /// Standard output and standard error of kubectl, and whether it succeeded.
     pub async fn run(&self, arguments: &[&str]) -> (bool, String) {
         let home: &Path = self.dir.path();

@@ -78,6 +78,13 @@ impl Door {
         self.send(Method::GET, path, "", Vec::new()).await
     }
 
+    /// The whole body of the answer to a GET.
+    pub async fn text(&self, path: &str) -> String {
+        let request = Request::builder().uri(path).body(Body::empty()).unwrap();
+        let response = self.server.router_as(self.user.clone()).oneshot(request).await.unwrap();
+        String::from_utf8(response.into_body().collect().await.unwrap().to_bytes().to_vec()).unwrap()
+    }
+
     pub async fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         self.send(Method::POST, path, "application/json", body.to_string().into()).await
     }

@@ -170,6 +170,12 @@ impl Database {
         )?;
         statement.execute([compacted.0 as i64, limit as i64])
     }
+
+    /// Writes the database anew, without the pages that earlier values lie in, and empties the write-ahead log.
+    pub(super) fn rebuild(&mut self) -> rusqlite::Result<()> {
+        self.connection.execute_batch("VACUUM")?;
+        self.connection.pragma_update_and_check(None, "wal_checkpoint", "TRUNCATE", |_| Ok(()))
+    }
 }
 
 type Objects = (BTreeMap<Arc<str>, Entry>, Vec<(Arc<str>, u64)>);

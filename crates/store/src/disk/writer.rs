@@ -42,6 +42,7 @@ pub(super) enum Work {
     Put(Put, Reply<Entry>),
     Delete(String, Expect, Reply<(Entry, Revision)>),
     Compact(Revision, Reply<()>),
+    Scrub(Reply<()>),
 }
 
 /// A decided request that waits for the commit.
@@ -49,6 +50,7 @@ enum Outcome {
     Put(Reply<Entry>, Result<Entry, Error>),
     Delete(Reply<(Entry, Revision)>, Result<(Entry, Revision), Error>),
     Compact(Reply<()>, Result<(), Error>),
+    Scrub(Reply<()>),
 }
 
 pub(super) struct Writer {
@@ -96,8 +98,24 @@ impl Writer {
         }
         drop(places);
         for outcome in outcomes {
-            outcome.tell(&committed);
+            match outcome {
+                // The writes of its batch are done: a scrub that fails is its caller's failure alone.
+                Outcome::Scrub(reply) => drop(reply.send(committed.clone().and_then(|()| self.scrub()))),
+                other => other.tell(&committed),
+            }
         }
+    }
+
+    /// Takes everything off the disk that is not part of the state or of the history any more.
+    fn scrub(&mut self) -> Result<(), Error> {
+        if let Some(why) = &self.broken {
+            return Err(Error::Unavailable(why.clone()));
+        }
+        while self.untrimmed {
+            self.trim()?;
+        }
+        // Neither changes what is stored, so a failure leaves the store as good as it was.
+        self.database.rebuild().map_err(|error| Error::Unavailable(format!("cannot scrub the database: {error}")))
     }
 
     fn decide(&self, requests: Vec<Request>) -> (Draft, Option<Revision>, Vec<Outcome>, Vec<OwnedSemaphorePermit>) {
@@ -117,6 +135,7 @@ impl Writer {
                     compacted = decided.as_ref().ok().copied().flatten().max(compacted);
                     Outcome::Compact(reply, decided.map(|_| ()))
                 }
+                Work::Scrub(reply) => Outcome::Scrub(reply),
             });
         }
         (draft, compacted, outcomes, places)
@@ -234,6 +253,7 @@ impl Outcome {
             Outcome::Put(reply, outcome) => drop(reply.send(committed.clone().and(outcome))),
             Outcome::Delete(reply, outcome) => drop(reply.send(committed.clone().and(outcome))),
             Outcome::Compact(reply, outcome) => drop(reply.send(committed.clone().and(outcome))),
+            Outcome::Scrub(reply) => drop(reply.send(committed.clone())),
         }
     }
 }
