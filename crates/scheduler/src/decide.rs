@@ -10,7 +10,7 @@ use api::pod::toleration::{Taint, first_untolerated, keeps_away};
 
 use crate::fit::{self, Resources};
 use crate::preempt::{self, Plan};
-use crate::view::{Node, Placement, Pod};
+use crate::view::{Budget, Node, Placement, Pod};
 
 const UNSCHEDULABLE_TAINT: &str = "node.kubernetes.io/unschedulable";
 
@@ -39,6 +39,8 @@ pub struct Cluster {
     placed: BTreeMap<String, (String, Pod)>,
     used: BTreeMap<String, Used>,
     classes: BTreeMap<String, String>,
+    /// By namespace and name.
+    budgets: BTreeMap<(String, String), Budget>,
     /// Pods that wait for others to go from a node, by uid, with the node.
     nominated: BTreeMap<String, (String, Pod)>,
 }
@@ -82,10 +84,29 @@ impl Cluster {
         self.classes.remove(name);
     }
 
+    /// Sets a disruption budget.
+    pub fn apply_budget(&mut self, budget: Budget) {
+        self.budgets.insert((budget.namespace.clone(), budget.name.clone()), budget);
+    }
+
+    /// Keeps only these disruption budgets.
+    pub fn retain_budgets(&mut self, stays: impl Fn(&str, &str) -> bool) {
+        self.budgets.retain(|(namespace, name), _| stays(namespace, name));
+    }
+
+    /// The disruption budgets of a namespace.
+    pub fn budgets_in<'a>(&'a self, namespace: &'a str) -> impl Iterator<Item = &'a Budget> {
+        let from = (namespace.to_owned(), String::new());
+        let here = self.budgets.range(from..).take_while(move |((place, _), _)| place == namespace);
+        here.map(|(_, budget)| budget)
+    }
+
     /// Counts a pod on a node, bound or only assumed to be.
     pub fn place(&mut self, pod: &Pod, node: &str) {
-        let same =
-            |old: &Pod| old.requests == pod.requests && old.deleting == pod.deleting && old.started == pod.started;
+        let same = |old: &Pod| {
+            (&old.requests, old.deleting, &old.started, &old.labels)
+                == (&pod.requests, pod.deleting, &pod.started, &pod.labels)
+        };
         if self.placed.get(&pod.uid).is_some_and(|(at, old)| at == node && same(old)) {
             return;
         }

@@ -1,14 +1,16 @@
 //! Whom a pod displaces: the pods of one node with lower priorities, as few and as unimportant as can be.
 //!
 //! Pure. Asked only when no node has room. The order in which nodes and victims are preferred is upstream's (HOOK-94):
-//! on each node all lower pods go in thought, then as many as possible come back, the important ones first; of the
-//! nodes the one whose most important victim is least important wins. Start at [`plan`].
+//! on each node all lower pods go in thought, then as many as possible come back, first those whose disruption budget is
+//! used up, then the important ones; of the nodes the one that breaks the fewest budgets wins, then the one whose most
+//! important victim is least important. Start at [`plan`].
 
 use std::cmp::Reverse;
+use std::collections::BTreeMap;
 
 use crate::decide::Cluster;
 use crate::fit::{self, Resources};
-use crate::view::{Node, Pod};
+use crate::view::{Budget, Node, Pod};
 
 /// Who has to go, and from where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,11 +45,11 @@ pub fn ineligible(pod: &Pod, cluster: &Cluster) -> Option<&'static str> {
 /// The best choice among nodes on which others are in the way.
 pub fn plan<'a>(pod: &Pod, nodes: impl Iterator<Item = &'a Node>, cluster: &Cluster) -> Option<Plan> {
     let choices = nodes.filter_map(|node| Some((node, victims(pod, node, cluster)?)));
-    let (node, victims) = choices.min_by_key(|(_, victims)| {
+    let (node, (_, victims)) = choices.min_by_key(|(_, (broken, victims))| {
         let highest = victims.first().map_or(i64::MIN, |victim| victim.priority);
         let sum: i64 = victims.iter().map(|victim| victim.priority + i64::from(i32::MAX) + 1).sum();
         let started = victims.iter().filter(|victim| victim.priority == highest).map(|victim| &victim.started).min();
-        (highest, sum, victims.len(), Reverse(started.cloned().unwrap_or_default()))
+        (*broken, highest, sum, victims.len(), Reverse(started.cloned().unwrap_or_default()))
     })?;
     let victims = victims.into_iter().map(|victim| Victim {
         namespace: victim.namespace.clone(),
@@ -57,8 +59,9 @@ pub fn plan<'a>(pod: &Pod, nodes: impl Iterator<Item = &'a Node>, cluster: &Clus
     Some(Plan { node: node.name.clone(), victims: victims.collect() })
 }
 
-/// Who would have to go from this node; None if that would not help, or nobody has to.
-fn victims<'a>(pod: &Pod, node: &Node, cluster: &'a Cluster) -> Option<Vec<&'a Pod>> {
+/// Who would have to go from this node, after how many of them break a budget; None if that would not help, or nobody
+/// has to.
+fn victims<'a>(pod: &Pod, node: &Node, cluster: &'a Cluster) -> Option<(usize, Vec<&'a Pod>)> {
     let (mut lower, mut staying): (Vec<&Pod>, Vec<&Pod>) =
         cluster.pods_on(&node.name).partition(|other| other.priority < pod.priority);
     staying.extend(cluster.nominated_on(&node.name, pod));
@@ -66,16 +69,42 @@ fn victims<'a>(pod: &Pod, node: &Node, cluster: &'a Cluster) -> Option<Vec<&'a P
         return None;
     }
     // The important and, of those, the old ones come back first.
-    lower.sort_by(|a, b| b.priority.cmp(&a.priority).then_with(|| a.started.cmp(&b.started)));
-    let mut going = Vec::new();
-    for candidate in lower {
+    lower.sort_by(|a, b| importance(a).cmp(&importance(b)));
+    let (protected, free) = by_budget(lower, cluster);
+    let (mut going, mut broken) = (Vec::new(), 0);
+    for (candidate, breaks) in protected.into_iter().map(|pod| (pod, 1)).chain(free.into_iter().map(|pod| (pod, 0))) {
         staying.push(candidate);
         if !has_room(pod, node, &staying) {
             staying.pop();
             going.push(candidate);
+            broken += breaks;
         }
     }
-    (!going.is_empty()).then_some(going)
+    going.sort_by(|a, b| importance(a).cmp(&importance(b)));
+    (!going.is_empty()).then_some((broken, going))
+}
+
+/// The order in which pods stay.
+fn importance(pod: &Pod) -> (Reverse<i64>, &str) {
+    (Reverse(pod.priority), &pod.started)
+}
+
+/// Those whose end would break a disruption budget, if all of these went in this order; then the others.
+fn by_budget<'a>(pods: Vec<&'a Pod>, cluster: &Cluster) -> (Vec<&'a Pod>, Vec<&'a Pod>) {
+    let mut left: BTreeMap<(String, String), i64> = BTreeMap::new();
+    pods.into_iter().partition(|pod| {
+        let takes = |budget: &&Budget| {
+            !budget.noted.contains(&pod.name) && budget.selector.matches(|key| pod.labels.get(key).map(String::as_str))
+        };
+        let mut breaks = false;
+        for budget in cluster.budgets_in(&pod.namespace).filter(takes) {
+            let key = (budget.namespace.clone(), budget.name.clone());
+            let left = left.entry(key).or_insert(budget.allowed);
+            *left -= 1;
+            breaks |= *left < 0;
+        }
+        breaks
+    })
 }
 
 fn has_room(pod: &Pod, node: &Node, others: &[&Pod]) -> bool {
@@ -84,7 +113,7 @@ fn has_room(pod: &Pod, node: &Node, others: &[&Pod]) -> bool {
     let fits = |(name, wanted): (&String, &i64)| *wanted <= 0 || *wanted <= node.allocatable.get(name) - sum.get(name);
     let collides =
         |other: &&Pod| other.ports.iter().any(|theirs| pod.ports.iter().any(|ours| fit::collide(ours, theirs)));
-    others.len() as i64 + 1 <= node.allocatable.get("pods")
+    (others.len() as i64) < node.allocatable.get("pods")
         && pod.requests.0.iter().all(fits)
         && !others.iter().any(collides)
 }
@@ -93,7 +122,7 @@ fn has_room(pod: &Pod, node: &Node, others: &[&Pod]) -> bool {
 mod tests {
     use super::*;
     use crate::decide::{Verdict, place};
-    use crate::view::{NodeObject, PodObject};
+    use crate::view::{BudgetObject, NodeObject, PodObject};
     use serde_json::json;
 
     fn pod(name: &str, priority: i64, cpu: &str, started: &str) -> Pod {
@@ -157,6 +186,52 @@ mod tests {
         check(&pod("in", 10, "800m", NEW), &cluster(nodes), "c: cheap");
         let nodes: &[(&str, &[Pod])] = &[("a", &[full("since-long", 1)]), ("b", &[pod("young", 1, "1", NEW)])];
         check(&pod("in", 10, "800m", NEW), &cluster(nodes), "b: young");
+    }
+
+    fn budget(name: &str, app: &str, allowed: i64, noted: &[&str]) -> Budget {
+        let noted: serde_json::Map<String, serde_json::Value> =
+            noted.iter().map(|pod| ((*pod).to_owned(), json!(OLD))).collect();
+        let object = json!({
+            "metadata": {"name": name, "namespace": "ns"}, "spec": {"selector": {"matchLabels": {"app": app}}},
+            "status": {"disruptionsAllowed": allowed, "disruptedPods": noted},
+        });
+        serde_json::from_value::<BudgetObject>(object).unwrap().into()
+    }
+
+    fn of(app: &str, mut pod: Pod) -> Pod {
+        pod.labels = [("app".to_owned(), app.to_owned())].into();
+        pod
+    }
+
+    #[test]
+    fn hook_95_victims_are_taken_where_no_budget_is_broken_if_that_is_possible() {
+        let guarded = |name: &str| of("web", pod(name, 1, "500m", OLD));
+        let pods = [guarded("x"), guarded("y")];
+        let mut cluster = cluster(&[("a", &pods), ("b", &[pod("dearer", 5, "1", OLD)])]);
+        let asks = pod("in", 10, "400m", NEW);
+        check(&asks, &cluster, "a: y");
+        cluster.apply_budget(budget("web", "web", 1, &[]));
+        check(&asks, &cluster, "a: x");
+        check(&pod("in", 10, "900m", NEW), &cluster, "b: dearer");
+        cluster.apply_budget(budget("web", "web", 0, &[]));
+        check(&asks, &cluster, "b: dearer");
+        // What is on its way out already breaks nothing.
+        cluster.apply_budget(budget("web", "web", 0, &["x"]));
+        check(&asks, &cluster, "a: x");
+        cluster.apply_budget(budget("web", "other", 0, &[]));
+        check(&asks, &cluster, "a: y");
+        cluster.retain_budgets(|_, _| false);
+        assert_eq!(cluster.budgets_in("ns").count(), 0);
+    }
+
+    #[test]
+    fn hook_95_a_broken_budget_is_better_than_no_place_for_the_more_important_pod() {
+        let pods = [of("web", pod("young", 1, "500m", NEW)), pod("old", 1, "500m", OLD)];
+        let mut cluster = cluster(&[("a", &pods)]);
+        check(&pod("in", 10, "400m", NEW), &cluster, "a: young");
+        cluster.apply_budget(budget("web", "web", 0, &[]));
+        check(&pod("in", 10, "400m", NEW), &cluster, "a: old");
+        check(&pod("in", 10, "900m", NEW), &cluster, "a: old young");
     }
 
     #[test]

@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::act::{self, Posted};
 use crate::decide::{self, Cluster, Verdict};
 use crate::preempt::Plan;
-use crate::view::{ClassObject, Node, NodeObject, Pod, PodObject};
+use crate::view::{Budget, BudgetObject, ClassObject, Node, NodeObject, Pod, PodObject};
 
 /// How many calls may be under way at once.
 const CALLS_MAX: usize = 64;
@@ -48,6 +48,7 @@ pub async fn run(client: Client, cancel: CancellationToken) -> Result<(), Error>
     let mut pods = watch::<PodObject>(&client);
     let mut nodes = watch::<NodeObject>(&client);
     let mut classes = watch::<ClassObject>(&client);
+    let mut budgets = watch::<BudgetObject>(&client);
     let mut shell = Shell::new(client);
     loop {
         let wake_at = shell.wake_at();
@@ -56,6 +57,7 @@ pub async fn run(client: Client, cancel: CancellationToken) -> Result<(), Error>
             Some(done) = shell.calls.join_next() => Event::Done(done.map_err(Error::Panicked)?),
             event = nodes.next() => Event::Node(event.ok_or(Error::WatchEnded("nodes"))?),
             event = classes.next() => Event::Class(event.ok_or(Error::WatchEnded("runtimeclasses"))?),
+            event = budgets.next() => Event::Budget(event.ok_or(Error::WatchEnded("poddisruptionbudgets"))?),
             event = pods.next() => Event::Pod(Box::new(event.ok_or(Error::WatchEnded("pods"))?)),
             () = sleep_until(wake_at) => Event::Woken,
         };
@@ -90,6 +92,7 @@ enum Event {
     Pod(Box<Watched<PodObject>>),
     Node(Watched<NodeObject>),
     Class(Watched<ClassObject>),
+    Budget(Watched<BudgetObject>),
     Done(Done),
     Woken,
 }
@@ -132,6 +135,7 @@ struct Shell {
     pods: Listing,
     nodes: Listing,
     classes: Listing,
+    budgets: Listing,
     calls: JoinSet<Done>,
 }
 
@@ -146,6 +150,7 @@ impl Shell {
             pods: Listing::default(),
             nodes: Listing::default(),
             classes: Listing::default(),
+            budgets: Listing::default(),
             calls: JoinSet::new(),
         }
     }
@@ -163,6 +168,12 @@ impl Shell {
                 // Without classes no handler is looked for; that must not keep pods from being scheduled.
                 tracing::warn!(%error, "cannot watch runtime classes");
                 self.classes.complete = true;
+            }
+            Event::Budget(Ok(event)) => self.take_budget(event),
+            Event::Budget(Err(error)) => {
+                // A preferred victim is worth less than a place for the pod.
+                tracing::warn!(error = %chain(&error), "cannot watch disruption budgets");
+                self.budgets.complete = true;
             }
             Event::Done(Done::Bound { uid, outcome }) => self.bound(uid, outcome),
             Event::Done(Done::Preempted { uid, outcome }) => self.preempted(&uid, outcome),
@@ -275,6 +286,28 @@ impl Shell {
         }
     }
 
+    fn take_budget(&mut self, event: watcher::Event<BudgetObject>) {
+        let key = |budget: &Budget| format!("{}/{}", budget.namespace, budget.name);
+        match event {
+            watcher::Event::Init => self.budgets.seen.clear(),
+            watcher::Event::Apply(object) => self.cluster.apply_budget(object.into()),
+            watcher::Event::InitApply(object) => {
+                let budget = Budget::from(object);
+                self.budgets.seen.insert(key(&budget));
+                self.cluster.apply_budget(budget);
+            }
+            watcher::Event::Delete(object) => {
+                let gone = Budget::from(object);
+                self.cluster.retain_budgets(|namespace, name| (namespace, name) != (&*gone.namespace, &*gone.name));
+            }
+            watcher::Event::InitDone => {
+                self.budgets.complete = true;
+                let seen = std::mem::take(&mut self.budgets.seen);
+                self.cluster.retain_budgets(|namespace, name| seen.contains(&format!("{namespace}/{name}")));
+            }
+        }
+    }
+
     /// Something changed that may make room: every pod that waits is tried again, after its back-off.
     fn wake(&mut self) {
         self.pending.values_mut().for_each(|pending| pending.ready = true);
@@ -289,7 +322,7 @@ impl Shell {
     }
 
     fn synced(&self) -> bool {
-        self.pods.complete && self.nodes.complete && self.classes.complete
+        self.pods.complete && self.nodes.complete && self.classes.complete && self.budgets.complete
     }
 
     /// Tries every pod whose turn it is: the highest priority first, then the oldest.

@@ -10,6 +10,7 @@ use api::pod::affinity::Term;
 use api::pod::requests::{self, Shape};
 use api::pod::toleration::{Taint, Toleration};
 use api::quantity::Quantity;
+use api::selector::label::LabelSelector;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 
@@ -45,6 +46,8 @@ pub struct Pod {
     pub priority: i64,
     /// Whether it may displace others (`preemptionPolicy` is not `Never`).
     pub preempts: bool,
+    /// metadata.labels, by which disruption budgets take it.
+    pub labels: BTreeMap<String, String>,
     /// What it asks for, overhead included (RTC-57).
     pub requests: Resources,
     /// Host ports that it takes.
@@ -270,6 +273,46 @@ pub struct ClassObject {
     pub handler: String,
 }
 
+/// A PodDisruptionBudget, reduced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Budget {
+    /// metadata.namespace.
+    pub namespace: String,
+    /// metadata.name.
+    pub name: String,
+    /// Which pods it is about.
+    pub selector: LabelSelector,
+    /// How many of them may go now.
+    pub allowed: i64,
+    /// The names of those that are on their way out already.
+    pub noted: BTreeSet<String>,
+}
+
+/// A PodDisruptionBudget on the wire.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct BudgetObject {
+    metadata: ObjectMeta,
+    #[serde(deserialize_with = "null_as_default")]
+    spec: BudgetSpec,
+    #[serde(deserialize_with = "null_as_default")]
+    status: BudgetStatus,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+struct BudgetSpec {
+    selector: Option<serde_json::Value>,
+}
+
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct BudgetStatus {
+    disruptions_allowed: i64,
+    #[serde(deserialize_with = "null_as_default")]
+    disrupted_pods: BTreeMap<String, serde::de::IgnoredAny>,
+}
+
 /// Other writers of objects may say `null` where nothing is meant.
 fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
@@ -299,11 +342,27 @@ impl From<PodObject> for Pod {
             nominated: status.nominated_node_name.filter(|node| !node.is_empty()),
             priority: spec.priority.unwrap_or(0),
             preempts: spec.preemption_policy.as_deref() != Some("Never"),
+            labels: metadata.labels.unwrap_or_default(),
             requests: requests(&spec),
             ports: ports(&spec),
             runtime_class: spec.runtime_class_name.clone(),
             placement: placement(spec),
             refused: status.conditions.into_iter().find_map(refused),
+        }
+    }
+}
+
+impl From<BudgetObject> for Budget {
+    fn from(object: BudgetObject) -> Budget {
+        let BudgetObject { metadata, spec, status } = object;
+        let nothing = LabelSelector { requirements: Vec::new(), nothing: true };
+        Budget {
+            namespace: metadata.namespace.unwrap_or_default(),
+            name: metadata.name.unwrap_or_default(),
+            // The API server has refused what is no selector.
+            selector: LabelSelector::from_object(spec.selector.as_ref()).unwrap_or(nothing),
+            allowed: status.disruptions_allowed,
+            noted: status.disrupted_pods.into_keys().collect(),
         }
     }
 }
@@ -397,3 +456,11 @@ macro_rules! resource {
 resource!(PodObject, k8s_openapi::NamespaceResourceScope, "Pod", "", "v1", "pods");
 resource!(NodeObject, k8s_openapi::ClusterResourceScope, "Node", "", "v1", "nodes");
 resource!(ClassObject, k8s_openapi::ClusterResourceScope, "RuntimeClass", "node.k8s.io", "v1", "runtimeclasses");
+resource!(
+    BudgetObject,
+    k8s_openapi::NamespaceResourceScope,
+    "PodDisruptionBudget",
+    "policy",
+    "v1",
+    "poddisruptionbudgets"
+);
