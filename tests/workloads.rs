@@ -57,8 +57,35 @@ fn replica_sets_make_keep_scale_and_lose_their_pods() {
     wait("the event FailedCreate", || lab.ask(&["describe", "rs", "classy"]).contains(refusal));
     lab.ask(&["delete", "rs", "classy"]);
 
+    a_drain_keeps_to_the_budget(&lab);
     quotas_hold_and_give_back(&lab);
     lab.down(true);
+}
+
+/// HOOK-95: `kubectl drain` evicts as many pods as the budget has, and the rest when it is gone.
+fn a_drain_keeps_to_the_budget(lab: &Lab) {
+    lab.apply(&set(lab, "guarded", 2, &json!({})));
+    lab.ask(&["create", "pdb", "guard", "--selector=app=guarded", "--min-available=50%"]);
+    let shown = |allowed: &str| {
+        let row = lab.ask(&["get", "pdb", "guard", "--no-headers"]);
+        row.split_whitespace().take(4).eq(["guard", "50%", "N/A", allowed])
+    };
+    wait("one pod may go", || ready(lab, "guarded") == 2 && shown("1"));
+    let node = lab.ask(&["get", "nodes", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let drain = |seconds: &str| lab.kubectl(&["drain", &node, "--pod-selector=app=guarded", seconds]);
+    let held = drain("--timeout=4s");
+    let told = text(&held.stderr);
+    assert!(!held.status.success(), "{told}");
+    assert!(told.contains("Cannot evict pod as it would violate the pod's disruption budget."), "{told}");
+    // The node is cordoned, so the one that went has no successor that runs.
+    wait("the other one stays", || ready(lab, "guarded") == 1 && shown("0"));
+    lab.ask(&["delete", "pdb", "guard"]);
+    let drained = drain("--timeout=30s");
+    assert!(drained.status.success(), "{}", text(&drained.stderr));
+    wait("none is left", || ready(lab, "guarded") == 0);
+    lab.ask(&["uncordon", &node]);
+    lab.ask(&["delete", "rs", "guarded"]);
+    wait("no guarded pods", || pods(lab, "guarded").is_empty());
 }
 
 fn quotas_hold_and_give_back(lab: &Lab) {
