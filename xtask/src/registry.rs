@@ -18,6 +18,8 @@ pub const PASSWORD: &str = "three-planks";
 pub struct Registry {
     dir: PathBuf,
     is_private: bool,
+    /// Who may enter, if it is private, and by which password.
+    user: (String, String),
     /// `host:port`, as image names spell it.
     pub address: String,
 }
@@ -25,12 +27,19 @@ pub struct Registry {
 impl Registry {
     /// The registry in a directory, at a port of loopback. Nothing is started.
     pub fn new(dir: &Path, port: u16) -> Registry {
-        Registry { dir: dir.into(), is_private: true, address: format!("127.0.0.1:{port}") }
+        let user = (USER.to_owned(), PASSWORD.to_owned());
+        Registry { dir: dir.into(), is_private: true, user, address: format!("127.0.0.1:{port}") }
     }
 
     /// One from which everybody may pull.
     pub fn open(dir: &Path, port: u16) -> Registry {
         Registry { is_private: false, ..Registry::new(dir, port) }
+    }
+
+    /// The same with another user.
+    #[must_use]
+    pub fn with_user(self, name: &str, password: &str) -> Registry {
+        Registry { user: (name.to_owned(), password.to_owned()), ..self }
     }
 
     /// Starts it unless it runs.
@@ -49,7 +58,8 @@ impl Registry {
             self.address
         );
         if self.is_private {
-            let passwords = shell::output("htpasswd", &["-Bbn", USER, PASSWORD], "")?;
+            let (user, password) = &self.user;
+            let passwords = shell::output("htpasswd", &["-Bbn", user, password], "")?;
             std::fs::write(self.dir.join("htpasswd"), passwords)?;
             config += &format!("auth: {{htpasswd: {{realm: sampan, path: {dir}/htpasswd}}}}\n");
         }
@@ -92,7 +102,7 @@ impl Registry {
                 "--all",
                 "--insecure-policy",
                 "--dest-tls-verify=false",
-                &format!("--dest-creds={USER}:{PASSWORD}"),
+                &format!("--dest-creds={}:{}", self.user.0, self.user.1),
                 &format!("oci:{}", layout.display()),
                 &format!("docker://{}/{name}", self.address),
             ],

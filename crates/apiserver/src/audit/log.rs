@@ -156,14 +156,18 @@ fn open(path: &Path) -> io::Result<(File, u64, bool)> {
 fn rotate(path: &Path, keep: usize) -> io::Result<()> {
     let (stem, extension) = names(path);
     let time = crate::clock::micro();
-    // Two in one millisecond are told apart by their numbers.
     let time = time.get(..23).unwrap_or(&time).replace(':', "-");
-    let name = |nth: usize| {
-        let more = if nth == 0 { String::new() } else { format!("-{nth}") };
-        path.with_file_name(format!("{stem}-{time}{more}{extension}"))
+    // Those of one millisecond are told apart by numbers, and stay in order.
+    let same = format!("{stem}-{time}");
+    let number = |path: &PathBuf| match path.file_stem()?.to_str()?.strip_prefix(&same)? {
+        "" => Some(0),
+        more => more.strip_prefix('-')?.parse::<usize>().ok(),
     };
-    let free = (0..).map(name).find(|name| !name.exists()).unwrap_or_else(|| name(0));
-    std::fs::rename(path, free)?;
+    let more = match backups(path)?.iter().filter_map(number).max() {
+        Some(last) => format!("-{:04}", last + 1),
+        None => String::new(),
+    };
+    std::fs::rename(path, path.with_file_name(format!("{same}{more}{extension}")))?;
     if keep > 0 {
         let backups = backups(path)?;
         for old in backups.iter().rev().skip(keep) {
@@ -196,7 +200,7 @@ fn backups(path: &Path) -> io::Result<Vec<PathBuf>> {
             found.push(path);
         }
     }
-    found.sort();
+    found.sort_by(|a, b| a.file_stem().cmp(&b.file_stem()));
     Ok(found)
 }
 
