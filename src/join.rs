@@ -84,19 +84,14 @@ pub fn forget(instance: &Instance) -> anyhow::Result<()> {
 
 /// By which file this instance's node joined, if it joined another cluster.
 pub fn joined(instance: &Instance) -> anyhow::Result<Option<PathBuf>> {
-    match std::fs::read_to_string(instance.joined()) {
-        Ok(path) => Ok(Some(path.into())),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error).with_context(|| format!("read {}", instance.joined().display())),
-    }
+    Ok(certificates::read_if_there(&instance.joined())?.map(PathBuf::from))
 }
 
 /// TLS of the node port of a node that joined by a kubeconfig: clients are believed by the cluster's authority. It serves
 /// with the identity in the file if that is good for this address, else with one of this machine's own.
 pub fn node_tls(file: &Path, address: IpAddr, own: &Certificates) -> anyhow::Result<Arc<rustls::ServerConfig>> {
     let config = read(file)?;
-    let entry = |list: &str, field: &str| config[list][0][field].clone();
-    let (cluster, user) = (entry("clusters", "cluster"), entry("users", "user"));
+    let (cluster, user) = chosen(&config);
     let held = |of: &Value, name: &str| held(file, of, name);
     let Some(ca) = held(&cluster, "certificate-authority")? else { return own.node_tls() };
     let mut clients = RootCertStore::empty();
@@ -121,6 +116,16 @@ pub fn node_tls(file: &Path, address: IpAddr, own: &Certificates) -> anyhow::Res
 fn read(file: &Path) -> anyhow::Result<Value> {
     let text = std::fs::read_to_string(file).with_context(|| format!("read {}", file.display()))?;
     serde_saphyr::from_str(&text).with_context(|| format!("read {}", file.display()))
+}
+
+/// The cluster and the user of the current context: those that the node's client uses too.
+fn chosen(config: &Value) -> (Value, Value) {
+    let entry = |list: &str, name: &Value, field: &str| {
+        let entries = config[list].as_array().into_iter().flatten();
+        entries.filter(|entry| entry["name"] == *name).map(|entry| entry[field].clone()).next().unwrap_or_default()
+    };
+    let context = entry("contexts", &config["current-context"], "context");
+    (entry("clusters", &context["cluster"], "cluster"), entry("users", &context["user"], "user"))
 }
 
 /// What a kubeconfig says in place, or in a file that it names.
@@ -151,5 +156,22 @@ mod tests {
             let error = server_of(admin(out_of_reach).path()).unwrap_err().to_string();
             assert!(error.contains("--listen") && error.contains("--server"), "{error}");
         }
+    }
+
+    #[test]
+    fn of_several_clusters_the_one_of_the_current_context_is_believed() {
+        let named = |name: &str, field: &str| serde_json::json!({"name": name, field: {"of": name}});
+        let config = serde_json::json!({
+            "current-context": "here",
+            "clusters": [named("far", "cluster"), named("near", "cluster")],
+            "users": [named("guest", "user"), named("node", "user")],
+            "contexts": [
+                {"name": "there", "context": {"cluster": "far", "user": "guest"}},
+                {"name": "here", "context": {"cluster": "near", "user": "node"}},
+            ],
+        });
+        let (cluster, user) = chosen(&config);
+        assert_eq!((&cluster["of"], &user["of"]), (&"near".into(), &"node".into()));
+        assert_eq!(chosen(&Value::Null), (Value::Null, Value::Null));
     }
 }
