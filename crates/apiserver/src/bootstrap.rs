@@ -8,14 +8,10 @@ use api::rbac::mend::{self, Mend};
 use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
-use crate::clock;
 use crate::object;
-use crate::query::Query;
 use crate::rbac::{defaults, gathering};
-use crate::registry::{Call, Registry};
+use crate::registry::{Call, Registry, Server};
 use crate::status::Status;
-use crate::user::{MASTERS, UserInfo};
-use crate::warnings::Warnings;
 
 const NAMESPACES: [&str; 4] = ["kube-system", "default", "kube-public", "kube-node-lease"];
 
@@ -60,20 +56,8 @@ fn kind(group: &str, plural: &str) -> Result<&'static Kind, Status> {
 
 async fn ensure(registry: &Registry, kind: &'static Kind, expected: Value) -> Result<(), Status> {
     let name = object::name(&expected).to_owned();
-    let (query, warnings) = (Query::default(), Warnings::default());
-    let user = UserInfo::new("system:apiserver", &[MASTERS]);
-    let call = Call {
-        kind,
-        namespace: None,
-        name: &name,
-        subresource: None,
-        user: &user,
-        dry_run: false,
-        now: clock::now(),
-        query: &query,
-        warnings: &warnings,
-        manager: "kube-apiserver",
-    };
+    let server = Server::new();
+    let call = server.call(kind, &name);
     let entry = match registry.entry(&call).await {
         Ok(entry) => entry,
         Err(status) if status.code == 404 => return create(registry, &call, expected).await,

@@ -14,12 +14,13 @@ use serde_json::Value;
 use store::{Expect, Put, Revision};
 
 use crate::admission::{self, Operation};
+use crate::clock;
 use crate::object;
 use crate::owners;
 use crate::query::Query;
 use crate::rbac::escalation;
 use crate::status::{Status, from_store};
-use crate::user::UserInfo;
+use crate::user::{MASTERS, UserInfo};
 use crate::warnings::Warnings;
 use crate::world::World;
 
@@ -51,6 +52,40 @@ pub struct Call<'a> {
     pub warnings: &'a Warnings,
     /// Who comes to own the fields that change.
     pub manager: &'a str,
+}
+
+/// The server itself as the one who asks: for the objects that it keeps without being told.
+pub struct Server {
+    user: UserInfo,
+    query: Query,
+    warnings: Warnings,
+}
+
+impl Server {
+    /// Who may do everything.
+    pub fn new() -> Server {
+        Server {
+            user: UserInfo::new("system:apiserver", &[MASTERS]),
+            query: Query::default(),
+            warnings: Warnings::default(),
+        }
+    }
+
+    /// Its request on an object of the cluster.
+    pub fn call<'a>(&'a self, kind: &'static Kind, name: &'a str) -> Call<'a> {
+        Call {
+            kind,
+            namespace: None,
+            name,
+            subresource: None,
+            user: &self.user,
+            dry_run: false,
+            now: clock::now(),
+            query: &self.query,
+            warnings: &self.warnings,
+            manager: "kube-apiserver",
+        }
+    }
 }
 
 /// An object after a write.

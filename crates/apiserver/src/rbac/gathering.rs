@@ -6,13 +6,9 @@
 use api::{Kind, look};
 use serde_json::Value;
 
-use crate::clock;
 use crate::object;
-use crate::query::Query;
-use crate::registry::{Call, Registry};
+use crate::registry::{Registry, Server};
 use crate::status::Status;
-use crate::user::{MASTERS, UserInfo};
-use crate::warnings::Warnings;
 
 /// Other writers may come between; each of them comes here too, so that somebody is last.
 const ROUNDS_MAX: usize = 16;
@@ -67,20 +63,8 @@ fn stale(mut all: Vec<Value>) -> Vec<(String, Vec<Value>)> {
 }
 
 async fn write(registry: &Registry, kind: &'static Kind, name: &str, rules: &[Value]) -> Result<(), Status> {
-    let (query, warnings) = (Query::default(), Warnings::default());
-    let user = UserInfo::new("system:apiserver", &[MASTERS]);
-    let call = Call {
-        kind,
-        namespace: None,
-        name,
-        subresource: None,
-        user: &user,
-        dry_run: false,
-        now: clock::now(),
-        query: &query,
-        warnings: &warnings,
-        manager: "kube-apiserver",
-    };
+    let server = Server::new();
+    let call = server.call(kind, name);
     let rewrite = |old: &Value| {
         let mut new = old.clone();
         if look::get(old, "aggregationRule").is_some() {
