@@ -218,15 +218,12 @@ impl Authority {
 
 fn service_account_key(dir: &Path) -> anyhow::Result<String> {
     let path = dir.join("sa.key");
-    match std::fs::read_to_string(&path) {
-        Ok(text) => Ok(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            let key = KeyPair::generate()?.serialize_pem();
-            write_private(&path, &key)?;
-            Ok(key)
-        }
-        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    if let Some(key) = read_if_there(&path)? {
+        return Ok(key);
     }
+    let key = KeyPair::generate()?.serialize_pem();
+    write_private(&path, &key)?;
+    Ok(key)
 }
 
 fn make_authority() -> anyhow::Result<Identity> {
@@ -303,11 +300,7 @@ fn has_address(certificate: &x509_parser::certificate::X509Certificate, wanted: 
 fn load(dir: &Path, file: &str) -> anyhow::Result<Option<Identity>> {
     let read = |suffix: &str| -> anyhow::Result<Option<String>> {
         let path = dir.join(format!("{file}.{suffix}"));
-        match std::fs::read_to_string(&path) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
-        }
+        read_if_there(&path)
     };
     Ok(read("crt")?.zip(read("key")?).map(|(certificate, key)| Identity { certificate, key }))
 }
@@ -316,6 +309,15 @@ fn load(dir: &Path, file: &str) -> anyhow::Result<Option<Identity>> {
 fn save(dir: &Path, file: &str, identity: &Identity) -> anyhow::Result<()> {
     write_private(&dir.join(format!("{file}.key")), &identity.key)?;
     write_private(&dir.join(format!("{file}.crt")), &identity.certificate)
+}
+
+/// A file's text; None if there is no such file.
+pub fn read_if_there(path: &Path) -> anyhow::Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("read {}", path.display())),
+    }
 }
 
 /// Writes a file of mode 0600 whole or not at all.

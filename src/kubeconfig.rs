@@ -12,7 +12,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use crate::certificates::{Certificates, Identity, write_private};
+use crate::certificates::{Certificates, Identity, read_if_there, write_private};
 
 /// The entries of one cluster, user and context, all of one name.
 fn entries(name: &str, server: &str, ca: &str, user: &Identity) -> [(&'static str, Value); 3] {
@@ -110,11 +110,7 @@ fn put_entry(config: &mut Value, list: &str, name: &str, entry: Option<Value>) {
 }
 
 fn read(path: &Path) -> anyhow::Result<Option<Value>> {
-    let text = match std::fs::read_to_string(path) {
-        Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-    };
+    let Some(text) = read_if_there(path)? else { return Ok(None) };
     if text.trim().is_empty() {
         return Ok(None);
     }

@@ -26,6 +26,7 @@ mod output;
 mod pins;
 mod progress;
 mod reach;
+mod restart_settings;
 mod roles;
 mod secrets;
 mod settings;

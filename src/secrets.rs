@@ -28,11 +28,7 @@ pub enum Verb {
 /// The key file, for the API server.
 pub fn keys(data_dir: &Path) -> anyhow::Result<SecretKeys> {
     let path = file(data_dir);
-    let text = match std::fs::read_to_string(&path) {
-        Ok(text) => Some(text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
-        Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-    };
+    let text = certificates::read_if_there(&path)?;
     let save = move |text: &str| certificates::write_private(&path, text).map_err(std::io::Error::other);
     Ok(SecretKeys { text, save: Box::new(save) })
 }

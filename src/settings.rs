@@ -312,7 +312,8 @@ const GRADUATED_GATES: &[&str] =
     &["PodOverhead", "RuntimeClass", "SidecarContainers", "PodLifecycleSleepAction", "ProbeTerminationGracePeriod"];
 
 /// Gates that switch something, with what they are without a word.
-const GATES: &[(&str, bool)] = &[("RuntimeClassInImageCriApi", false), (crate::hooks::REDUCED_BACK_OFF, false)];
+const GATES: &[(&str, bool)] =
+    &[("RuntimeClassInImageCriApi", false), (crate::restart_settings::REDUCED_BACK_OFF, false)];
 
 impl Settings {
     /// Whether a gate is on; the last word counts.
@@ -423,11 +424,7 @@ impl Settings {
     /// These settings over those of the instance's last start.
     pub fn over_last(self, instance: &Instance) -> anyhow::Result<Settings> {
         let path = instance.last_settings();
-        let text = match std::fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(self),
-            Err(error) => return Err(error).with_context(|| format!("read {}", path.display())),
-        };
+        let Some(text) = crate::certificates::read_if_there(&path)? else { return Ok(self) };
         let last: Settings = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
         Ok(self.over(last))
     }
