@@ -216,14 +216,15 @@ mod tests {
         assert!(is_gone(String::from_utf8(found).unwrap().trim()));
     }
 
-    /// Dead; perhaps nobody has waited for it yet.
+    /// Whether a process that is killed, and may be about to end, has ended.
     fn is_gone(pid: &str) -> bool {
-        let dead = |state: &str| state.contains(") Z ") || state.contains(") X ");
-        // SIGKILL is on its way; the kernel needs a moment to deliver it.
-        (0..1000).any(|_| {
-            std::thread::yield_now();
-            std::fs::read_to_string(format!("/proc/{pid}/stat")).map_or(true, |state| dead(&state))
-        })
+        let pid = rustix::process::Pid::from_raw(pid.parse().unwrap()).unwrap();
+        let Ok(pidfd) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else {
+            return true;
+        };
+        let ended = rustix::event::PollFd::new(&pidfd, rustix::event::PollFlags::IN);
+        let patience = rustix::event::Timespec { tv_sec: 60, tv_nsec: 0 };
+        rustix::event::poll(&mut [ended], Some(&patience)).unwrap() == 1
     }
 
     #[tokio::test]
