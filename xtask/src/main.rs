@@ -42,13 +42,14 @@ enum Task {
 #[derive(clap::Args)]
 #[cfg_attr(not(feature = "bench"), allow(dead_code))]
 struct Measurement {
-    /// What to measure: start, pull, handlers, hooks
+    /// What to measure: start, pull, handlers, hooks, workloads
     #[arg(default_value = "start")]
     what: String,
     /// How many pods to start one after another
     #[arg(long, default_value_t = 30)]
     pods: u32,
-    /// Of hooks: two hundred pods deleted at once instead of one after another
+    /// Of hooks: two hundred pods deleted at once instead of one after another; of workloads: five thousand pods
+    /// instead of one thousand
     #[arg(long)]
     load: bool,
     /// This binary, instead of a release build of the tree

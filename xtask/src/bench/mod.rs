@@ -5,18 +5,24 @@
 
 mod disk;
 mod handlers;
+mod hollow;
 mod hooks;
 mod load;
 mod node;
 mod process;
 mod pull;
 mod start;
+mod workloads;
 
 use std::time::Duration;
 
 use anyhow::bail;
 
 use crate::Measurement;
+
+/// Pods of the benchmark of workloads.
+const SMALL_LOAD: usize = 1_000;
+const LOAD: usize = 5_000;
 
 /// Runs one benchmark by its name.
 pub fn run(measurement: &Measurement) -> anyhow::Result<()> {
@@ -27,7 +33,8 @@ pub fn run(measurement: &Measurement) -> anyhow::Result<()> {
         "handlers" => handlers::run(sampan),
         "hooks" if measurement.load => load::run(sampan),
         "hooks" => hooks::run(sampan, measurement.pods),
-        other => bail!("there is no benchmark {other:?}; try `start`, `pull`, `handlers` or `hooks`"),
+        "workloads" => workloads::run(sampan, if measurement.load { LOAD } else { SMALL_LOAD }),
+        other => bail!("there is no benchmark {other:?}; try `start`, `pull`, `handlers`, `hooks` or `workloads`"),
     }
 }
 

@@ -143,7 +143,7 @@ impl Node {
 }
 
 /// Builds the release binary.
-fn release() -> anyhow::Result<PathBuf> {
+pub fn release() -> anyhow::Result<PathBuf> {
     shell::run("cargo", &["build", "--release", "--quiet", "--bin", "sampan"])?;
     let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| shell::root().join("target"), PathBuf::from);
     Ok(target.join("release/sampan"))
