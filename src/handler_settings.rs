@@ -42,22 +42,6 @@ impl Settings {
         }
         Ok(given)
     }
-
-    /// Takes what settings above these say of handlers' files.
-    pub fn take_handler_files(&mut self, above: &Settings) {
-        let take = |below: &mut Option<PathBuf>, above: &Option<PathBuf>| {
-            if above.is_some() {
-                below.clone_from(above);
-            }
-        };
-        take(&mut self.containerd_config, &above.containerd_config);
-        take(&mut self.crio_config, &above.crio_config);
-        take(&mut self.crio_config_dir, &above.crio_config_dir);
-        take(&mut self.config_file, &above.config_file);
-        if above.handler_timeout.is_some() {
-            self.handler_timeout.clone_from(&above.handler_timeout);
-        }
-    }
 }
 
 #[cfg(test)]

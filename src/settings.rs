@@ -11,6 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::eviction_settings::Statements;
 use crate::handler_settings::HandlerSettings;
@@ -335,77 +336,18 @@ impl Settings {
             bail!("configuration {}: begins with `apiVersion: sampan.dev/v1` and `kind: Config`", path.display());
         }
         let path = std::path::absolute(path).with_context(|| format!("find {}", path.display()))?;
-        Ok(Settings { config_file: Some(path), ..self.over(below) })
+        self.over(Settings { config_file: Some(path), ..below })
     }
 
-    fn over(self, mut below: Settings) -> Settings {
-        below.take_handler_files(&self);
+    /// Given here wins over what is given below. Key by key, as both are written in files: no setting can be forgotten.
+    fn over(mut self, mut below: Settings) -> anyhow::Result<Settings> {
         (below.api_version, below.kind) = (None, None);
-        // Given here wins over what is given below.
-        macro_rules! each {
-            ($($field:ident),* $(,)?) => { Settings { $($field: self.$field.or(below.$field),)* ..below } };
-        }
-        each!(
-            data_dir,
-            run_dir,
-            listen,
-            node_name,
-            node_ip,
-            node_external_ip,
-            node_port,
-            pod_cidr,
-            max_pods,
-            container_log_max_size,
-            container_log_max_files,
-            serialize_image_pulls,
-            max_parallel_image_pulls,
-            registry_pull_qps,
-            registry_burst,
-            image_gc_high_threshold_percent,
-            image_gc_low_threshold_percent,
-            image_minimum_gc_age,
-            image_maximum_gc_age,
-            node_status_max_images,
-            audit_log_path,
-            audit_log_maxsize,
-            audit_log_maxbackup,
-            store,
-            runtime,
-            default_handler,
-            eviction_hard,
-            eviction_soft,
-            eviction_soft_grace_period,
-            eviction_max_pod_grace_period,
-            eviction_minimum_reclaim,
-            eviction_transition,
-            eviction_defaults_merged,
-            enable_admission_plugins,
-            unresolved_tags,
-            pin_image_digests_allow_local,
-            event_ttl,
-            hook_runs_ttl,
-            token_auth_file,
-            runtime_class_failure_policy,
-            max_container_restart_period,
-            feature_gates,
-            image_credential_provider_config,
-            image_credential_provider_bin_dir,
-            verification_policy,
-            verification_allowlist,
-            allowlist_needs_preloaded,
-            rotated_secret_requires_pull,
-            credential_globs,
-            credential_path_boundary,
-            anonymous_fallback,
-            http_headers,
-            docker_credential_helpers,
-            static_pod_path,
-            static_pod_url,
-            file_check_frequency,
-            http_check_frequency,
-            no_merge_kubeconfig,
-            log
-        )
+        let config_file = self.config_file.take().or(below.config_file.take());
+        let (Value::Object(above), Value::Object(mut keys)) = (json(&self)?, json(&below)?) else {
+            bail!("settings are keys and values");
+        };
+        keys.extend(above.into_iter().filter(|(_, value)| is_given(value)));
+        Ok(Settings { config_file, ..serde_json::from_value(Value::Object(keys))? })
     }
 
     /// The directories alone: what `down` and the image commands need.
@@ -426,7 +368,7 @@ impl Settings {
         let path = instance.last_settings();
         let Some(text) = crate::certificates::read_if_there(&path)? else { return Ok(self) };
         let last: Settings = serde_json::from_str(&text).with_context(|| format!("read {}", path.display()))?;
-        Ok(self.over(last))
+        self.over(last)
     }
 
     /// Fills in the defaults and checks what can be checked without touching the machine.
@@ -480,6 +422,15 @@ impl Settings {
             merge_kubeconfig: !self.no_merge_kubeconfig.unwrap_or(false),
         })
     }
+}
+
+fn json(settings: &Settings) -> anyhow::Result<Value> {
+    serde_json::to_value(settings).context("a setting cannot be written")
+}
+
+/// A map without entries says nothing.
+fn is_given(value: &Value) -> bool {
+    !value.is_null() && value.as_object().is_none_or(|map| !map.is_empty())
 }
 
 fn unresolved_tags(policy: Option<&str>) -> anyhow::Result<apiserver::UnresolvedTags> {
@@ -587,8 +538,18 @@ mod tests {
     #[test]
     fn a_flag_wins_over_the_file() {
         let mut given = Settings { max_pods: Some(7), ..Settings::default() };
-        given = given.over(Settings { max_pods: Some(9), node_name: Some("n".into()), ..Settings::default() });
+        given = given.over(Settings { max_pods: Some(9), node_name: Some("n".into()), ..Settings::default() }).unwrap();
         assert_eq!((given.max_pods, given.node_name.as_deref()), (Some(7), Some("n")));
+    }
+
+    #[test]
+    fn every_key_is_taken_from_above_and_from_below() {
+        let file = |text: &str| serde_saphyr::from_str::<Settings>(text).unwrap();
+        let text = "handlerTimeout: 5s\nhandlers: {a: {binary: x}}\nstaticPodURLHeader: {x-a: [hush]}\n";
+        for (above, below) in [(text, ""), ("", text), (text, "handlerTimeout: 6s\nhandlers: {b: {}}\n")] {
+            let merged = file(above).over(file(below)).unwrap();
+            assert_eq!(json(&merged).unwrap(), json(&file(text)).unwrap());
+        }
     }
 
     #[test]

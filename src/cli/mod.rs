@@ -3,10 +3,14 @@
 //! A verb's work is in the module of its name; this one parses, sets up logging and turns errors into exit codes:
 //! 0 done, 1 failed, 2 wrong usage (clap's own).
 
+mod areas;
+
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::filter::LevelFilter;
 
 use crate::output::complain;
@@ -128,13 +132,25 @@ pub fn run() -> ExitCode {
     // This memory holds Secrets and pull credentials: no crash may write them to a file. Ends with exec, so that
     // containers and OCI runtimes keep their own habits.
     let _ = rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
-    let command = Command::parse();
-    match dispatch(command) {
+    match dispatch(parse(std::env::args_os()).unwrap_or_else(|error| error.exit())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             complain(&format!("error: {error:#}"));
             ExitCode::FAILURE
         }
+    }
+}
+
+fn grammar() -> clap::Command {
+    areas::grouped(Command::command())
+}
+
+fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Command, clap::Error> {
+    let mut grammar = grammar();
+    let given = grammar.try_get_matches_from_mut(words)?;
+    match areas::misplaced(&grammar, &given) {
+        Some(text) => Err(grammar.error(ErrorKind::ArgumentConflict, text)),
+        None => Command::from_arg_matches(&given),
     }
 }
 
@@ -159,7 +175,7 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Verb::Secrets { settings, verb } => crate::secrets::run(ready(settings)?, &verb),
         Verb::Version { output } => crate::images::version(output),
         Verb::Completion { shell } => {
-            clap_complete::generate(shell, &mut Command::command(), "sampan", &mut std::io::stdout());
+            clap_complete::generate(shell, &mut grammar(), "sampan", &mut std::io::stdout());
             Ok(())
         }
     }
@@ -184,6 +200,26 @@ mod tests {
 
     #[test]
     fn the_grammar_is_consistent() {
-        Command::command().debug_assert();
+        grammar().debug_assert();
+    }
+
+    #[test]
+    fn a_flag_is_shown_and_taken_where_it_has_an_effect() {
+        let parse =
+            |words: &[&str]| parse(words.iter().map(OsString::from)).map(drop).map_err(|error| error.to_string());
+        assert_eq!(parse(&["sampan", "up", "--max-pods", "3", "--listen", "127.0.0.1:1"]), Ok(()));
+        assert_eq!(parse(&["sampan", "down", "--max-pods", "3"]), Ok(()));
+        let error = parse(&["sampan", "server", "--max-pods", "3"]).unwrap_err();
+        assert!(
+            error.contains(
+                "--max-pods has no effect on `sampan server`; it is a setting of `sampan up` and `sampan node`"
+            ),
+            "{error}"
+        );
+        let mut grammar = grammar();
+        let mut help = |verb: &str| grammar.find_subcommand_mut(verb).unwrap().render_long_help().to_string();
+        assert!(help("up").contains("Eviction under pressure:") && help("up").contains("--max-pods"));
+        assert!(!help("server").contains("--max-pods") && help("server").contains("--listen"));
+        assert!(!help("down").contains("--listen") && help("down").contains("--purge"));
     }
 }
