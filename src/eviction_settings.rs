@@ -37,10 +37,7 @@ impl Settings {
     /// When pods are evicted.
     pub fn eviction(&self) -> anyhow::Result<Policy> {
         let map = |statements: &Option<Statements>| statements.clone().unwrap_or_default().0;
-        let signed = |text: &str| {
-            let duration = if text == "0" { Ok(std::time::Duration::ZERO) } else { duration(text) };
-            SignedDuration::try_from(duration?).context("the duration is too long")
-        };
+        let signed = |text: &str| SignedDuration::try_from(duration(text)?).context("the duration is too long");
         let mut soft_grace = BTreeMap::new();
         for (signal, text) in map(&self.eviction_soft_grace_period) {
             let grace =

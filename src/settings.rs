@@ -500,29 +500,10 @@ fn check_node_name(name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A duration as Kubernetes' flags write it: `1h`, `90s`, `1h30m`, `500ms`.
+/// A duration as Kubernetes' flags write it: `1h`, `90s`, `1h30m`, `500ms`, `0`.
 pub fn duration(text: &str) -> anyhow::Result<Duration> {
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        let number: f64 =
-            rest[..digits].parse().with_context(|| format!("{text:?} is no duration such as 1h or 90s"))?;
-        let unit_end = rest[digits..].find(|c: char| c.is_ascii_digit()).map_or(rest.len(), |at| digits + at);
-        let seconds = match &rest[digits..unit_end] {
-            "h" => 3600.0,
-            "m" => 60.0,
-            "s" => 1.0,
-            "ms" => 0.001,
-            unit => bail!("{text:?} has the unit {unit:?}; known are h, m, s, ms"),
-        };
-        total += Duration::try_from_secs_f64(number * seconds).with_context(|| format!("{text:?} is too long"))?;
-        rest = &rest[unit_end..];
-    }
-    if text.is_empty() {
-        bail!("the duration is empty; write for example 1h");
-    }
-    Ok(total)
+    let duration = api::duration::parse(text).with_context(|| format!("{text:?} is no duration such as 1h or 90s"))?;
+    Duration::try_from(duration).with_context(|| format!("{text:?} is negative"))
 }
 
 #[cfg(test)]
@@ -616,7 +597,7 @@ mod tests {
         for (text, seconds) in [("1h", 3600.0), ("90s", 90.0), ("1h30m", 5400.0), ("500ms", 0.5)] {
             assert_eq!(duration(text).unwrap().as_secs_f64(), seconds, "{text}");
         }
-        for text in ["", "h", "3", "3x"] {
+        for text in ["", "h", "3", "3x", "-3s"] {
             assert!(duration(text).is_err(), "{text}");
         }
     }

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod duration;
 pub mod field;
 pub mod handlers;
 pub mod hook;

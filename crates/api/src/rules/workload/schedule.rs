@@ -57,32 +57,10 @@ fn descriptor(text: &str) -> Result<(), String> {
     let Some(duration) = text.strip_prefix("@every ") else {
         return Err(format!("unrecognized descriptor: {text}"));
     };
-    match is_duration(duration) {
+    match crate::duration::parse(duration).is_some() {
         true => Ok(()),
         false => Err(format!("failed to parse duration {text}: time: invalid duration {duration:?}")),
     }
-}
-
-/// A duration as Go reads it: `1h30m`, `90s`, `0`.
-fn is_duration(text: &str) -> bool {
-    let mut rest = text.strip_prefix(['-', '+']).unwrap_or(text);
-    if rest == "0" {
-        return true;
-    }
-    if rest.is_empty() {
-        return false;
-    }
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(rest.len());
-        if rest[..digits].parse::<f64>().is_err() {
-            return false;
-        }
-        rest = &rest[digits..];
-        let unit = ["ns", "us", "µs", "ms", "s", "m", "h"].into_iter().filter(|unit| rest.starts_with(unit));
-        let Some(unit) = unit.max_by_key(|unit| unit.len()) else { return false };
-        rest = &rest[unit.len()..];
-    }
-    true
 }
 
 /// `*`, `?`, `5`, `1-5`, each with or without a step behind `/`.

@@ -2,7 +2,6 @@
 //!
 //! Pure. No message holds a value of `env`. Start at [`read`], then [`validate`].
 
-use super::duration;
 use serde::Deserialize;
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -212,18 +211,13 @@ fn cache_duration(text: Option<&str>, faults: &mut Vec<String>) -> Duration {
         faults.push(format!("{FIELD}: Required value"));
         return Duration::ZERO;
     };
-    match duration::parse(text) {
-        Some(duration::Signed::Positive(duration)) => duration,
-        Some(duration::Signed::Negative) => {
-            let why = "defaultCacheDuration must be greater than or equal to 0";
-            faults.push(format!("{FIELD}: Invalid value: {text:?}: {why}"));
-            Duration::ZERO
-        }
-        None => {
-            faults.push(format!("{FIELD}: Invalid value: {text:?}: must be a duration such as 10m"));
-            Duration::ZERO
-        }
-    }
+    let why = match api::duration::parse(text).map(Duration::try_from) {
+        Some(Ok(duration)) => return duration,
+        Some(Err(_)) => "defaultCacheDuration must be greater than or equal to 0",
+        None => "must be a duration such as 10m",
+    };
+    faults.push(format!("{FIELD}: Invalid value: {text:?}: {why}"));
+    Duration::ZERO
 }
 
 fn attributes(token: &RawToken, protocol: &str, faults: &mut Vec<String>) {

@@ -7,7 +7,6 @@
 mod account;
 mod cache;
 mod config;
-mod duration;
 mod protocol;
 
 pub use config::{Provider, Token};

@@ -2,7 +2,6 @@
 //!
 //! Pure. No error repeats anything of an answer but its version. Start at [`request`] and [`Response::read`].
 
-use super::duration::{self, Signed};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -121,10 +120,10 @@ impl Response {
         let raw: Raw = serde_json::from_slice(bytes).map_err(|_| BadResponse::Undecodable)?;
         let keep = match raw.cache_duration.as_deref() {
             None => None,
-            Some(text) => Some(match duration::parse(text).ok_or(BadResponse::Undecodable)? {
-                Signed::Positive(keep) => keep,
-                Signed::Negative => Duration::ZERO,
-            }),
+            Some(text) => {
+                let keep = api::duration::parse(text).ok_or(BadResponse::Undecodable)?;
+                Some(keep.try_into().unwrap_or(Duration::ZERO))
+            }
         };
         let scope = match raw.cache_key_type.as_str() {
             "Image" => Scope::Image,
