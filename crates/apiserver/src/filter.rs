@@ -1,11 +1,13 @@
 //! Selection: which objects a list or watch shows.
 //!
-//! Pure. An object is decoded only if a selector looks at more than its name and namespace. Start at [`Filter`].
+//! Pure. An object is decoded only if a selector looks at more than its name and namespace, and then once for all
+//! requests. Start at [`Filter`].
 
 use api::Kind;
 use api::selector::field::FieldSelector;
 use api::selector::label::LabelSelector;
 use serde_json::Value;
+use store::Entry;
 
 use crate::object;
 use crate::query::ListOptions;
@@ -19,13 +21,18 @@ pub struct Filter {
     name: Option<String>,
     labels: Option<LabelSelector>,
     fields: Option<FieldSelector>,
+    /// The selectable fields in the order of their values.
+    known: Vec<&'static str>,
 }
 
-/// What selectors look at.
-#[derive(Clone, Debug, Default)]
-pub struct Facts {
-    labels: Vec<(String, String)>,
-    fields: Vec<(&'static str, String)>,
+/// What selectors look at, of one version of an object: texts one after the other, because there are as many of these
+/// as there are objects and events.
+struct Facts {
+    kind: &'static Kind,
+    text: Box<str>,
+    /// Where each text ends: key and value of each label, then the value of each field.
+    ends: Box<[u32]>,
+    labels: usize,
 }
 
 impl Filter {
@@ -42,7 +49,8 @@ impl Filter {
                 return Err(Status::bad_request(format!("field label not supported: {field}")));
             }
         }
-        Ok(Filter { kind, name: name.map(str::to_owned), labels, fields })
+        let known = known.into_iter().map(|(name, _)| name).collect();
+        Ok(Filter { kind, name: name.map(str::to_owned), labels, fields, known })
     }
 
     /// Whether everything is shown.
@@ -56,36 +64,71 @@ impl Filter {
         self.labels.is_none() && self.fields.iter().flat_map(names).all(by_key)
     }
 
-    /// Whether the stored object under `key` is shown. `facts` reads them; it is called only if it must be.
-    pub fn shows(&self, key: &str, facts: impl FnOnce() -> Facts) -> bool {
+    /// Whether a stored object is shown. It is decoded when the first filter must look into this version of it.
+    pub fn shows(&self, entry: &Entry) -> bool {
         if self.is_open() {
             return true;
         }
-        let (namespace, name) = split(self.kind, key);
+        let (_, name) = split(self.kind, &entry.key);
         if self.name.as_deref().is_some_and(|wanted| wanted != name) {
             return false;
         }
-        let facts = if self.needs_only_key() { Facts::default() } else { facts() };
-        let labels = |key: &str| facts.labels.iter().find(|(k, _)| k == key).map(|(_, v)| v.as_str());
-        let fields = |field: &str| match field {
-            "metadata.name" => name.to_owned(),
-            "metadata.namespace" => namespace.to_owned(),
-            other => facts.fields.iter().find(|(k, _)| *k == other).map(|(_, v)| v.clone()).unwrap_or_default(),
+        if self.needs_only_key() {
+            return self.fits(&entry.key, None);
+        }
+        let read = || Facts::read(self.kind, &entry.value);
+        match entry.memo.get_or_init(read) {
+            Some(facts) if std::ptr::eq(facts.kind, self.kind) => self.fits(&entry.key, Some(facts)),
+            // Read as another kind before, which has other fields.
+            _ => self.fits(&entry.key, Some(&read())),
+        }
+    }
+
+    fn fits(&self, key: &str, facts: Option<&Facts>) -> bool {
+        let (namespace, name) = split(self.kind, key);
+        let field = |field: &str| match field {
+            "metadata.name" => name,
+            "metadata.namespace" => namespace,
+            other => {
+                let place = self.known.iter().position(|known| *known == other);
+                place.zip(facts).map_or("", |(place, facts)| facts.field(place))
+            }
         };
-        self.labels.as_ref().is_none_or(|selector| selector.matches(labels))
-            && self.fields.as_ref().is_none_or(|selector| selector.matches(fields))
+        self.labels.as_ref().is_none_or(|selector| selector.matches(|key| facts?.label(key)))
+            && self.fields.as_ref().is_none_or(|selector| selector.matches(field))
     }
 }
 
 impl Facts {
     /// Reads them out of stored bytes.
-    pub fn read(kind: &Kind, stored: &[u8]) -> Facts {
+    fn read(kind: &'static Kind, stored: &[u8]) -> Facts {
         let object = object::decode_at(kind, stored, store::Revision(0));
-        let labels = api::look::text_map(&object["metadata"], "labels");
-        Facts {
-            labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).collect(),
-            fields: kind.rules.fields(&object),
+        let (mut text, mut ends) = (String::new(), Vec::new());
+        let mut add = |part: &str| {
+            text.push_str(part);
+            ends.push(text.len() as u32);
+        };
+        let mut labels = 0;
+        for (key, value) in api::look::text_map(&object["metadata"], "labels") {
+            add(key);
+            add(value);
+            labels += 1;
         }
+        kind.rules.fields(&object).iter().for_each(|(_, value)| add(value));
+        Facts { kind, text: text.into(), ends: ends.into(), labels }
+    }
+
+    fn part(&self, nth: usize) -> &str {
+        let start = if nth == 0 { 0 } else { self.ends[nth - 1] };
+        &self.text[start as usize..self.ends[nth] as usize]
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        (0..self.labels).find(|nth| self.part(2 * nth) == key).map(|nth| self.part(2 * nth + 1))
+    }
+
+    fn field(&self, place: usize) -> &str {
+        self.part(2 * self.labels + place)
     }
 }
 

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use store::{Entry, List, Revision, Store};
 
 use crate::answer::ListMeta;
-use crate::filter::{Facts, Filter};
+use crate::filter::Filter;
 use crate::object;
 use crate::query::{ListOptions, Match};
 use crate::status::Status;
@@ -45,7 +45,6 @@ impl Token {
 /// Lists a collection.
 pub async fn list(
     store: &Arc<dyn Store>,
-    kind: &'static Kind,
     prefix: &str,
     options: &ListOptions,
     filter: &Filter,
@@ -67,7 +66,7 @@ pub async fn list(
         let page = store.list(request).await.map_err(|e| list_error(&e, options.continue_token.is_some()))?;
         at = Some(page.revision);
         let last = page.items.last().map(|entry| entry.key.clone());
-        let cut = take(kind, filter, (page.items, options.limit), &mut items);
+        let cut = take(filter, (page.items, options.limit), &mut items);
         let more = page.remaining > 0 || cut.is_some();
         let resume = cut.or(last);
         let full = options.limit > 0 && items.len() >= options.limit;
@@ -82,14 +81,13 @@ pub async fn list(
 
 /// Keeps what the filter shows, up to the limit. Returns the last key looked at, if some were not looked at.
 fn take(
-    kind: &Kind,
     filter: &Filter,
     (entries, limit): (Vec<Entry>, usize),
     items: &mut Vec<(Bytes, Revision)>,
 ) -> Option<Arc<str>> {
     let count = entries.len();
     for (index, entry) in entries.into_iter().enumerate() {
-        if filter.shows(&entry.key, || Facts::read(kind, &entry.value)) {
+        if filter.shows(&entry) {
             items.push((entry.value.clone(), entry.modified));
         }
         if limit > 0 && items.len() >= limit && index + 1 < count {

@@ -267,7 +267,7 @@ async fn read(core: &Core, asked: Asked) -> Result<Response, Status> {
         let watching = Watching::start(store, core.frames.clone(), subject, core.cancel.child_token()).await?;
         return Ok(watching.into_response());
     }
-    let (items, meta) = list::list(store, kind, &prefix, &options, &filter).await?;
+    let (items, meta) = list::list(store, &prefix, &options, &filter).await?;
     Ok(answer::list(kind, &items, &meta, &asked.form))
 }
 
@@ -422,7 +422,7 @@ async fn delete_many(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response
     let options = ListOptions::parse(&asked.query)?;
     let filter = Filter::parse(kind, &options, None)?;
     let prefix = list::prefix(kind, asked.target.namespace.as_deref());
-    let (items, meta) = list::list(&core.registry.world.store, kind, &prefix, &options, &filter).await?;
+    let (items, meta) = list::list(&core.registry.world.store, &prefix, &options, &filter).await?;
     for (stored, revision) in &items {
         let document = object::decode_at(kind, stored, *revision);
         let namespace = object::meta(&document, "namespace");

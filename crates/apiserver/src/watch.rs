@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::{self, Form};
 use crate::codec::Output;
-use crate::filter::{Facts, Filter};
+use crate::filter::Filter;
 use crate::object;
 use crate::query::ListOptions;
 use crate::status::Status;
@@ -37,8 +37,6 @@ struct Frame {
     added: OnceLock<Bytes>,
     modified: OnceLock<Bytes>,
     deleted: OnceLock<Bytes>,
-    facts: OnceLock<Facts>,
-    previous_facts: OnceLock<Facts>,
 }
 
 /// The recent frames of all kinds.
@@ -60,8 +58,6 @@ impl Frames {
             added: OnceLock::new(),
             modified: OnceLock::new(),
             deleted: OnceLock::new(),
-            facts: OnceLock::new(),
-            previous_facts: OnceLock::new(),
         });
         if recent.len() == FRAMES_KEPT {
             recent.pop_front();
@@ -89,27 +85,22 @@ impl Sort {
     }
 }
 
-impl Frame {
-    /// What the event is under a filter; None if it is nothing.
-    fn sort(&self, filter: &Filter) -> Option<Sort> {
-        let key = self.event.key();
-        let before = self.event.previous().is_some_and(|previous| {
-            filter.shows(key, || self.previous_facts.get_or_init(|| Facts::read(self.kind, &previous.value)).clone())
-        });
-        let after = match &*self.event {
-            Event::Put { entry, .. } => {
-                filter.shows(key, || self.facts.get_or_init(|| Facts::read(self.kind, &entry.value)).clone())
-            }
-            Event::Delete { .. } => false,
-        };
-        match (before, after) {
-            (false, true) => Some(Sort::Added),
-            (true, true) => Some(Sort::Modified),
-            (true, false) => Some(Sort::Deleted),
-            (false, false) => None,
-        }
+/// What an event is under a filter; None if it is nothing.
+fn sort(event: &Event, filter: &Filter) -> Option<Sort> {
+    let before = event.previous().is_some_and(|previous| filter.shows(previous));
+    let after = match event {
+        Event::Put { entry, .. } => filter.shows(entry),
+        Event::Delete { .. } => false,
+    };
+    match (before, after) {
+        (false, true) => Some(Sort::Added),
+        (true, true) => Some(Sort::Modified),
+        (true, false) => Some(Sort::Deleted),
+        (false, false) => None,
     }
+}
 
+impl Frame {
     /// Stored bytes of the object that the event shows: the last state for a deletion.
     fn stored(&self, sort: Sort) -> &Bytes {
         match (&*self.event, sort) {
@@ -224,8 +215,7 @@ impl Watching {
         let list = store::List { prefix: self.subject.prefix.clone(), ..store::List::default() };
         let page = store.list(list).await.map_err(|e| Status::unavailable(e.to_string()))?;
         for entry in &page.items {
-            let kind = self.subject.kind;
-            if self.subject.filter.shows(&entry.key, || Facts::read(kind, &entry.value)) {
+            if self.subject.filter.shows(entry) {
                 let bytes = self.render(Sort::Added, (&entry.value, entry.modified), None);
                 self.pending.push_back(bytes);
             }
@@ -291,8 +281,8 @@ impl Watching {
 
     fn take(&mut self, events: &[Arc<Event>]) {
         for event in events {
-            let frame = self.frames.of(self.subject.kind, event);
-            if let Some(sort) = frame.sort(&self.subject.filter) {
+            if let Some(sort) = sort(event, &self.subject.filter) {
+                let frame = self.frames.of(self.subject.kind, event);
                 let bytes = self.render(sort, (frame.stored(sort), event.revision()), Some(&frame));
                 self.pending.push_back(bytes);
             }

@@ -1,8 +1,9 @@
 //! The scheduler: which node for this pod.
 //!
 //! `view.rs` holds small types of what matters of Pods, Nodes and RuntimeClasses; `fit.rs` the arithmetic on them;
-//! `decide.rs` the pure choice and `preempt.rs` whom it displaces; `act.rs` binds, displaces and reports; `shell.rs`
-//! watches and wakes. Start at [`decide::place`]. It must not decide anything but the node and who makes room on it.
+//! `decide.rs` the pure choice and `preempt.rs` whom it displaces; `queue.rs` whose turn it is; `act.rs` binds, displaces
+//! and reports; `shell.rs` watches and wakes. Start at [`decide::place`]. It must not decide anything but the node and
+//! who makes room on it.
 
 #![forbid(unsafe_code)]
 
@@ -10,6 +11,7 @@ pub mod act;
 pub mod decide;
 pub mod fit;
 pub mod preempt;
+mod queue;
 pub mod shell;
 pub mod view;
 

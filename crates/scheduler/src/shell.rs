@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::act::{self, Posted};
 use crate::decide::{self, Cluster, Verdict};
 use crate::preempt::Plan;
+use crate::queue::{Queue, Waiting};
 use crate::view::{Budget, BudgetObject, ClassObject, Node, NodeObject, Pod, PodObject};
 
 /// How many calls may be under way at once.
@@ -104,18 +105,6 @@ enum Done {
     Reported { uid: String, outcome: Result<Posted, act::Error> },
 }
 
-/// A pod without a node.
-struct Pending {
-    pod: Pod,
-    /// Its place among pods of the same priority.
-    arrival: u64,
-    attempts: u32,
-    /// Whether something has changed since the last attempt.
-    ready: bool,
-    not_before: Instant,
-    posted: Option<Posted>,
-}
-
 /// The names that a list has shown so far, between Init and InitDone.
 #[derive(Default)]
 struct Listing {
@@ -126,12 +115,9 @@ struct Listing {
 struct Shell {
     client: Client,
     cluster: Cluster,
-    /// By uid.
-    pending: BTreeMap<String, Pending>,
+    queue: Queue,
     /// Pods that were given a node which the watch has not confirmed yet; by uid.
-    assumed: BTreeMap<String, Pending>,
-    /// How many pods have come to wait so far.
-    arrivals: u64,
+    assumed: BTreeMap<String, Waiting>,
     pods: Listing,
     nodes: Listing,
     classes: Listing,
@@ -144,9 +130,8 @@ impl Shell {
         Shell {
             client,
             cluster: Cluster::default(),
-            pending: BTreeMap::new(),
+            queue: Queue::default(),
             assumed: BTreeMap::new(),
-            arrivals: 0,
             pods: Listing::default(),
             nodes: Listing::default(),
             classes: Listing::default(),
@@ -195,7 +180,7 @@ impl Shell {
             watcher::Event::InitDone => {
                 self.pods.complete = true;
                 let seen = std::mem::take(&mut self.pods.seen);
-                let known = self.pending.keys().map(String::as_str).chain(self.cluster.placed());
+                let known = self.queue.uids().chain(self.cluster.placed());
                 let gone: Vec<String> = known.filter(|uid| !seen.contains(*uid)).map(str::to_owned).collect();
                 gone.iter().for_each(|uid| self.pod_is_gone(uid));
             }
@@ -207,7 +192,7 @@ impl Shell {
             return self.pod_is_gone(&pod.uid);
         }
         if let Some(node) = pod.node.clone() {
-            self.pending.remove(&pod.uid);
+            self.queue.remove(&pod.uid);
             self.assumed.remove(&pod.uid);
             self.cluster.denominate(&pod.uid);
             return self.cluster.place(&pod, &node);
@@ -216,26 +201,24 @@ impl Shell {
             return;
         }
         if !pod.wants_node {
-            self.pending.remove(&pod.uid);
+            self.queue.remove(&pod.uid);
             return;
         }
         if let Some(node) = &pod.nominated {
             self.cluster.nominate(&pod, node);
         }
-        let now = Instant::now();
-        if let Some(pending) = self.pending.get_mut(&pod.uid) {
-            let wishes = |pod: &Pod| (pod.placement.clone(), pod.requests.clone());
-            pending.ready |= wishes(&pending.pod) != wishes(&pod);
-            pending.pod = pod;
-            return;
+        let wishes = |pod: &Pod| (pod.placement.clone(), pod.requests.clone());
+        let is_known = self.queue.change(&pod.uid, |waiting| {
+            waiting.ready |= wishes(&waiting.pod) != wishes(&pod);
+            waiting.pod = pod.clone();
+        });
+        if !is_known {
+            self.queue.arrive(pod, Instant::now());
         }
-        self.arrivals += 1;
-        let (uid, arrival) = (pod.uid.clone(), self.arrivals);
-        self.pending.insert(uid, Pending { pod, arrival, attempts: 0, ready: true, not_before: now, posted: None });
     }
 
     fn pod_is_gone(&mut self, uid: &str) {
-        self.pending.remove(uid);
+        self.queue.remove(uid);
         self.assumed.remove(uid);
         self.cluster.denominate(uid);
         if self.cluster.release(uid) {
@@ -310,7 +293,7 @@ impl Shell {
 
     /// Something changed that may make room: every pod that waits is tried again, after its back-off.
     fn wake(&mut self) {
-        self.pending.values_mut().for_each(|pending| pending.ready = true);
+        self.queue.wake();
     }
 
     /// When the next pod's back-off ends.
@@ -318,7 +301,7 @@ impl Shell {
         if !self.synced() || self.calls.len() >= CALLS_MAX {
             return None;
         }
-        self.pending.values().filter(|pending| pending.ready).map(|pending| pending.not_before).min()
+        self.queue.wake_at()
     }
 
     fn synced(&self) -> bool {
@@ -330,15 +313,8 @@ impl Shell {
         if !self.synced() {
             return;
         }
-        let ready = self.pending.values().filter(|pending| pending.ready && pending.not_before <= now);
-        let mut turns: Vec<_> =
-            ready.map(|one| (std::cmp::Reverse(one.pod.priority), one.arrival, one.pod.uid.clone())).collect();
-        turns.sort();
-        for (_, _, uid) in turns {
-            if self.calls.len() >= CALLS_MAX {
-                return;
-            }
-            let Some(mut pending) = self.pending.remove(&uid) else { continue };
+        while self.calls.len() < CALLS_MAX {
+            let Some(mut pending) = self.queue.next(now) else { return };
             pending.ready = false;
             pending.attempts += 1;
             pending.not_before = now + backoff(pending.attempts);
@@ -350,7 +326,7 @@ impl Shell {
         }
     }
 
-    fn bind(&mut self, pending: Pending, node: String) {
+    fn bind(&mut self, pending: Waiting, node: String) {
         self.cluster.denominate(&pending.pod.uid);
         self.cluster.place(&pending.pod, &node);
         let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
@@ -359,7 +335,7 @@ impl Shell {
     }
 
     /// The pod waits for its victims to go, and is tried as soon as one has.
-    fn preempt(&mut self, mut pending: Pending, plan: Plan, message: String) {
+    fn preempt(&mut self, mut pending: Waiting, plan: Plan, message: String) {
         self.cluster.nominate(&pending.pod, &plan.node);
         (pending.attempts, pending.not_before) = (0, Instant::now());
         let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
@@ -367,10 +343,10 @@ impl Shell {
         self.calls.spawn(async move { Done::Preempted { outcome: act::preempt(&client, &pod, &plan).await, uid } });
     }
 
-    fn report(&mut self, mut pending: Pending, message: String) {
+    fn report(&mut self, mut pending: Waiting, message: String) {
         let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
         let posted = pending.posted.take();
-        self.pending.insert(uid.clone(), pending);
+        self.queue.put(pending);
         self.calls
             .spawn(async move { Done::Reported { outcome: act::report(&client, &pod, &message, posted).await, uid } });
     }
@@ -383,7 +359,7 @@ impl Shell {
             self.cluster.release(&uid);
             if !error.is_not_found() {
                 pending.ready = true;
-                self.pending.insert(uid, pending);
+                self.queue.put(pending);
             }
             self.wake();
         }
@@ -394,19 +370,20 @@ impl Shell {
         tracing::warn!(error = %chain(&error), uid, "cannot make room for a pod");
         // Nobody may be on the way out: the choice is made anew after a pause.
         self.cluster.denominate(uid);
-        if let Some(pending) = self.pending.get_mut(uid) {
+        self.queue.change(uid, |pending| {
             pending.attempts += 1;
             (pending.ready, pending.not_before) = (true, Instant::now() + backoff(pending.attempts + 4));
-        }
+        });
     }
 
     fn reported(&mut self, uid: &str, outcome: Result<Posted, act::Error>) {
-        match (outcome, self.pending.get_mut(uid)) {
-            (Ok(posted), Some(pending)) => pending.posted = Some(posted),
-            (Err(error), Some(_)) if !error.is_not_found() => {
-                tracing::warn!(error = %chain(&error), uid, "cannot report an unschedulable pod");
-            }
-            _ => {}
+        let mut error = None;
+        let waits = self.queue.change(uid, |pending| match outcome {
+            Ok(posted) => pending.posted = Some(posted),
+            Err(why) => error = Some(why),
+        });
+        if let Some(error) = error.filter(|error| waits && !error.is_not_found()) {
+            tracing::warn!(error = %chain(&error), uid, "cannot report an unschedulable pod");
         }
     }
 }

@@ -11,6 +11,7 @@
 mod clock;
 pub mod disk;
 mod hub;
+mod memo;
 pub mod memory;
 mod state;
 #[cfg(any(test, feature = "suite"))]
@@ -25,6 +26,7 @@ use bytes::Bytes;
 
 pub use disk::DiskStore;
 pub use hub::{Map, Watch};
+pub use memo::Memo;
 pub use memory::MemoryStore;
 
 /// A point in the history of the whole store. Every successful write makes exactly one new revision; an empty store is
@@ -49,6 +51,8 @@ pub struct Entry {
     pub created: Revision,
     /// The revision that wrote this value.
     pub modified: Revision,
+    /// What readers have made of this value.
+    pub memo: Memo,
 }
 
 /// What has to be true of the key for a write to happen.

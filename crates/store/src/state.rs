@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::{Entry, Error, Event, Expect, List, Page, Put, Revision};
+use crate::{Entry, Error, Event, Expect, List, Memo, Page, Put, Revision};
 
 /// The revision of a store in which nothing was ever written.
 pub(crate) const FIRST: Revision = Revision(1);
@@ -229,6 +229,7 @@ impl Draft {
             value: Bytes::copy_from_slice(&put.value),
             created: previous.as_ref().map_or(modified, |entry| entry.created),
             modified,
+            memo: Memo::default(),
         };
         let expires_ms = put.ttl.map(|ttl| now_ms.saturating_add(ttl.as_millis().min(i64::MAX as u128) as u64));
         self.push(Event::Put { entry: entry.clone(), previous }, Some(entry.clone()), expires_ms);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use store::{DiskStore, Entry, Error, Event, Expect, List, MemoryStore, Put, Revision, Store};
+use store::{DiskStore, Entry, Error, Event, Expect, List, Memo, MemoryStore, Put, Revision, Store};
 
 /// One step of a history. Numbers are taken modulo what there is when the step happens.
 #[derive(Debug, Clone)]
@@ -119,7 +119,7 @@ async fn put(store: &dyn Store, model: &mut Model, key: &str, guess: Guess, valu
     let previous = model.now().get(key).cloned();
     let modified = Revision(model.revision().0 + 1);
     let created = previous.as_ref().map_or(modified, |entry| entry.created);
-    let entry = Entry { key: key.into(), value, created, modified };
+    let entry = Entry { key: key.into(), value, created, modified, memo: Memo::default() };
     assert_eq!(outcome, allowed.map(|()| entry.clone()));
     if outcome.is_ok() {
         model.push(Event::Put { entry, previous });

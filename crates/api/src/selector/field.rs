@@ -59,8 +59,8 @@ impl FieldSelector {
     }
 
     /// Whether an object is selected; `value` gives its fields, empty for absent ones.
-    pub fn matches(&self, value: impl Fn(&str) -> String) -> bool {
-        self.terms.iter().all(|term| (value(&term.field) == term.value) == term.equal)
+    pub fn matches<V: AsRef<str>>(&self, value: impl Fn(&str) -> V) -> bool {
+        self.terms.iter().all(|term| (value(&term.field).as_ref() == term.value) == term.equal)
     }
 
     /// The value that this field must have, if there is one.

@@ -13,7 +13,7 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::OpenError;
 use crate::state::{Change, State};
-use crate::{Entry, Event, Revision};
+use crate::{Entry, Event, Memo, Revision};
 
 /// The database file in the store's directory.
 pub(super) const FILE: &str = "store.db";
@@ -219,6 +219,7 @@ fn entry(key: &Arc<str>, row: &Row<'_>, first: usize) -> rusqlite::Result<Entry>
         created: revision(row.get(first)?),
         modified: revision(row.get(first + 1)?),
         value: Bytes::copy_from_slice(row.get_ref(first + 2)?.as_blob()?),
+        memo: Memo::default(),
     })
 }
 
