@@ -167,6 +167,14 @@ impl ApiServer {
         Ok(ApiServer { core: Arc::new(core) })
     }
 
+    /// Makes and mends the default roles that nothing in this server needs. A start does not wait for them.
+    ///
+    /// # Errors
+    /// [`Error::Bootstrap`] when one cannot be made; the call may be repeated.
+    pub async fn ensure_other_roles(&self) -> Result<(), Error> {
+        bootstrap::later(&self.core.registry).await.map_err(Error::Bootstrap)
+    }
+
     /// The door without authentication: whoever enters is authenticated by the bearer token or not at all.
     pub fn router(&self) -> Router {
         Router::new().fallback(handle).with_state(self.core.clone())
