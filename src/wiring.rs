@@ -65,11 +65,8 @@ impl ControlPlane {
         let pins = pins::Slot::default();
         options.digests = Some(pins::service(&pins));
         options.unresolved_tags = resolved.unresolved_tags;
-        for plugin in &resolved.admission {
-            if !options.admission.contains(plugin) {
-                options.admission.push(plugin.clone());
-            }
-        }
+        options.admission.clone_from(&resolved.admission);
+        options.default_tolerations = resolved.default_tolerations;
         options.client_ca_pem = Some(certificates.ca.clone());
         options.node_tls = Some(apiserver::NodeTls {
             ca_pem: certificates.ca.clone(),
@@ -224,10 +221,11 @@ impl Components {
     }
 
     /// Keeps what follows from other objects.
-    pub fn controllers(&mut self, plane: &ControlPlane, certificates: &Certificates) {
+    pub fn controllers(&mut self, plane: &ControlPlane, resolved: &Resolved, certificates: &Certificates) {
         let client = plane.client_as(UserInfo::new("system:kube-controller-manager", &[]));
-        let ca = certificates.ca.clone();
-        self.keep("controllers", move |cancel| controllers::run(client.clone(), Some(ca.clone()), cancel));
+        let options =
+            controllers::Options { root_ca: Some(certificates.ca.clone()), nodes: resolved.node_policy.clone() };
+        self.keep("controllers", move |cancel| controllers::run_with(client.clone(), options.clone(), cancel));
         let server = plane.server.clone();
         self.keep("roles", move |cancel| other_roles(server.clone(), cancel));
     }
