@@ -95,7 +95,15 @@ fn at_node(lab: &Lab, words: &[&str], path: &str) -> (String, u16) {
 #[test]
 fn the_node_port_takes_whom_the_api_vouches_for_and_gives_him_what_he_may() {
     let lab = Lab::new("nodeport", 67);
-    lab.up();
+    let audit = lab.dir().join("audit.log");
+    lab.up_with(&[
+        "--audit-log-path",
+        audit.to_str().unwrap(),
+        "--audit-log-maxsize",
+        "1",
+        "--audit-log-maxbackup",
+        "2",
+    ]);
     lab.ask(&["create", "serviceaccount", "scraper"]);
     lab.ask(&["create", "clusterrole", "scrape", "--verb=get", "--resource=nodes/metrics"]);
     lab.ask(&["create", "clusterrolebinding", "scrape", "--clusterrole=scrape", "--serviceaccount=default:scraper"]);
@@ -123,4 +131,18 @@ fn the_node_port_takes_whom_the_api_vouches_for_and_gives_him_what_he_may() {
     let other = format!("Authorization: Bearer {}", lab.ask(&["create", "token", "scraper"]).trim());
     lab.ask(&["delete", "serviceaccount", "scraper"]);
     assert_eq!(at_node(&lab, &["-H", &other], "/metrics").1, 401);
+    // Who asked for what is written down, and no token.
+    let told = || std::fs::read_to_string(&audit).unwrap();
+    let is_told = |user: &str, verb: &str, resource: &str| {
+        let events = told();
+        let mut events = events.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        events.any(|event| {
+            event["user"]["username"] == user && event["verb"] == verb && event["objectRef"]["resource"] == resource
+        })
+    };
+    support::wait("it is written down", || is_told("kubernetes-admin", "delete", "serviceaccounts"));
+    assert!(is_told("kubernetes-admin", "create", "clusterroles"));
+    assert!(is_told(&format!("system:node:{node}"), "create", "subjectaccessreviews"));
+    assert!(!told().contains(token.split('.').nth(2).unwrap()), "no signature of a token");
+    assert!(std::fs::metadata(&audit).unwrap().len() <= 1 << 20, "it is not larger than it may be");
 }
