@@ -87,11 +87,11 @@ impl Certificates {
         })?;
         let node_names = vec![node_name.into(), "localhost".into()];
         let node = authority.leaf(&node_leaf(node_name, node_names, api_addresses))?;
-        let client = |file, common_name: &str| {
+        let client = |file, common_name: &str, organisation| {
             authority.leaf(&Leaf {
                 file,
                 common_name: common_name.into(),
-                organisation: Some("system:masters"),
+                organisation,
                 names: Vec::new(),
                 addresses: Vec::new(),
             })
@@ -99,8 +99,8 @@ impl Certificates {
         Ok(Certificates {
             server,
             node,
-            node_client: client("apiserver-kubelet-client", "kube-apiserver-kubelet-client")?,
-            admin: client("admin", "kubernetes-admin")?,
+            node_client: client("apiserver-kubelet-client", "kube-apiserver-kubelet-client", None)?,
+            admin: client("admin", "kubernetes-admin", Some("system:masters"))?,
             service_account_key: service_account_key(dir)?,
             ca: authority.certificate,
         })
@@ -112,7 +112,7 @@ impl Certificates {
         server_config(&self.server, verifier)
     }
 
-    /// TLS of the node port: only clients with a certificate of this CA get past the handshake.
+    /// TLS of the node port: client certificates are those of this CA; who shows none may show a token.
     pub fn node_tls(&self) -> anyhow::Result<Arc<rustls::ServerConfig>> {
         node_tls(&self.node, self.roots()?)
     }
@@ -124,9 +124,9 @@ impl Certificates {
     }
 }
 
-/// TLS of a node port that serves with `identity`: only clients with a certificate of `clients` get past the handshake.
+/// TLS of a node port that serves with `identity`: who shows a certificate shows one of `clients`.
 pub fn node_tls(identity: &Identity, clients: RootCertStore) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-    server_config(identity, WebPkiClientVerifier::builder(Arc::new(clients)).build()?)
+    server_config(identity, WebPkiClientVerifier::builder(Arc::new(clients)).allow_unauthenticated().build()?)
 }
 
 /// What a node on another machine is known by, as client of the API and on its node port; signed by the CA in `dir`.
@@ -273,7 +273,9 @@ fn serves(pem: &str, leaf: &Leaf) -> bool {
         return false;
     }
     let common_name = certificate.subject().iter_common_name().next().and_then(|name| name.as_str().ok());
-    common_name == Some(leaf.common_name.as_str()) && covers(&certificate, leaf)
+    let organisation = certificate.subject().iter_organization().next().and_then(|name| name.as_str().ok());
+    let is_same = common_name == Some(leaf.common_name.as_str()) && organisation == leaf.organisation;
+    is_same && covers(&certificate, leaf)
 }
 
 fn covers(certificate: &x509_parser::certificate::X509Certificate, leaf: &Leaf) -> bool {

@@ -21,7 +21,7 @@ pub fn server(settings: Settings) -> anyhow::Result<()> {
         let mut components = Components::new(cancel);
         components.api(&plane, listener, &certificates)?;
         components.scheduler(&plane);
-        components.controllers(&plane, &certificates);
+        components.controllers(&plane, &resolved, &certificates);
         let instance = &resolved.instance;
         let url = kubeconfig::server_url(resolved.listen);
         kubeconfig::write_admin(&instance.admin_kubeconfig(), &instance.name(), &url, &certificates)?;

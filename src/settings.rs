@@ -153,6 +153,42 @@ pub struct Settings {
     /// Admission plugins to switch on, by their upstream names
     #[arg(long, env = "SAMPAN_ENABLE_ADMISSION_PLUGINS", value_name = "A,B", value_delimiter = ',')]
     pub enable_admission_plugins: Option<Vec<String>>,
+    /// Admission plugins to switch off that are on by default
+    #[arg(long, env = "SAMPAN_DISABLE_ADMISSION_PLUGINS", value_name = "A,B", value_delimiter = ',')]
+    pub disable_admission_plugins: Option<Vec<String>>,
+    /// How long new pods stay on a node that is not ready, in seconds [default: 300]
+    #[arg(long, env = "SAMPAN_DEFAULT_NOT_READY_TOLERATION_SECONDS", value_name = "N", allow_negative_numbers = true)]
+    pub default_not_ready_toleration_seconds: Option<i64>,
+    /// How long new pods stay on a node that is out of reach, in seconds [default: 300]
+    #[arg(
+        long,
+        env = "SAMPAN_DEFAULT_UNREACHABLE_TOLERATION_SECONDS",
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
+    pub default_unreachable_toleration_seconds: Option<i64>,
+    /// How long nothing may be heard of a node before it is not ready [default: 50s]
+    #[arg(long, env = "SAMPAN_NODE_MONITOR_GRACE_PERIOD", value_name = "DURATION")]
+    pub node_monitor_grace_period: Option<String>,
+    /// The same for a node that has never reported [default: 60s]
+    #[arg(long, env = "SAMPAN_NODE_STARTUP_GRACE_PERIOD", value_name = "DURATION")]
+    pub node_startup_grace_period: Option<String>,
+    /// Nodes of a zone from which pods are driven because they are not ready, a second [default: 0.1]
+    #[arg(long, env = "SAMPAN_NODE_EVICTION_RATE", value_name = "RATE")]
+    pub node_eviction_rate: Option<f64>,
+    /// The same in a large zone where most nodes are not ready [default: 0.01]
+    #[arg(long, env = "SAMPAN_SECONDARY_NODE_EVICTION_RATE", value_name = "RATE")]
+    pub secondary_node_eviction_rate: Option<f64>,
+    /// A zone with more nodes is large; in a smaller one nothing is driven off while most nodes are not ready [default: 50]
+    #[arg(long, env = "SAMPAN_LARGE_CLUSTER_SIZE_THRESHOLD", value_name = "N")]
+    pub large_cluster_size_threshold: Option<usize>,
+    /// The share of nodes that is most [default: 0.55]
+    #[arg(long, env = "SAMPAN_UNHEALTHY_ZONE_THRESHOLD", value_name = "SHARE")]
+    pub unhealthy_zone_threshold: Option<f64>,
+    /// So many pods that have ended are kept; 0 keeps all [default: 12500]
+    #[arg(long, env = "SAMPAN_TERMINATED_POD_GC_THRESHOLD", value_name = "N")]
+    #[serde(rename = "terminatedPodGCThreshold")]
+    pub terminated_pod_gc_threshold: Option<usize>,
     /// What PinImageDigests does with a tag that cannot be looked up: Refuse or LetPass [default: Refuse]
     #[arg(
         long = "pin-image-digests-failure-policy",
@@ -290,7 +326,11 @@ pub struct Resolved {
     pub handler_timeout: Duration,
     /// Where the handlers are read again from.
     pub config_file: Option<PathBuf>,
+    /// The admission plugins that run.
     pub admission: Vec<String>,
+    pub default_tolerations: apiserver::DefaultTolerationSeconds,
+    /// How patient the controllers are with nodes.
+    pub node_policy: controllers::NodePolicy,
     pub unresolved_tags: apiserver::UnresolvedTags,
     pub local_registries_pinned: bool,
     pub event_ttl: Duration,
@@ -308,23 +348,7 @@ pub struct Resolved {
     pub static_pods: node::static_pods::Options,
 }
 
-/// Gates whose feature has long been part of Kubernetes: accepted, without effect, and said so.
-const GRADUATED_GATES: &[&str] =
-    &["PodOverhead", "RuntimeClass", "SidecarContainers", "PodLifecycleSleepAction", "ProbeTerminationGracePeriod"];
-
-/// Gates that switch something, with what they are without a word.
-const GATES: &[(&str, bool)] =
-    &[("RuntimeClassInImageCriApi", false), (crate::restart_settings::REDUCED_BACK_OFF, false)];
-
 impl Settings {
-    /// Whether a gate is on; the last word counts.
-    pub fn gate(&self, wanted: &str) -> bool {
-        let given = self.feature_gates.iter().flatten().rev().filter_map(|gate| gate.split_once('='));
-        let said = given.filter(|(name, _)| *name == wanted).find_map(|(_, value)| value.parse().ok());
-        let default = GATES.iter().find(|(name, _)| *name == wanted).is_some_and(|(_, on)| *on);
-        said.unwrap_or(default)
-    }
-
     /// Reads the configuration file and lays these settings over it. Errors name file, line and key.
     pub fn over_file(self, file: Option<&Path>) -> anyhow::Result<Settings> {
         let Some(path) = file else { return Ok(self) };
@@ -375,7 +399,9 @@ impl Settings {
     pub fn resolve(self) -> anyhow::Result<Resolved> {
         only("--store", self.store.as_deref(), "sqlite")?;
         only("--runtime", self.runtime.as_deref(), "embedded")?;
-        known_gates(self.feature_gates.as_deref().unwrap_or_default())?;
+        crate::feature_gates::known(self.feature_gates.as_deref().unwrap_or_default())?;
+        let (admission, default_tolerations) = (self.admission()?, self.default_tolerations());
+        let node_policy = self.node_policy()?;
         let node_name = match &self.node_name {
             Some(name) => name.clone(),
             None => host_name(),
@@ -413,7 +439,9 @@ impl Settings {
             handlers: self.handlers,
             foreign_handlers,
             config_file: self.config_file,
-            admission: self.enable_admission_plugins.unwrap_or_default(),
+            admission,
+            default_tolerations,
+            node_policy,
             unresolved_tags: unresolved_tags(self.unresolved_tags.as_deref())?,
             local_registries_pinned: self.pin_image_digests_allow_local.unwrap_or(false),
             event_ttl: duration(self.event_ttl.as_deref().unwrap_or("1h")).context("--event-ttl")?,
@@ -455,25 +483,6 @@ fn fails_pod(policy: Option<&str>) -> anyhow::Result<bool> {
         Some("Retry") => Ok(false),
         Some(other) => bail!("--runtime-class-failure-policy {other}: FailPod or Retry"),
     }
-}
-
-fn known_gates(gates: &[String]) -> anyhow::Result<()> {
-    for gate in gates {
-        let Some((name, value)) = gate.split_once('=') else {
-            bail!("--feature-gates {gate}: write NAME=true or NAME=false")
-        };
-        let on: bool = value.parse().with_context(|| format!("--feature-gates {gate}"))?;
-        if GATES.iter().any(|(known, _)| *known == name) {
-            continue;
-        }
-        if !GRADUATED_GATES.contains(&name) {
-            let known: Vec<&str> = GATES.iter().map(|(name, _)| *name).chain(GRADUATED_GATES.iter().copied()).collect();
-            bail!("--feature-gates {gate}: unknown gate; known are {}", known.join(", "));
-        }
-        let effect = if on { "is always on; the gate has no effect" } else { "cannot be switched off any more" };
-        crate::output::complain(&format!("feature gate {name}: {effect}"));
-    }
-    Ok(())
 }
 
 fn default_pod_cidr() -> Ipv4Net {
@@ -556,28 +565,6 @@ mod tests {
         let policy = |text: Option<&str>| fails_pod(text).map_err(|error| error.to_string());
         assert_eq!([policy(None), policy(Some("FailPod")), policy(Some("Retry"))], [Ok(true), Ok(true), Ok(false)]);
         assert!(policy(Some("retry")).unwrap_err().contains("FailPod or Retry"));
-    }
-
-    #[test]
-    fn rtc_72_the_gate_of_overhead_is_known_and_has_no_effect() {
-        for gate in ["PodOverhead=true", "PodOverhead=false"] {
-            assert!(known_gates(&[gate.to_owned()]).is_ok(), "{gate}");
-        }
-        assert!(known_gates(&["PodOverhead".to_owned()]).is_err());
-    }
-
-    #[test]
-    fn a_gate_is_what_was_said_last() {
-        let gates = |gates: &[&str]| {
-            let gates = gates.iter().map(|gate| (*gate).to_owned()).collect();
-            Settings { feature_gates: Some(gates), ..Settings::default() }.gate("RuntimeClassInImageCriApi")
-        };
-        assert!(!gates(&[]) && !gates(&["RuntimeClassInImageCriApi=false"]));
-        assert!(gates(&["RuntimeClassInImageCriApi=false", "PodOverhead=true", "RuntimeClassInImageCriApi=true"]));
-        assert!(known_gates(&["RuntimeClassInImageCriApi=true".to_owned()]).is_ok());
-        assert!(
-            known_gates(&["NoSuchGate=true".to_owned()]).unwrap_err().to_string().contains("RuntimeClassInImageCriApi")
-        );
     }
 
     #[test]

@@ -58,19 +58,10 @@ pub fn preflight(resolved: &Resolved) -> anyhow::Result<()> {
     resolved.instance.refuse_if_unusable()?;
     crate::check::refuse_shared_network(resolved)?;
     crate::tokens::read(resolved.token_auth_file.as_deref()).context("--token-auth-file")?;
-    known_plugins(&resolved.admission)?;
     if resolved.node_port.is_some() {
         drop(wiring::node_listener(resolved)?);
     }
     crate::check::refuse_if_unable(resolved)
-}
-
-fn known_plugins(asked: &[String]) -> anyhow::Result<()> {
-    let known: Vec<&str> = apiserver::admission_plugins().collect();
-    match asked.iter().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => bail!("--enable-admission-plugins {name}: unknown plugin; known are {}", known.join(", ")),
-        None => Ok(()),
-    }
 }
 
 /// Binds the API's address, or says who is in the way and what to do.
@@ -105,7 +96,7 @@ async fn serve(resolved: Resolved, detached: bool) -> anyhow::Result<()> {
     components.api_for_pods(&plane, &resolved, &certificates)?;
     write_kubeconfigs(&resolved, &certificates)?;
     components.scheduler(&plane);
-    components.controllers(&plane, &certificates);
+    components.controllers(&plane, &resolved, &certificates);
     components.cri_socket(&runtime, &resolved);
     components.node(&resolved, &plane, &runtime, &certificates)?;
     tokio::select! {

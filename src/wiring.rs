@@ -21,6 +21,8 @@ use crate::{handlers, pins, secrets, supervise, tokens};
 const END_WITHIN: Duration = Duration::from_secs(5);
 /// How long a start may take until the node is Ready.
 const READY_WITHIN: Duration = Duration::from_secs(60);
+/// How long after a start the roles that nothing here needs are made.
+const ROLES_AFTER: Duration = Duration::from_secs(1);
 
 /// The executor of every role.
 pub fn executor() -> anyhow::Result<tokio::runtime::Runtime> {
@@ -63,11 +65,8 @@ impl ControlPlane {
         let pins = pins::Slot::default();
         options.digests = Some(pins::service(&pins));
         options.unresolved_tags = resolved.unresolved_tags;
-        for plugin in &resolved.admission {
-            if !options.admission.contains(plugin) {
-                options.admission.push(plugin.clone());
-            }
-        }
+        options.admission.clone_from(&resolved.admission);
+        options.default_tolerations = resolved.default_tolerations;
         options.client_ca_pem = Some(certificates.ca.clone());
         options.node_tls = Some(apiserver::NodeTls {
             ca_pem: certificates.ca.clone(),
@@ -222,10 +221,13 @@ impl Components {
     }
 
     /// Keeps what follows from other objects.
-    pub fn controllers(&mut self, plane: &ControlPlane, certificates: &Certificates) {
+    pub fn controllers(&mut self, plane: &ControlPlane, resolved: &Resolved, certificates: &Certificates) {
         let client = plane.client_as(UserInfo::new("system:kube-controller-manager", &[]));
-        let ca = certificates.ca.clone();
-        self.keep("controllers", move |cancel| controllers::run(client.clone(), Some(ca.clone()), cancel));
+        let options =
+            controllers::Options { root_ca: Some(certificates.ca.clone()), nodes: resolved.node_policy.clone() };
+        self.keep("controllers", move |cancel| controllers::run_with(client.clone(), options.clone(), cancel));
+        let server = plane.server.clone();
+        self.keep("roles", move |cancel| other_roles(server.clone(), cancel));
     }
 
     /// Serves the runtime on its socket, and keeps its handlers what the files say.
@@ -292,6 +294,15 @@ impl Components {
             async move { run.await.map_err(|error| format!("{:#}", error.into())) }
         }));
     }
+}
+
+/// Nobody waits for these roles, so they are made when the start is over.
+async fn other_roles(server: ApiServer, cancel: CancellationToken) -> Result<(), apiserver::Error> {
+    if cancel.run_until_cancelled(tokio::time::sleep(ROLES_AFTER)).await.is_some() {
+        server.ensure_other_roles().await?;
+        cancel.cancelled().await;
+    }
+    Ok(())
 }
 
 /// IMG-200: a node does not start with credential plugins that it does not understand.

@@ -120,6 +120,48 @@ fn keys_change_while_the_instance_runs_and_while_it_does_not(lab: &Lab) {
     rotate();
     lab.up();
     is_there();
+    keys_change_though_the_instance_is_killed_in_the_middle(lab, &is_there);
+    // Whatever was left undone is done by the next change.
+    let settled = lab.sampan(&["secrets", "rotate"]);
+    assert!(settled.status.success(), "{}", text(&settled.stderr));
+    read();
+    is_there();
+}
+
+/// At several moments after a change has begun the process is killed; each start after it serves every Secret.
+#[allow(clippy::disallowed_methods)] // The change runs beside the kill; the pauses spread the moments of the kills.
+fn keys_change_though_the_instance_is_killed_in_the_middle(lab: &Lab, is_there: &dyn Fn()) {
+    let value = |nth: u32| base64::engine::general_purpose::STANDARD.encode(format!("value {nth}"));
+    let secret = |nth: u32| json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": format!("many-{nth}")}, "data": {"k": value(nth)}});
+    let many: Vec<serde_json::Value> = (0..200).map(secret).collect();
+    lab.apply(&json!({"apiVersion": "v1", "kind": "List", "items": many}).to_string());
+    let file = lab.data_dir().join("pki/secrets.key");
+    let mut in_the_middle = 0;
+    for wait_ms in [0, 1, 2, 4, 7, 11, 16, 24] {
+        let before = std::fs::read(&file).unwrap();
+        let mut change = std::process::Command::new(env!("CARGO_BIN_EXE_sampan"))
+            .args(["secrets", "rotate", "--data-dir"])
+            .arg(lab.data_dir())
+            .arg("--run-dir")
+            .arg(lab.run_dir())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        // The change has begun when its new key is on the disk; then it is cut off.
+        wait("the change has begun", || std::fs::read(&file).unwrap() != before);
+        std::thread::sleep(std::time::Duration::from_millis(wait_ms));
+        lab.kill();
+        let is_cut_off = !change.wait().unwrap().success();
+        in_the_middle += usize::from(is_cut_off);
+        lab.up();
+        is_there();
+        let all = lab.ask(&["get", "secrets", "-o", "jsonpath={range .items[*]}{.metadata.name}={.data.k} {end}"]);
+        for nth in [0, 99, 199] {
+            assert!(all.contains(&format!("many-{nth}={} ", value(nth))), "after {wait_ms} ms: {all}");
+        }
+    }
+    assert!(in_the_middle > 0, "no change was cut off");
 }
 
 /// `config.json` with a wrong password, a header, a malformed entry and a key that holds a password.

@@ -130,6 +130,14 @@ impl Agent {
     }
 }
 
+impl Agent {
+    /// Sends the agent's process a signal, by `kill`'s name for it.
+    fn signal(&self, name: &str) {
+        let pid = self.process.as_ref().unwrap().id().to_string();
+        shell::run("kill", &["-s", name, &pid]).unwrap();
+    }
+}
+
 impl Drop for Agent {
     fn drop(&mut self) {
         if std::thread::panicking() {
@@ -152,6 +160,11 @@ struct Cluster {
 
 impl Cluster {
     fn found() -> Cluster {
+        Cluster::found_with(&[])
+    }
+
+    /// The same with more words for the server.
+    fn found_with(more: &[&str]) -> Cluster {
         let (street, lab) = (Street::build(), Lab::new("several-nodes", 66));
         let mut registry = xtask::registry::Registry::open(&lab.dir().join("shared-registry"), 1);
         registry.address = format!("{SERVER}:{}", support::free_port());
@@ -164,6 +177,7 @@ impl Cluster {
             .arg(lab.data_dir())
             .arg("--run-dir")
             .arg(lab.run_dir())
+            .args(more)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
             .stderr(log)
@@ -308,4 +322,56 @@ fn overhead_decides_where_there_is_room(cluster: &Cluster) {
     assert!(text.contains("2 Insufficient cpu") && text.contains("untolerated taint"), "{text}");
     lab.ask(&["delete", "pod", "heavy-0", "--wait=true"]);
     assert!(homes.contains(&cluster.home("heavy-2")), "it goes where room was made");
+}
+
+fn taints(lab: &Lab, node: &str) -> Vec<String> {
+    let node = lab.get("node", node).unwrap();
+    let list = node["spec"]["taints"].as_array().cloned().unwrap_or_default();
+    let text = |taint: &Value| format!("{}:{}", taint["key"].as_str().unwrap(), taint["effect"].as_str().unwrap());
+    list.iter().map(text).collect()
+}
+
+#[test]
+fn pods_are_driven_off_a_node_of_which_nothing_is_heard_until_it_is_heard_again() {
+    let cluster = Cluster::found_with(&["--node-monitor-grace-period", "15s"]);
+    let lab = &cluster.lab;
+    let classic = json!({"classic": {"binary": "runc"}});
+    let (_steady, frozen) = (cluster.node("steady", 1, &classic), cluster.node("frozen", 2, &classic));
+    wait("new nodes take pods", || taints(lab, "frozen").is_empty() && taints(lab, "steady").is_empty());
+    let pod = |name: &str, seconds: u32| {
+        let tolerated = format!(
+            "{{key: node.kubernetes.io/unreachable, operator: Exists, effect: NoExecute, tolerationSeconds: {seconds}}}"
+        );
+        lab.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  nodeName: frozen\n  tolerations: [{tolerated}]\n  \
+             terminationGracePeriodSeconds: 1\n  containers:\n  - name: c\n    image: {}\n    command: [sh, -c, 'sleep 1000']\n",
+            cluster.image
+        ));
+        lab.ready(name)
+    };
+    let (_, before) = (pod("short", 1), pod("long", 600));
+
+    frozen.signal("STOP");
+    wait("the node is unknown", || condition(&lab.get("node", "frozen").unwrap(), "Ready") == Some("Unknown"));
+    wait("it is tainted", || {
+        let now = taints(lab, "frozen");
+        now.contains(&"node.kubernetes.io/unreachable:NoSchedule".into())
+            && now.contains(&"node.kubernetes.io/unreachable:NoExecute".into())
+    });
+    assert!(taints(lab, "steady").is_empty());
+    let going = lab.pod_when("short", "deleted", |pod| !pod["metadata"]["deletionTimestamp"].is_null());
+    let conditions = going["status"]["conditions"].as_array().unwrap();
+    let disrupted = conditions.iter().find(|condition| condition["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((&disrupted["status"], &disrupted["reason"]), (&json!("True"), &json!("DeletionByTaintManager")));
+    let long = lab.pod_when("long", "not ready", |pod| condition(pod, "Ready") == Some("False"));
+    assert!(long["metadata"]["deletionTimestamp"].is_null());
+    let told = |pod: &str, reason: &str| lab.events(pod).iter().any(|(known, _)| known == reason);
+    wait("it is told", || told("short", "TaintManagerEviction") && told("long", "NodeNotReady"));
+
+    frozen.signal("CONT");
+    wait("the node is ready", || condition(&lab.get("node", "frozen").unwrap(), "Ready") == Some("True"));
+    wait("it takes pods again", || taints(lab, "frozen").is_empty());
+    wait("the pod that had to go is gone", || lab.get("pod", "short").is_none());
+    let after = lab.pod_when("long", "ready", |pod| condition(pod, "Ready") == Some("True"));
+    assert_eq!(after["status"]["containerStatuses"], before["status"]["containerStatuses"], "it was left alone");
 }

@@ -74,7 +74,9 @@ async fn load(pods: usize) -> (Duration, Duration) {
     let world = World { client: client(UserInfo::admin()) };
     let manager = client(UserInfo::new("system:kube-controller-manager", &[]));
     let mut controllers = tokio::task::JoinSet::new();
-    controllers.spawn(controllers::run(manager, None, cancel.clone()));
+    // Nobody speaks for hollow nodes.
+    let nodes = controllers::NodePolicy { startup_grace: Duration::from_secs(86_400), ..Default::default() };
+    controllers.spawn(controllers::run_with(manager, controllers::Options { root_ca: None, nodes }, cancel.clone()));
     for index in 0..NODES {
         world.call(Method::POST, "/api/v1/nodes", &json!({"metadata": {"name": format!("hollow-{index}")}})).await;
     }

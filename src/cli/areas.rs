@@ -12,6 +12,7 @@ enum Area {
     /// Where an instance lives, what it logs: every verb's.
     Instance,
     Api,
+    Controllers,
     Node,
     Images,
     Credentials,
@@ -25,6 +26,7 @@ impl Area {
         match self {
             Area::Instance => None,
             Area::Api => Some("API server"),
+            Area::Controllers => Some("Controllers"),
             Area::Node => Some("Node"),
             Area::Images => Some("Images of the node"),
             Area::Credentials => Some("Credentials of registries"),
@@ -43,6 +45,9 @@ const AREAS: &[(Area, &[&str])] = &[
             "listen",
             "store",
             "enable_admission_plugins",
+            "disable_admission_plugins",
+            "default_not_ready_toleration_seconds",
+            "default_unreachable_toleration_seconds",
             "unresolved_tags",
             "pin_image_digests_allow_local",
             "event_ttl",
@@ -51,6 +56,18 @@ const AREAS: &[(Area, &[&str])] = &[
             "audit_log_maxsize",
             "audit_log_maxbackup",
             "no_merge_kubeconfig",
+        ],
+    ),
+    (
+        Area::Controllers,
+        &[
+            "node_monitor_grace_period",
+            "node_startup_grace_period",
+            "node_eviction_rate",
+            "secondary_node_eviction_rate",
+            "large_cluster_size_threshold",
+            "unhealthy_zone_threshold",
+            "terminated_pod_gc_threshold",
         ],
     ),
     (
@@ -123,14 +140,22 @@ const AREAS: &[(Area, &[&str])] = &[
 ];
 
 const NODE: &[Area] = &[Area::Instance, Area::Node, Area::Images, Area::Credentials, Area::Eviction, Area::Runtime];
-const ALL: &[Area] =
-    &[Area::Instance, Area::Api, Area::Node, Area::Images, Area::Credentials, Area::Eviction, Area::Runtime];
+const ALL: &[Area] = &[
+    Area::Instance,
+    Area::Api,
+    Area::Controllers,
+    Area::Node,
+    Area::Images,
+    Area::Credentials,
+    Area::Eviction,
+    Area::Runtime,
+];
 
 /// What a verb's help shows, and whether other settings have an effect all the same: over those of the last start.
 fn of_verb(verb: &str) -> (&'static [Area], bool) {
     match verb {
         "up" | "check" => (ALL, true),
-        "server" => (&[Area::Instance, Area::Api], false),
+        "server" => (&[Area::Instance, Area::Api, Area::Controllers], false),
         "node" => (NODE, false),
         "runtime" => (&[Area::Instance, Area::Runtime], false),
         "down" | "secrets" => (&[Area::Instance], true),

@@ -1,4 +1,5 @@
-//! The objects that every cluster has: four namespaces, two priority classes, the default roles and their bindings.
+//! The objects that every cluster has: four namespaces, two priority classes, the default roles and their bindings; and
+//! those that may come later, because nothing in this server needs them ([`later`]).
 //!
 //! They are made at start through the registry like any other object, so that the same rules hold, and all at once, so
 //! that the store makes few transactions of them. Roles and bindings that are there are mended. Start at [`objects`].
@@ -9,7 +10,7 @@ use futures_util::future::try_join_all;
 use serde_json::{Value, json};
 
 use crate::object;
-use crate::rbac::{defaults, gathering};
+use crate::rbac::{controllers, defaults, gathering};
 use crate::registry::{Call, Registry, Server};
 use crate::status::Status;
 
@@ -45,9 +46,25 @@ pub async fn objects(registry: &Registry) -> Result<(), Status> {
         (kind(group, "clusterroles")?, defaults::roles()),
         (kind(group, "clusterrolebindings")?, defaults::bindings()),
     ];
-    let all = all.into_iter().flat_map(|(kind, objects)| objects.into_iter().map(move |object| (kind, object)));
-    try_join_all(all.map(|(kind, object)| ensure(registry, kind, object))).await?;
+    ensure_all(registry, all).await?;
     gathering::refresh(registry).await
+}
+
+/// Makes and mends the roles of upstream's single controllers and those in namespaces: manifests and tools refer to them.
+pub async fn later(registry: &Registry) -> Result<(), Status> {
+    let group = api::kind::RBAC;
+    let all = [
+        (kind(group, "clusterroles")?, controllers::roles()),
+        (kind(group, "clusterrolebindings")?, controllers::bindings()),
+        (kind(group, "roles")?, controllers::roles_in_namespaces()),
+        (kind(group, "rolebindings")?, controllers::bindings_in_namespaces()),
+    ];
+    ensure_all(registry, all).await
+}
+
+async fn ensure_all<const N: usize>(registry: &Registry, all: [(&'static Kind, Vec<Value>); N]) -> Result<(), Status> {
+    let all = all.into_iter().flat_map(|(kind, objects)| objects.into_iter().map(move |object| (kind, object)));
+    try_join_all(all.map(|(kind, object)| ensure(registry, kind, object))).await.map(drop)
 }
 
 fn kind(group: &str, plural: &str) -> Result<&'static Kind, Status> {
@@ -56,8 +73,9 @@ fn kind(group: &str, plural: &str) -> Result<&'static Kind, Status> {
 
 async fn ensure(registry: &Registry, kind: &'static Kind, expected: Value) -> Result<(), Status> {
     let name = object::name(&expected).to_owned();
+    let namespace = expected["metadata"]["namespace"].as_str().map(str::to_owned);
     let server = Server::new();
-    let call = server.call(kind, &name);
+    let call = Call { namespace: namespace.as_deref(), ..server.call(kind, &name) };
     let entry = match registry.entry(&call).await {
         Ok(entry) => entry,
         Err(status) if status.code == 404 => return create(registry, &call, expected).await,
@@ -65,8 +83,8 @@ async fn ensure(registry: &Registry, kind: &'static Kind, expected: Value) -> Re
     };
     let existing = object::decode(kind, &entry);
     let mend = match kind.plural {
-        "clusterroles" => mend::role(&expected, &existing),
-        "clusterrolebindings" => mend::binding(&expected, &existing),
+        "clusterroles" | "roles" => mend::role(&expected, &existing),
+        "clusterrolebindings" | "rolebindings" => mend::binding(&expected, &existing),
         _ => Mend::Keep,
     };
     match mend {

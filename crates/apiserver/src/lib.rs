@@ -48,9 +48,10 @@ mod warnings;
 mod watch;
 mod world;
 
+pub use admission::choice::{Choice as AdmissionChoice, DEFAULT_PLUGINS, choose as choose_admission};
+pub use admission::default_toleration_seconds::DefaultTolerationSeconds;
 pub use admission::pin_image_digests::{DigestQuery, DigestResolver, UnresolvedTags};
 pub use admission::webhook::client::{WebhookCall, WebhookClient};
-pub use admission::{DEFAULT_PLUGINS, names as admission_plugins};
 pub use audit::AuditLog;
 pub use secrets::{PATH as ROTATE_SECRETS, RotateError, SaveKeys, SecretKeys};
 pub use server::{ApiServer, Error, Options};

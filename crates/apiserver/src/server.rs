@@ -14,9 +14,11 @@ use http::{Method, header};
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission;
+use crate::admission::choice::DEFAULT_PLUGINS;
+use crate::admission::default_toleration_seconds::DefaultTolerationSeconds;
 use crate::admission::pin_image_digests::{DigestResolver, PinImageDigests, UnresolvedTags};
 use crate::admission::webhook::client::{self, WebhookClient};
-use crate::admission::{self, DEFAULT_PLUGINS};
 use crate::audit::{AuditLog, Log, Record, Who};
 use crate::authz::{self, Attributes, Authorizer};
 use crate::leftover::Leftover;
@@ -39,6 +41,8 @@ pub struct Options {
     pub event_ttl: Duration,
     /// Names of the enabled admission plugins.
     pub admission: Vec<String>,
+    /// How long new pods tolerate a node that is not ready or out of reach.
+    pub default_tolerations: DefaultTolerationSeconds,
     /// The way to admission webhooks.
     pub webhooks: WebhookClient,
     /// Who looks up tags for `PinImageDigests`.
@@ -71,6 +75,7 @@ impl Options {
             store,
             event_ttl: Duration::from_secs(3600),
             admission: DEFAULT_PLUGINS.iter().map(|name| (*name).to_owned()).collect(),
+            default_tolerations: DefaultTolerationSeconds::default(),
             webhooks: client::https(),
             digests: None,
             unresolved_tags: UnresolvedTags::default(),
@@ -148,7 +153,7 @@ impl ApiServer {
         let (store, secrets) = sealed(options.store, options.secret_keys).await?;
         let world = World::new(store);
         let pins = PinImageDigests { resolver: options.digests, unresolved: options.unresolved_tags };
-        let admission = admission::Chain::new(&options.admission, options.webhooks, pins);
+        let admission = admission::Chain::new(&options.admission, options.webhooks, pins, options.default_tolerations);
         let admission = admission.map_err(Error::UnknownPlugin)?;
         let key_pem = options.service_account_key_pem.as_deref();
         let core = Core {
@@ -165,6 +170,14 @@ impl ApiServer {
         };
         bootstrap::objects(&core.registry).await.map_err(Error::Bootstrap)?;
         Ok(ApiServer { core: Arc::new(core) })
+    }
+
+    /// Makes and mends the default roles that nothing in this server needs. A start does not wait for them.
+    ///
+    /// # Errors
+    /// [`Error::Bootstrap`] when one cannot be made; the call may be repeated.
+    pub async fn ensure_other_roles(&self) -> Result<(), Error> {
+        bootstrap::later(&self.core.registry).await.map_err(Error::Bootstrap)
     }
 
     /// The door without authentication: whoever enters is authenticated by the bearer token or not at all.

@@ -81,7 +81,7 @@ async fn hook_95_an_eviction_is_charged_told_and_graceful_until_the_budget_is_us
 
     let (code, headers, told) = evict_with(&door, "b", json!({})).await;
     assert_eq!((code, &told["reason"], &told["message"]), (429, &json!("TooManyRequests"), &json!(REFUSAL)));
-    let cause = "The disruption budget web needs 1 healthy pods and has 2 currently";
+    let cause = "The disruption budget web does not allow evicting pods currently";
     assert_eq!(told["details"]["causes"], json!([{"reason": "DisruptionBudget", "message": cause}]));
     // As upstream: no time is promised, so clients decide themselves when to ask again.
     assert!(headers.get("retry-after").is_none());

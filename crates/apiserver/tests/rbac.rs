@@ -374,6 +374,39 @@ async fn the_defaults_are_mended_at_the_next_start_unless_people_keep_them() {
 }
 
 #[tokio::test]
+async fn the_roles_of_controllers_and_of_namespaces_come_later_and_are_mended_too() {
+    let store: Arc<dyn store::Store> = Arc::new(store::memory::MemoryStore::new());
+    let start = async || {
+        let server = ApiServer::start(Options::new(store.clone()), CancellationToken::new()).await.unwrap();
+        server.ensure_other_roles().await.unwrap();
+        Door { server, user: UserInfo::admin() }
+    };
+    let first = start().await;
+    let revision = store.revision().await.unwrap();
+    let _ = start().await;
+    assert_eq!(store.revision().await.unwrap(), revision, "a start over what is there writes nothing");
+    let in_system =
+        |kind: &str, name: &str| format!("/apis/rbac.authorization.k8s.io/v1/namespaces/kube-system/{kind}/{name}");
+    let reader = in_system("roles", "extension-apiserver-authentication-reader");
+    let binding = in_system("rolebindings", "system::leader-locking-kube-scheduler");
+    let of_jobs = format!("{CLUSTER_ROLES}/system:controller:job-controller");
+    for path in [&reader, &binding, &of_jobs] {
+        let (code, found) = first.get(path).await;
+        assert_eq!((code, &found["metadata"]["labels"]["kubernetes.io/bootstrapping"]), (200, &json!("rbac-defaults")));
+        assert_eq!(first.delete(path, &json!({})).await.0, 200, "{path}");
+    }
+    let second = start().await;
+    for path in [&reader, &binding, &of_jobs] {
+        assert_eq!(second.get(path).await.0, 200, "{path}");
+    }
+    let account = "system:serviceaccount:kube-system:job-controller";
+    let asked = json!({"spec": {"user": account, "resourceAttributes":
+        {"verb": "update", "group": "batch", "resource": "jobs", "subresource": "status", "namespace": "any"}}});
+    let review = second.post("/apis/authorization.k8s.io/v1/subjectaccessreviews", &asked).await.1;
+    assert_eq!(review["status"]["allowed"], true, "{review}");
+}
+
+#[tokio::test]
 async fn rtc_20_view_edit_and_admin_give_nothing_on_runtime_classes() {
     let admin = door().await;
     let classes = "/apis/node.k8s.io/v1/runtimeclasses";

@@ -33,11 +33,13 @@ async fn try_tell(client: &Client, about: &Value, told: &Told<'_>) -> Result<(),
     let mut hasher = DefaultHasher::new();
     (meta("uid"), told.reason, told.message).hash(&mut hasher);
     let name = format!("{}.{:016x}", meta("name"), hasher.finish());
-    let path = format!("/api/v1/namespaces/{}/events", meta("namespace"));
+    // What is of no namespace is told of in the one that is always there.
+    let namespace = if meta("namespace").is_empty() { "default" } else { meta("namespace") };
+    let path = format!("/api/v1/namespaces/{namespace}/events");
     let now = format!("{:.0}", Timestamp::now());
     let event = json!({
         "apiVersion": "v1", "kind": "Event",
-        "metadata": {"name": name, "namespace": meta("namespace")},
+        "metadata": {"name": name, "namespace": namespace},
         "involvedObject": {
             "apiVersion": look::text(about, "apiVersion"), "kind": look::text(about, "kind"), "name": meta("name"),
             "namespace": meta("namespace"), "uid": meta("uid"), "resourceVersion": meta("resourceVersion"),

@@ -14,14 +14,19 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::garbage::Deed;
+use crate::node_health::{Loss, Policy, Unready};
 use crate::node_taints::Tainting;
 use crate::pod_gc::Removal;
 use crate::resource_quota::Count;
+use crate::taint_eviction::Eviction;
 use crate::view::{Place, World};
 use crate::watch::{self, Listings};
 use crate::workload::act::Looked;
 use crate::workload::{self, Snapshot, Written};
-use crate::{call, garbage, namespace, node_taints, pod_gc, resource_quota, root_ca, service_account};
+use crate::{
+    call, garbage, namespace, node_health, node_taints, pod_gc, resource_quota, root_ca, service_account,
+    taint_eviction,
+};
 
 /// How many actions may be under way at once.
 const ACTIONS_MAX: usize = 32;
@@ -63,8 +68,14 @@ pub enum Action {
     EmptyNamespace(String),
     /// Remove a pod that no node looks after.
     RemovePod(Removal),
+    /// Mark a node of which nothing is heard.
+    LoseNode(Loss),
+    /// Mark a pod of such a node.
+    MarkPod(Unready),
     /// Bring the taints of a node in line with its conditions.
     TaintNode(Tainting),
+    /// Drive a pod off a tainted node.
+    DrivePodOff(Eviction),
     /// Count what a quota has in use.
     CountQuota(Count),
     /// Bring a workload in order.
@@ -77,17 +88,24 @@ pub enum Action {
 fn decide(world: &World, now: Instant) -> (BTreeSet<Action>, Option<Instant>) {
     let (removals, removal_at) = pod_gc::decide(world, now);
     let (counts, poll_at) = resource_quota::decide(world, now);
-    let wake_at = removal_at.into_iter().chain(poll_at).min();
+    let (losses, loss_at) = node_health::decide(world, now);
+    let (taintings, taint_at) = node_taints::decide(world, now);
+    let (evictions, eviction_at) = taint_eviction::decide(world, now);
+    let wake_at = [removal_at, poll_at, loss_at, taint_at, eviction_at].into_iter().flatten().min();
     let accounts = service_account::decide(world).into_iter().map(Action::CreateAccount);
     let published = root_ca::decide(world).into_iter().map(|(namespace, ca)| Action::PublishCa(namespace, ca));
     let namespaces = namespace::decide(world).into_iter().map(Action::EmptyNamespace);
-    let taints = node_taints::decide(world).into_iter().map(Action::TaintNode);
+    let losses = losses.into_iter().map(Action::LoseNode);
+    let marks = node_health::unready(world).into_iter().map(Action::MarkPod);
+    let taints = taintings.into_iter().map(Action::TaintNode);
+    let evictions = evictions.into_iter().map(Action::DrivePodOff);
+    let of_nodes = losses.chain(marks).chain(taints).chain(evictions);
     let removals = removals.into_iter().map(Action::RemovePod);
     let counts = counts.into_iter().map(Action::CountQuota);
     let looks = world.looks.all().cloned().map(Action::Look);
     let deeds = world.deeds.all().filter_map(|uid| garbage::decide(world, uid)).map(Action::Collect);
     let of_objects = removals.chain(looks).chain(deeds);
-    (accounts.chain(published).chain(namespaces).chain(taints).chain(counts).chain(of_objects).collect(), wake_at)
+    (accounts.chain(published).chain(namespaces).chain(of_nodes).chain(counts).chain(of_objects).collect(), wake_at)
 }
 
 async fn act(client: &Client, action: &Action, snapshot: Snapshot) -> Result<Looked, call::Error> {
@@ -97,7 +115,10 @@ async fn act(client: &Client, action: &Action, snapshot: Snapshot) -> Result<Loo
             Action::PublishCa(namespace, ca) => root_ca::act(client, namespace, ca).await,
             Action::EmptyNamespace(namespace) => namespace::act(client, namespace).await,
             Action::RemovePod(removal) => pod_gc::act(client, removal).await,
+            Action::LoseNode(loss) => node_health::act(client, loss).await,
+            Action::MarkPod(pod) => node_health::act_on_pod(client, pod).await,
             Action::TaintNode(tainting) => node_taints::act(client, tainting).await,
+            Action::DrivePodOff(eviction) => taint_eviction::act(client, eviction).await,
             Action::CountQuota(count) => resource_quota::act(client, count).await,
             Action::Collect(deed) => garbage::act(client, deed).await,
             Action::Look(place) => return workload::act::act(client, place, snapshot).await,
@@ -108,11 +129,26 @@ async fn act(client: &Client, action: &Action, snapshot: Snapshot) -> Result<Loo
     tokio::time::timeout(ACTION_TIMEOUT, work).await.map_err(timed_out)
 }
 
-/// Runs all controllers until they are cancelled; then finishes the actions under way. `root_ca` is published for pods.
+/// What the controllers are told.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The authority of the API server, PEM: published for pods.
+    pub root_ca: Option<String>,
+    /// How patient they are with nodes.
+    pub nodes: Policy,
+}
+
+/// Runs all controllers until they are cancelled, with upstream's patience with nodes. `root_ca` is published for pods.
 pub async fn run(client: Client, root_ca: Option<String>, cancel: CancellationToken) -> Result<(), Error> {
+    run_with(client, Options { root_ca, ..Options::default() }, cancel).await
+}
+
+/// Runs all controllers until they are cancelled; then finishes the actions under way.
+pub async fn run_with(client: Client, options: Options, cancel: CancellationToken) -> Result<(), Error> {
     let mut events = watch::all(&client);
     let mut shell = Shell::new(client);
-    shell.world.root_ca = root_ca;
+    shell.world.root_ca = options.root_ca;
+    shell.world.lifecycle.policy = options.nodes;
     loop {
         let wake_at = shell.wake_at;
         tokio::select! {
@@ -208,6 +244,7 @@ impl Shell {
         };
         match (&action, &outcome) {
             (Action::CountQuota(count), Ok(())) => resource_quota::counted(&mut self.world, count),
+            (Action::TaintNode(tainting), Ok(())) => node_taints::tainted(&mut self.world, tainting, Instant::now()),
             (Action::Collect(deed), Ok(())) => {
                 self.world.deeds.ends(&deed.uid);
                 self.attempts.remove(&action);
@@ -255,6 +292,8 @@ impl Shell {
             return;
         }
         self.world.note_missing_nodes(now);
+        node_health::note(&mut self.world, now);
+        taint_eviction::note(&mut self.world, now);
         resource_quota::note_polls(&mut self.world, now);
         self.wake_looks(now);
         self.forget_what_is_well();

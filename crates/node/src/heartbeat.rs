@@ -32,6 +32,8 @@ const LOOK_PERIOD: Duration = Duration::from_secs(5);
 /// The lease is renewed this often; it is valid four times as long.
 const LEASE_PERIOD: Duration = Duration::from_secs(10);
 const LEASE_SECONDS: u64 = 40;
+/// It is seen this often whether others changed what the node says of itself: controllers do when they hear nothing of it.
+const CHECK_PERIOD: Duration = Duration::from_secs(10);
 /// An unchanged status is written again after this, so that its heartbeat times move.
 const REPORT_PERIOD: Duration = Duration::from_secs(300);
 /// Until the node is ready, what failed is tried again after this.
@@ -95,6 +97,7 @@ pub async fn run(options: Options, ready: watch::Sender<bool>, cancel: Cancellat
         is_registered: false,
         written: None,
         written_at: None,
+        checked_at: None,
         lease_at: None,
         figures: ByHandler::new(),
         unready: 0,
@@ -132,6 +135,7 @@ struct Heart {
     /// The status that the API has, without heartbeat times.
     written: Option<Value>,
     written_at: Option<Timestamp>,
+    checked_at: Option<Timestamp>,
     lease_at: Option<Timestamp>,
     /// The handlers' figures that the API has.
     figures: ByHandler,
@@ -194,8 +198,9 @@ impl Heart {
     async fn report(&mut self, seen: &Seen, now: Timestamp) -> Result<(), Error> {
         let pressure = self.pressure.borrow_and_update().clone();
         let bare = status::status(&self.options, &self.machine, seen, &pressure);
-        let is_due = self.written_at.is_none_or(|at| is_due(at, now, REPORT_PERIOD));
-        if self.written.as_ref() == Some(&bare) && !is_due {
+        let is_new =
+            self.written.as_ref() != Some(&bare) || self.written_at.is_none_or(|at| is_due(at, now, REPORT_PERIOD));
+        if !is_new && self.checked_at.is_some_and(|at| !is_due(at, now, CHECK_PERIOD)) {
             return Ok(());
         }
         let known = within(self.nodes.get_opt(&self.options.node_name)).await?;
@@ -204,8 +209,13 @@ impl Heart {
             self.is_registered = false;
             return Err(Error::Runtime("the Node object was deleted".to_owned()));
         };
+        self.checked_at = Some(now);
         let known = serde_json::to_value(known.status.and_then(|s| s.conditions).unwrap_or_default());
-        let conditions = status::stamped(&bare, known.as_ref().unwrap_or(&Value::Null), now);
+        let known = known.unwrap_or(Value::Null);
+        if !is_new && status::agrees(&bare, &known) {
+            return Ok(());
+        }
+        let conditions = status::stamped(&bare, &known, now);
         let mut full = bare.clone();
         full["conditions"] = conditions;
         let change = Patch::Merge(json!({ "status": full }));

@@ -7,11 +7,20 @@ use serde_json::{Value, json};
 use super::{Operation, Plugin, Request};
 use crate::status::Status;
 
-/// The plugin.
-pub struct DefaultTolerationSeconds;
+/// The plugin: for how many seconds pods tolerate each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DefaultTolerationSeconds {
+    /// `--default-not-ready-toleration-seconds`.
+    pub not_ready: i64,
+    /// `--default-unreachable-toleration-seconds`.
+    pub unreachable: i64,
+}
 
-const SECONDS: i64 = 300;
-const TAINTS: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"];
+impl Default for DefaultTolerationSeconds {
+    fn default() -> Self {
+        Self { not_ready: 300, unreachable: 300 }
+    }
+}
 
 #[async_trait]
 impl Plugin for DefaultTolerationSeconds {
@@ -26,10 +35,12 @@ impl Plugin for DefaultTolerationSeconds {
         let spec = look::child(pod, "spec");
         let mut tolerations = look::list(spec, "tolerations").to_vec();
         let before = tolerations.len();
-        for taint in TAINTS {
+        let wanted =
+            [("node.kubernetes.io/not-ready", self.not_ready), ("node.kubernetes.io/unreachable", self.unreachable)];
+        for (taint, seconds) in wanted {
             if !tolerations[..before].iter().any(|t| tolerates(t, taint)) {
                 let toleration = json!({
-                    "key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": SECONDS,
+                    "key": taint, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds,
                 });
                 tolerations.push(toleration);
             }

@@ -3,10 +3,11 @@
 //! One module per plugin, named as upstream names it; the chain runs in upstream's order, mutating halves first, then
 //! validation of the object, then the validating halves. Webhooks come last in both; when one of them changed the object,
 //! the plugins see it again. A plugin reads the world and never writes to it; only ResourceQuota, the very last, does.
-//! To add one: write a module, add it to [`PLUGINS`] at upstream's place.
+//! To add one: write a module, add it to [`plugins`] and say in `choice` what it is by default.
 
 mod always_pull_images;
-mod default_toleration_seconds;
+pub mod choice;
+pub mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
 mod node_restriction;
@@ -16,6 +17,7 @@ mod priority;
 mod resource_quota;
 mod runtime_class;
 mod service_account;
+mod taint_nodes_by_condition;
 pub mod webhook;
 
 use api::Kind;
@@ -27,6 +29,7 @@ use crate::status::Status;
 use crate::user::UserInfo;
 use crate::warnings::Warnings;
 use crate::world::World;
+use default_toleration_seconds::DefaultTolerationSeconds;
 use pin_image_digests::PinImageDigests;
 use resource_quota::ResourceQuota;
 use webhook::Webhooks;
@@ -102,37 +105,25 @@ pub trait Plugin: Send + Sync {
     }
 }
 
-/// Every plugin, in upstream's order.
-static PLUGINS: &[&(dyn Plugin + 'static)] = &[
-    &namespace_lifecycle::NamespaceLifecycle,
-    &limit_ranger::LimitRanger,
-    &service_account::ServiceAccount,
-    &node_restriction::NodeRestriction,
-    &always_pull_images::AlwaysPullImages,
-    &pod_security::PodSecurity,
-    &priority::Priority,
-    &default_toleration_seconds::DefaultTolerationSeconds,
-    &runtime_class::RuntimeClass,
-];
-
-/// Names of the plugins that run unless they are switched off.
-pub const DEFAULT_PLUGINS: &[&str] = &[
-    "NamespaceLifecycle",
-    "LimitRanger",
-    "ServiceAccount",
-    "NodeRestriction",
-    "PodSecurity",
-    "Priority",
-    "DefaultTolerationSeconds",
-    "RuntimeClass",
-    webhook::MUTATING,
-    webhook::VALIDATING,
-    resource_quota::NAME,
-];
+/// Every plugin but those that are something else too, in upstream's order.
+fn plugins(tolerations: DefaultTolerationSeconds) -> Vec<Box<dyn Plugin>> {
+    vec![
+        Box::new(namespace_lifecycle::NamespaceLifecycle),
+        Box::new(limit_ranger::LimitRanger),
+        Box::new(service_account::ServiceAccount),
+        Box::new(node_restriction::NodeRestriction),
+        Box::new(taint_nodes_by_condition::TaintNodesByCondition),
+        Box::new(always_pull_images::AlwaysPullImages),
+        Box::new(pod_security::PodSecurity),
+        Box::new(priority::Priority),
+        Box::new(tolerations),
+        Box::new(runtime_class::RuntimeClass),
+    ]
+}
 
 /// The enabled plugins.
 pub struct Chain {
-    plugins: Vec<&'static dyn Plugin>,
+    plugins: Vec<Box<dyn Plugin>>,
     pins: Option<PinImageDigests>,
     webhooks: Webhooks,
     quota: Option<ResourceQuota>,
@@ -140,11 +131,17 @@ pub struct Chain {
 
 impl Chain {
     /// Plugins by name; an unknown name is returned as the error.
-    pub fn new(enabled: &[String], client: WebhookClient, pins: PinImageDigests) -> Result<Chain, String> {
-        if let Some(unknown) = enabled.iter().find(|name| !names().any(|known| known == name.as_str())) {
+    pub fn new(
+        enabled: &[String],
+        client: WebhookClient,
+        pins: PinImageDigests,
+        tolerations: DefaultTolerationSeconds,
+    ) -> Result<Chain, String> {
+        if let Some(unknown) = enabled.iter().find(|name| !choice::names().any(|known| known == name.as_str())) {
             return Err(unknown.clone());
         }
-        let plugins = PLUGINS.iter().copied().filter(|p| enabled.iter().any(|name| name == p.name())).collect();
+        let mut plugins = plugins(tolerations);
+        plugins.retain(|plugin| enabled.iter().any(|name| name == plugin.name()));
         let pins = enabled.iter().any(|name| name == pin_image_digests::NAME).then_some(pins);
         let quota = enabled.iter().any(|name| name == resource_quota::NAME).then_some(ResourceQuota);
         Ok(Chain { plugins, pins, webhooks: Webhooks::new(client, enabled), quota })
@@ -192,8 +189,15 @@ impl Chain {
     }
 }
 
-/// The names of all plugins, in their order.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    let others = [pin_image_digests::NAME, webhook::MUTATING, webhook::VALIDATING, resource_quota::NAME];
-    PLUGINS.iter().map(|plugin| plugin.name()).chain(others)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_chain_runs_in_the_order_of_the_names() {
+        let others = [pin_image_digests::NAME, webhook::MUTATING, webhook::VALIDATING, resource_quota::NAME];
+        let all = plugins(DefaultTolerationSeconds::default());
+        let run: Vec<&str> = all.iter().map(|plugin| plugin.name()).chain(others).collect();
+        assert_eq!(run, choice::names().collect::<Vec<_>>());
+    }
 }

@@ -28,14 +28,16 @@ pub struct Rule {
     paths: &'static [&'static str],
 }
 
-type Words = &'static [&'static str];
+/// Words of one list of a rule.
+pub type Words = &'static [&'static str];
 
 /// A line about resources.
 pub const fn rule(verbs: Words, groups: Words, resources: Words) -> Rule {
     Rule { verbs, groups, resources, names: &[], paths: &[] }
 }
 
-const fn named(names: Words, verbs: Words, groups: Words, resources: Words) -> Rule {
+/// A line about resources of these names.
+pub const fn named(names: Words, verbs: Words, groups: Words, resources: Words) -> Rule {
     Rule { verbs, groups, resources, names, paths: &[] }
 }
 
@@ -434,6 +436,8 @@ pub static BINDINGS: &[DefaultBinding] = &[
     ("system:kube-controller-manager", &[("User", "system:kube-controller-manager")]),
     ("system:kube-dns", &[("ServiceAccount", "kube-dns")]),
     ("system:kube-scheduler", &[("User", "system:kube-scheduler")]),
+    // Upstream leaves this one to who sets up the cluster: the API server's own certificate towards nodes.
+    ("system:kubelet-api-admin", &[("User", "kube-apiserver-kubelet-client")]),
     ("system:monitoring", &[("Group", "system:monitoring")]),
     ("system:node", &[]),
     ("system:node-proxier", &[("User", "system:kube-proxy")]),
@@ -447,7 +451,7 @@ fn gathered_by(role: &str) -> String {
     format!("rbac.authorization.k8s.io/aggregate-to-{role}")
 }
 
-fn metadata(name: &str) -> Value {
+pub(super) fn metadata(name: &str) -> Value {
     json!({
         "name": name,
         "annotations": {AUTOUPDATE: "true"},
@@ -456,7 +460,7 @@ fn metadata(name: &str) -> Value {
 }
 
 impl Rule {
-    fn object(&self) -> Value {
+    pub(super) fn object(&self) -> Value {
         let lists = [
             ("apiGroups", self.groups),
             ("resourceNames", self.names),
@@ -487,11 +491,15 @@ impl DefaultRole {
     }
 }
 
-fn binding((role, subjects): &DefaultBinding) -> Value {
-    let subject = |(kind, name): &(&str, &str)| match *kind {
+/// A subject by kind and name; accounts are of `kube-system`.
+pub(super) fn subject((kind, name): &(&str, &str)) -> Value {
+    match *kind {
         "ServiceAccount" => json!({"kind": kind, "name": name, "namespace": "kube-system"}),
         _ => json!({"apiGroup": api::kind::RBAC, "kind": kind, "name": name}),
-    };
+    }
+}
+
+fn binding((role, subjects): &DefaultBinding) -> Value {
     let subjects: Vec<Value> = subjects.iter().map(subject).collect();
     let reference = json!({"apiGroup": api::kind::RBAC, "kind": "ClusterRole", "name": role});
     let mut object = json!({

@@ -3,6 +3,7 @@
 //! What rules mean is in `api::rbac`. [`Rbac`] keeps the roles and bindings of the store at hand and is brought up to date
 //! before each question, so that a write counts for the next request. Start at [`RoleAuthorizer`].
 
+pub mod controllers;
 pub mod defaults;
 pub mod escalation;
 pub mod gathering;

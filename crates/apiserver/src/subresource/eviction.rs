@@ -196,21 +196,23 @@ fn charged(budget: &Value, pod: &str, now: Timestamp) -> Result<Value, Status> {
 
 /// Why nothing is left of a budget.
 fn exhausted(name: &str, status: &Value) -> String {
-    let failed = |one: &&Value| {
+    let refuses = |one: &&Value| {
         look::text(one, "type") == "DisruptionAllowed"
             && look::text(one, "status") == "False"
-            && look::text(one, "reason") == "SyncFailed"
+            && !look::text(one, "message").is_empty()
     };
-    match look::list(status, "conditions").iter().find(failed) {
-        Some(condition) => format!(
-            "The disruption budget {name} does not allow evicting pods currently because it failed sync: {}",
-            look::text(condition, "message")
-        ),
-        None => format!(
-            "The disruption budget {name} needs {} healthy pods and has {} currently",
-            number(status, "desiredHealthy"),
-            number(status, "currentHealthy")
-        ),
+    let condition = look::list(status, "conditions").iter().find(refuses);
+    let of = |field| condition.map_or("", |condition| look::text(condition, field));
+    let (desired, current) = (number(status, "desiredHealthy"), number(status, "currentHealthy"));
+    let opening = format!("The disruption budget {name} does not allow evicting pods currently");
+    match of("reason") {
+        // What could not be counted says nothing by its numbers.
+        "SyncFailed" => format!("{opening} because it failed sync: {}", of("message")),
+        _ if current <= desired => {
+            format!("The disruption budget {name} needs {desired} healthy pods and has {current} currently")
+        }
+        _ if condition.is_none() => opening,
+        reason => format!("{opening} ({reason}): {}", of("message")),
     }
 }
 
@@ -347,8 +349,15 @@ mod tests {
             assert_eq!((refused.code, &*refused.reason, &*refused.message), (429, "TooManyRequests", REFUSAL));
             (refused.details["causes"][0]["message"].clone(), refused.details.get("retryAfterSeconds").cloned())
         };
-        let needs = "The disruption budget b needs 1 healthy pods and has 2 currently";
-        assert_eq!(causes(&after), (json!(needs), None));
+        let used_up = "The disruption budget b does not allow evicting pods currently";
+        assert_eq!(causes(&after), (json!(used_up), None));
+        let mut told = after.clone();
+        told["status"]["conditions"][0]["message"] = json!("why");
+        assert_eq!(causes(&told).0, format!("{used_up} (InsufficientPods): why"));
+        let mut short = after.clone();
+        short["status"]["currentHealthy"] = json!(1);
+        let needs = "The disruption budget b needs 1 healthy pods and has 1 currently";
+        assert_eq!(causes(&short), (json!(needs), None));
         let mut stale = status.clone();
         stale["observedGeneration"] = json!(1);
         let waits = "The disruption budget b is still being processed by the server.";

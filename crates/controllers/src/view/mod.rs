@@ -19,6 +19,7 @@ pub use node::Node;
 pub use object::{Meta, Owner, Place, Seen, Served};
 pub use pod::Pod;
 
+use crate::node_health::{self, Lifecycle};
 use crate::track::Due;
 use crate::workload::{self, Controller};
 use crate::{disruption, root_ca, service_account};
@@ -64,6 +65,12 @@ pub struct World {
     pub nodes: BTreeMap<String, Arc<Node>>,
     /// Nodes that pods are bound to but that do not exist, and since when that is known.
     pub missing_nodes: BTreeMap<String, Instant>,
+    /// What the leases of nodes say: when they were last renewed, by node.
+    pub leases: BTreeMap<String, String>,
+    /// What is known of nodes that report, and of those that do not.
+    pub lifecycle: Lifecycle,
+    /// Pods that have ended, those first that are removed first: evicted ones, then the oldest; with their uids.
+    pub ended: BTreeSet<(bool, i64, String, String)>,
     /// Workloads to look at.
     pub looks: Due<Place>,
     /// Objects, by uid, that the collector has to judge.
@@ -279,6 +286,9 @@ impl World {
                 self.published_ca.insert(namespace, look::text_at(object, &["data", root_ca::KEY]).to_owned());
             }
             ("", "nodes") => self.keep_node(name, Node::read(object)),
+            ("coordination.k8s.io", "leases") if namespace == node_health::LEASES => {
+                self.leases.insert(name, look::text_at(object, &["spec", "renewTime"]).to_owned());
+            }
             ("", "pods") => self.keep_pod(uid, Pod::read(object)),
             ("", "resourcequotas") => self.keep_quota(uid, (namespace, name), object),
             ("policy", "poddisruptionbudgets") => {
@@ -307,6 +317,7 @@ impl World {
                 self.note_nodes();
             }
             ("", "pods") => self.drop_pod(uid),
+            ("coordination.k8s.io", "leases") if namespace == node_health::LEASES => drop(self.leases.remove(name)),
             ("", "resourcequotas") => self.quotas.retain(|_, quota| quota.uid != uid),
             ("policy", "poddisruptionbudgets") => {
                 if let Some(budgets) = self.budgets.get_mut(namespace) {
@@ -342,6 +353,9 @@ impl World {
             None if pod.deleting => drop(self.unbound_going.insert(uid.to_owned())),
             None => {}
         }
+        if pod.finished {
+            self.ended.insert(rank_of_ended(uid, &pod));
+        }
         self.note_budgets(before.as_deref(), Some(&pod));
         if before.is_none_or(|before| before.finished != pod.finished) {
             self.note_usage(&pod.namespace);
@@ -375,6 +389,9 @@ impl World {
 
     fn unlink_pod(&mut self, uid: &str, pod: &Pod) {
         self.unbound_going.remove(uid);
+        if pod.finished {
+            self.ended.remove(&rank_of_ended(uid, pod));
+        }
         if let Some(node) = &pod.node
             && let Some(uids) = self.pods_on.get_mut(node)
         {
@@ -396,6 +413,10 @@ impl World {
         quota.happened += 1;
         (quota.of_others, quota.uid) = (of_others, uid.to_owned());
     }
+}
+
+fn rank_of_ended(uid: &str, pod: &Pod) -> (bool, i64, String, String) {
+    (!pod.evicted, pod.created, pod.name.clone(), uid.to_owned())
 }
 
 fn selects(selector: &LabelSelector, meta: &Meta) -> bool {

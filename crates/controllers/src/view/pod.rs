@@ -1,8 +1,10 @@
 //! A pod, reduced to what controllers decide on.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 
 use api::look;
+use api::pod::toleration::Toleration;
 use serde_json::Value;
 
 use super::object::{Owner, labels, owners};
@@ -41,6 +43,10 @@ pub struct Pod {
     pub restarts: i64,
     /// When it was made, in seconds.
     pub created: i64,
+    /// Whether a node evicted it.
+    pub evicted: bool,
+    /// Which taints do not drive it off its node, and how long.
+    pub tolerations: Arc<[Toleration]>,
     /// What matters for Jobs alone.
     pub job: JobFacts,
 }
@@ -93,6 +99,8 @@ impl Pod {
             cost: cost.parse().unwrap_or(0),
             restarts: restarts.map(|one| look::integer(one, "restartCount").unwrap_or(0)).sum(),
             created: seconds(look::text(meta, "creationTimestamp")).unwrap_or(0),
+            evicted: look::text(status, "phase") == "Failed" && look::text(status, "reason") == "Evicted",
+            tolerations: tolerations(object),
         }
     }
 
@@ -151,6 +159,27 @@ impl JobFacts {
             restarts: containers().map(|one| look::integer(one, "restartCount").unwrap_or(0)).sum(),
         }
     }
+}
+
+/// What most pods tolerate; there are many of them, so they share it.
+static USUAL: LazyLock<Arc<[Toleration]>> = LazyLock::new(|| {
+    let usual = |key: &str| Toleration {
+        key: key.to_owned(),
+        operator: "Exists".to_owned(),
+        effect: "NoExecute".to_owned(),
+        toleration_seconds: Some(300),
+        ..Toleration::default()
+    };
+    Arc::new(["node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable"].map(usual))
+});
+
+/// The tolerations that concern the effect NoExecute.
+fn tolerations(object: &Value) -> Arc<[Toleration]> {
+    let list = look::list_at(object, &["spec", "tolerations"]).iter();
+    let read = list.filter_map(|one| serde_json::from_value(one.clone()).ok());
+    let of_effect = |one: &Toleration| one.effect.is_empty() || one.effect == "NoExecute";
+    let found: Vec<Toleration> = read.filter(of_effect).collect();
+    if found == **USUAL { USUAL.clone() } else { found.into() }
 }
 
 /// The name of the node that every term of the required affinity names.

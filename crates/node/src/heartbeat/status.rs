@@ -166,9 +166,27 @@ pub(super) fn stamped(status: &Value, known: &Value, now: Timestamp) -> Value {
     Value::Array(out)
 }
 
+/// Whether what the API has says of each of our conditions what we say.
+pub(super) fn agrees(status: &Value, known: &Value) -> bool {
+    let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+    let known = list(known);
+    let is_known = |own: &Value| known.iter().any(|k| k["type"] == own["type"] && k["status"] == own["status"]);
+    list(&status["conditions"]).iter().all(is_known)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_wrote_over_our_conditions_is_seen_and_what_they_added_is_not_ours() {
+        let own =
+            json!({"conditions": [{"type": "Ready", "status": "True"}, {"type": "DiskPressure", "status": "False"}]});
+        let with = |ready: &str| json!([{"type": "Other", "status": "True"}, {"type": "DiskPressure", "status": "False"}, {"type": "Ready", "status": ready}]);
+        assert!(agrees(&own, &with("True")));
+        assert!(!agrees(&own, &with("Unknown")));
+        assert!(!agrees(&own, &Value::Null));
+    }
 
     fn seen(network: bool) -> Seen {
         let condition = |kind: &str, status| v1::RuntimeCondition {

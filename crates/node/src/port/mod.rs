@@ -1,10 +1,13 @@
 //! The node port: the HTTPS server through which the API server reaches a node's pods.
 //!
-//! Owns the connections, who may use them, and the answers of `/healthz`, `/pods`, `/containerLogs`, `/exec`, `/attach`,
+//! Owns the connections, who may use them (`guard`: whom the API vouches for), and the answers of `/healthz`, `/pods`, `/containerLogs`, `/exec`, `/attach`,
 //! `/portForward`, `/run`, `/metrics`, `/hooks`, `/pulls`, `/images/collection` (POD-67..72). Streams are not understood here: the
 //! runtime gives a URL and bytes are passed both ways. Must not start, stop or change anything, but for a round of
 //! collection that is asked for. Start at [`serve`]; `route` is the table of paths.
 
+mod asked;
+mod cache;
+mod guard;
 mod hooks;
 mod identity;
 mod images;
@@ -22,6 +25,7 @@ use crate::{
     records::Records,
 };
 use bytes::Bytes;
+use guard::Guard;
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::service::service_fn;
@@ -29,6 +33,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto::Builder,
 };
+use identity::Caller;
 use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
 use tokio_rustls::TlsAcceptor;
@@ -102,6 +107,7 @@ pub async fn serve(options: Options, cancel: CancellationToken) -> Result<(), Er
     let listener = tokio::net::TcpListener::from_std(options.listener).map_err(Error::Socket)?;
     let Options { tls, client, cri, node_name: name, board, metrics, evictions, records, collector, hooks, .. } =
         options;
+    let guard = Arc::new(Guard::new(client.clone(), &name));
     let node = Arc::new(Node { client, cri, name, board, metrics, evictions, records, collector, hooks });
     let acceptor = TlsAcceptor::from(tls);
     let mut connections = JoinSet::new();
@@ -111,7 +117,7 @@ pub async fn serve(options: Options, cancel: CancellationToken) -> Result<(), Er
             Some(_) = connections.join_next() => {}
             accepted = listener.accept(), if connections.len() < CONNECTIONS_MAX => match accepted {
                 Ok((stream, _)) => {
-                    connections.spawn(connection(acceptor.clone(), stream, node.clone()));
+                    connections.spawn(connection(acceptor.clone(), stream, (node.clone(), guard.clone())));
                 }
                 Err(error) => {
                     tracing::warn!(%error, "node port: connection not accepted");
@@ -125,7 +131,7 @@ pub async fn serve(options: Options, cancel: CancellationToken) -> Result<(), Er
 }
 
 /// One connection from handshake to end. Dropping the task ends it, streams included.
-async fn connection(acceptor: TlsAcceptor, stream: TcpStream, node: Arc<Node>) {
+async fn connection(acceptor: TlsAcceptor, stream: TcpStream, (node, guard): (Arc<Node>, Arc<Guard>)) {
     let Ok(_) = stream.set_nodelay(true) else { return };
     let Ok(Ok(stream)) = timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await else {
         return tracing::debug!("node port: no TLS handshake");
@@ -133,20 +139,29 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, node: Arc<Node>) {
     let caller = Arc::new(identity::caller(stream.get_ref().1.peer_certificates()));
     let upgrades = stream::Upgrades::default();
     let service = service_fn(|request| {
-        let (node, caller, upgrades) = (node.clone(), caller.clone(), upgrades.clone());
-        async move {
-            let answer = match identity::admit(&caller) {
-                Ok(()) => route::answer(&node, request, &upgrades).await,
-                Err(refusal) => *refusal,
-            };
-            Ok::<_, Infallible>(answer)
-        }
+        let (node, guard, caller, upgrades) = (node.clone(), guard.clone(), caller.clone(), upgrades.clone());
+        async move { Ok::<_, Infallible>(answer(&node, &guard, (&caller, &upgrades), request).await) }
     });
     let builder = Builder::new(TokioExecutor::new());
     if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(error, "node port: connection ended");
     }
     upgrades.finish().await;
+}
+
+/// One request: what it asks for is judged by the parts of its path, by which it is served too.
+async fn answer(
+    node: &Node,
+    guard: &Guard,
+    (caller, upgrades): (&Option<Caller>, &stream::Upgrades),
+    request: http::Request<hyper::body::Incoming>,
+) -> Answer {
+    let parts = route::parts(request.uri().path());
+    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+    match guard.admit(caller.as_ref(), request.headers(), (request.method(), &parts)).await {
+        Ok(()) => route::answer(node, &parts, request, upgrades).await,
+        Err(refusal) => *refusal,
+    }
 }
 
 /// A plain text answer.

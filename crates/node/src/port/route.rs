@@ -14,14 +14,16 @@ use std::time::Duration;
 /// `/run` waits at most so long for its command.
 const RUN_TIMEOUT: Duration = Duration::from_secs(120);
 
+/// The parts of a path, decoded.
+pub(super) fn parts(path: &str) -> Vec<String> {
+    path.split('/').filter(|p| !p.is_empty()).map(decode).collect()
+}
+
 /// Answers one request of an admitted caller.
-pub(super) async fn answer(node: &Node, request: Request<Incoming>, upgrades: &Upgrades) -> Answer {
-    let path = request.uri().path().to_owned();
-    let parts: Vec<String> = path.split('/').filter(|p| !p.is_empty()).map(decode).collect();
-    let parts: Vec<&str> = parts.iter().map(String::as_str).collect();
+pub(super) async fn answer(node: &Node, parts: &[&str], request: Request<Incoming>, upgrades: &Upgrades) -> Answer {
     let query = Query::parse(request.uri().query().unwrap_or_default());
     let is_stream = matches!(*request.method(), Method::GET | Method::POST);
-    match parts.as_slice() {
+    match parts {
         ["healthz", ..] => text(StatusCode::OK, "ok"),
         ["pods"] => match seek::pods(node).await {
             Ok(list) => json(&list),
