@@ -6,6 +6,7 @@
 //! To add one: write a module, add it to [`PLUGINS`] at upstream's place.
 
 mod always_pull_images;
+mod certificates;
 mod default_toleration_seconds;
 mod limit_ranger;
 mod namespace_lifecycle;
@@ -113,6 +114,9 @@ static PLUGINS: &[&(dyn Plugin + 'static)] = &[
     &priority::Priority,
     &default_toleration_seconds::DefaultTolerationSeconds,
     &runtime_class::RuntimeClass,
+    &certificates::CertificateApproval,
+    &certificates::CertificateSigning,
+    &certificates::CertificateSubjectRestriction,
 ];
 
 /// Names of the plugins that run unless they are switched off.
@@ -125,6 +129,9 @@ pub const DEFAULT_PLUGINS: &[&str] = &[
     "Priority",
     "DefaultTolerationSeconds",
     "RuntimeClass",
+    "CertificateApproval",
+    "CertificateSigning",
+    "CertificateSubjectRestriction",
     webhook::MUTATING,
     webhook::VALIDATING,
     resource_quota::NAME,
