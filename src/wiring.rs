@@ -13,7 +13,8 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, signer};
+use crate::node_identity::NodeIdentity;
 use crate::settings::Resolved;
 use crate::{handlers, pins, secrets, supervise, tokens};
 
@@ -222,10 +223,11 @@ impl Components {
     }
 
     /// Keeps what follows from other objects.
-    pub fn controllers(&mut self, plane: &ControlPlane, certificates: &Certificates) {
+    pub fn controllers(&mut self, plane: &ControlPlane, certificates: &Certificates, resolved: &Resolved) {
         let client = plane.client_as(UserInfo::new("system:kube-controller-manager", &[]));
-        let ca = certificates.ca.clone();
-        self.keep("controllers", move |cancel| controllers::run(client.clone(), Some(ca.clone()), cancel));
+        let signer = signer::door(&resolved.instance.data_dir.join("pki"), resolved.signing_limit);
+        let options = controllers::Options { root_ca: Some(certificates.ca.clone()), signer: Some(signer) };
+        self.keep("controllers", move |cancel| controllers::run(client.clone(), options.clone(), cancel));
     }
 
     /// Serves the runtime on its socket, and keeps its handlers what the files say.
@@ -268,6 +270,11 @@ impl Components {
             async move { node::run(options?, cancel).await.map_err(anyhow::Error::from) }
         });
         Ok(())
+    }
+
+    /// Renews the certificate of a node that joined another cluster.
+    pub fn renewal(&mut self, identity: NodeIdentity) {
+        self.keep("certificate", move |cancel| identity.clone().renew(cancel));
     }
 
     /// Ends all components. Pods run on.

@@ -74,7 +74,7 @@ async fn load(pods: usize) -> (Duration, Duration) {
     let world = World { client: client(UserInfo::admin()) };
     let manager = client(UserInfo::new("system:kube-controller-manager", &[]));
     let mut controllers = tokio::task::JoinSet::new();
-    controllers.spawn(controllers::run(manager, None, cancel.clone()));
+    controllers.spawn(controllers::run(manager, controllers::Options::default(), cancel.clone()));
     for index in 0..NODES {
         world.call(Method::POST, "/api/v1/nodes", &json!({"metadata": {"name": format!("hollow-{index}")}})).await;
     }

@@ -8,7 +8,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bootstrap_tokens;
 pub mod call;
+pub mod certificates;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
@@ -30,4 +32,4 @@ pub mod view;
 pub mod watch;
 pub mod workload;
 
-pub use shell::{Error, run};
+pub use shell::{Error, Options, run};

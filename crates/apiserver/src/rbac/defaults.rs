@@ -35,7 +35,8 @@ pub const fn rule(verbs: Words, groups: Words, resources: Words) -> Rule {
     Rule { verbs, groups, resources, names: &[], paths: &[] }
 }
 
-const fn named(names: Words, verbs: Words, groups: Words, resources: Words) -> Rule {
+/// A line about resources of these names.
+pub const fn named(names: Words, verbs: Words, groups: Words, resources: Words) -> Rule {
     Rule { verbs, groups, resources, names, paths: &[] }
 }
 
@@ -430,6 +431,8 @@ type DefaultBinding = (&'static str, &'static [(&'static str, &'static str)]);
 pub static BINDINGS: &[DefaultBinding] = &[
     ("cluster-admin", &[("Group", "system:masters")]),
     ("system:basic-user", &[("Group", "system:authenticated")]),
+    // A node renews its own certificate. Machines without one get in by what `sampan token create` binds.
+    ("system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", &[("Group", "system:nodes")]),
     ("system:discovery", &[("Group", "system:authenticated")]),
     ("system:kube-controller-manager", &[("User", "system:kube-controller-manager")]),
     ("system:kube-dns", &[("ServiceAccount", "kube-dns")]),
