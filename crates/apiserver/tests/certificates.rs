@@ -177,3 +177,117 @@ async fn requests_are_selected_by_signer_and_shown_as_a_table() {
     let names: Vec<&Value> = list["items"].as_array().unwrap().iter().map(|one| &one["metadata"]["name"]).collect();
     assert_eq!(names, ["b"]);
 }
+
+const SECRETS: &str = "/api/v1/namespaces/kube-system/secrets";
+
+/// Asks with nothing but a token.
+async fn with_token(door: &Door, method: &str, path: &str, (token, body): (&str, Value)) -> (u16, Value) {
+    let request = http::Request::builder()
+        .method(method)
+        .uri(path)
+        .header("authorization", format!("Bearer {token}"))
+        .header("content-type", "application/json")
+        .body(axum::body::Body::from(body.to_string()))
+        .unwrap();
+    let response = tower::ServiceExt::oneshot(door.server.router(), request).await.unwrap();
+    let (parts, body) = response.into_parts();
+    let bytes = http_body_util::BodyExt::collect(body).await.unwrap().to_bytes();
+    (parts.status.as_u16(), serde_json::from_slice(&bytes).unwrap_or(Value::Null))
+}
+
+fn bootstrap_token(change: Value) -> Value {
+    let mut data = json!({
+        "token-id": "abcdef", "token-secret": "0123456789abcdef", "usage-bootstrap-authentication": "true",
+        "auth-extra-groups": "system:bootstrappers:test", "expiration": "2999-01-01T00:00:00Z",
+    });
+    data.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    json!({"metadata": {"name": "bootstrap-token-abcdef"}, "type": "bootstrap.kubernetes.io/token", "stringData": data})
+}
+
+const TOKEN: &str = "abcdef.0123456789abcdef";
+const WHO: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+
+async fn who(door: &Door, token: &str) -> (u16, Value) {
+    with_token(door, "POST", WHO, (token, json!({}))).await
+}
+
+#[tokio::test]
+async fn a_bootstrap_token_counts_while_its_secret_says_so() {
+    let admin = door().await;
+    assert_eq!(who(&admin, TOKEN).await.0, 401, "there is none yet");
+    assert_eq!(admin.post(SECRETS, &bootstrap_token(json!({}))).await.0, 201);
+    let (code, answer) = who(&admin, TOKEN).await;
+    let user = &answer["status"]["userInfo"];
+    assert_eq!((code, &user["username"]), (201, &"system:bootstrap:abcdef".into()), "{answer}");
+    assert_eq!(user["groups"], json!(["system:bootstrappers", "system:bootstrappers:test", "system:authenticated"]));
+    for forged in ["abcdef.0123456789abcdeg", "abcdeg.0123456789abcdef", "abcdef.", "abcdef.0123456789abcdef0"] {
+        assert_eq!(who(&admin, forged).await.0, 401, "{forged}");
+    }
+    let review = json!({"spec": {"token": TOKEN}});
+    let (_, reviewed) = admin.post("/apis/authentication.k8s.io/v1/tokenreviews", &review).await;
+    assert_eq!(reviewed["status"]["user"]["username"], "system:bootstrap:abcdef");
+    for change in [
+        json!({"expiration": "2020-01-01T00:00:00Z"}),
+        json!({"usage-bootstrap-authentication": "false"}),
+        json!({"auth-extra-groups": "system:masters"}),
+    ] {
+        let patch = json!({"stringData": change});
+        assert_eq!(admin.merge(&format!("{SECRETS}/bootstrap-token-abcdef"), &patch).await.0, 200);
+        assert_eq!(who(&admin, TOKEN).await.0, 401, "{change}");
+        let good = bootstrap_token(json!({}))["stringData"].clone();
+        admin.merge(&format!("{SECRETS}/bootstrap-token-abcdef"), &json!({"stringData": good})).await;
+        assert_eq!(who(&admin, TOKEN).await.0, 201);
+    }
+    assert_eq!(admin.delete(&format!("{SECRETS}/bootstrap-token-abcdef"), &json!({})).await.0, 200);
+    assert_eq!(who(&admin, TOKEN).await.0, 401, "and at once");
+}
+
+#[tokio::test]
+async fn a_token_elsewhere_or_of_another_type_proves_nothing() {
+    let admin = door().await;
+    let mut opaque = bootstrap_token(json!({}));
+    opaque["type"] = "Opaque".into();
+    assert_eq!(admin.post(SECRETS, &opaque).await.0, 201);
+    let elsewhere = "/api/v1/namespaces/default/secrets";
+    assert_eq!(admin.post(elsewhere, &bootstrap_token(json!({}))).await.0, 201);
+    assert_eq!(who(&admin, TOKEN).await.0, 401);
+}
+
+#[tokio::test]
+async fn nothing_is_open_to_a_token_until_it_is_bound() {
+    let admin = door().await;
+    assert_eq!(admin.post(SECRETS, &bootstrap_token(json!({}))).await.0, 201);
+    let asked = request("a", NODE_CLIENT, ("system:node:n", "system:nodes"));
+    assert_eq!(with_token(&admin, "POST", REQUESTS, (TOKEN, asked.clone())).await.0, 403);
+    let binding = json!({
+        "metadata": {"name": "b"}, "roleRef": {"kind": "ClusterRole", "name": "system:node-bootstrapper"},
+        "subjects": [{"kind": "Group", "name": "system:bootstrappers:test"}],
+    });
+    assert_eq!(admin.post(BINDINGS, &binding).await.0, 201);
+    let (code, made) = with_token(&admin, "POST", REQUESTS, (TOKEN, asked)).await;
+    assert_eq!((code, &made["spec"]["username"]), (201, &"system:bootstrap:abcdef".into()), "{made}");
+    let secrets = with_token(&admin, "GET", SECRETS, (TOKEN, json!({}))).await;
+    assert_eq!(secrets.0, 403, "it reads no tokens");
+    let approval = format!("{REQUESTS}/a/approval");
+    assert_eq!(with_token(&admin, "PUT", &approval, (TOKEN, approved(made))).await.0, 403);
+}
+
+#[tokio::test]
+async fn nodes_may_have_their_own_certificate_renewed_and_nobody_elses() {
+    let admin = door().await;
+    let may = |user: &str, group: &str, right: &str| {
+        json!({"spec": {"user": user, "groups": [group], "resourceAttributes": {
+            "group": "certificates.k8s.io", "resource": "certificatesigningrequests", "subresource": right, "verb": "create",
+        }}})
+    };
+    let reviews = "/apis/authorization.k8s.io/v1/subjectaccessreviews";
+    for (user, group, right, allowed) in [
+        ("system:node:n", "system:nodes", "selfnodeclient", true),
+        ("system:node:n", "system:nodes", "nodeclient", false),
+        ("system:bootstrap:abcdef", "system:bootstrappers", "nodeclient", false),
+        ("system:bootstrap:abcdef", "system:bootstrappers", "selfnodeclient", false),
+    ] {
+        let (_, answer) = admin.post(reviews, &may(user, group, right)).await;
+        assert_eq!(answer["status"]["allowed"], allowed, "{user} {right}");
+    }
+}
