@@ -45,12 +45,8 @@ fn pending_key(instance: &Instance) -> PathBuf {
 pub async fn join(instance: &Instance, node: &str, bootstrap: &Path) -> anyhow::Result<PathBuf> {
     let (token, own) = (Membership::read(bootstrap)?, own_file(instance));
     let ca = token.ca()?.with_context(|| format!("{} names no authority", bootstrap.display()))?;
-    if own.exists() {
-        let held = Membership::read(&own)?;
-        let ends = held.identity()?.and_then(|identity| Life::of(&identity.certificate));
-        if held.ca()?.as_ref() == Some(&ca) && ends.is_some_and(|life| life.ends > now()) {
-            return Ok(own);
-        }
+    if own.exists() && is_good(&Membership::read(&own)?, node, &ca)? {
+        return Ok(own);
     }
     let (client, _) = wiring::client_from(bootstrap).await?;
     tracing::info!(node, "asking for a certificate");
@@ -59,6 +55,15 @@ pub async fn join(instance: &Instance, node: &str, bootstrap: &Path) -> anyhow::
         .with_context(|| format!("join the cluster at {} by {}", token.server(), bootstrap.display()))?;
     write(instance, &token, &identity)?;
     Ok(own)
+}
+
+/// Whether a certificate is there for this node in this cluster that has not ended.
+fn is_good(held: &Membership, node: &str, ca: &[u8]) -> anyhow::Result<bool> {
+    let Some(identity) = held.identity()?.filter(|_| matches!(held.ca(), Ok(Some(own)) if own == ca)) else {
+        return Ok(false);
+    };
+    let is_own = certificates::node_of(&identity.certificate).as_deref() == Some(node);
+    Ok(is_own && Life::of(&identity.certificate).is_some_and(|life| life.ends > now()))
 }
 
 /// Asks until there is a certificate or somebody refuses it for good.
@@ -129,11 +134,10 @@ impl Life {
         Some(Life { begins: validity.not_before.timestamp(), ends: validity.not_after.timestamp() })
     }
 
-    /// When to renew it: after this share of its life.
-    fn renews_at(self, share: f64) -> i64 {
+    /// When to renew it: after so many thousandths of its life.
+    fn renews_at(self, share: i64) -> i64 {
         let made = (self.begins + BACKDATE_SECONDS).min(self.ends);
-        // Seconds of a life are far below what a float holds.
-        made + ((self.ends - made) as f64 * share) as i64
+        made + (self.ends - made).saturating_mul(share) / 1000
     }
 }
 
@@ -221,7 +225,7 @@ impl NodeIdentity {
             let identity =
                 Membership::read(&file)?.identity()?.context("the kubeconfig has no certificate any more")?;
             let life = Life::of(&identity.certificate).context("read the node's certificate")?;
-            let share = rand::rng().random_range(0.7..0.9);
+            let share = rand::rng().random_range(700..900);
             let due = Duration::from_secs(u64::try_from(life.renews_at(share) - now()).unwrap_or(0));
             let pause = PAUSE.0.saturating_mul(1 << failures.min(10)).min(PAUSE.1);
             let pause = if failures == 0 { Duration::ZERO } else { pause };
@@ -316,11 +320,11 @@ mod tests {
     #[test]
     fn a_certificate_is_renewed_in_the_last_third_of_its_life() {
         let day = Life { begins: 1_000_000 - BACKDATE_SECONDS, ends: 1_086_400 };
-        assert_eq!((day.renews_at(0.7), day.renews_at(0.9)), (1_000_000 + 60_480, 1_000_000 + 77_760));
+        assert_eq!((day.renews_at(700), day.renews_at(900)), (1_000_000 + 60_480, 1_000_000 + 77_760));
         let short = Life { begins: 1_000_000 - BACKDATE_SECONDS, ends: 1_000_060 };
-        assert_eq!(short.renews_at(0.8), 1_000_048, "the backdating does not count");
+        assert_eq!(short.renews_at(800), 1_000_048, "the backdating does not count");
         let odd = Life { begins: 0, ends: 10 };
-        assert_eq!(odd.renews_at(0.8), 10, "never after its end");
+        assert_eq!(odd.renews_at(800), 10, "never after its end");
     }
 
     #[test]
