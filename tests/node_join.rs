@@ -81,7 +81,8 @@ impl Drop for Server {
 struct Agent {
     name: String,
     dir: PathBuf,
-    bootstrap: PathBuf,
+    /// The flag and the file by which it is a member.
+    by: (&'static str, PathBuf),
     process: Option<Child>,
 }
 
@@ -89,15 +90,15 @@ impl Agent {
     fn new(lab: &Lab, name: &str, bootstrap: &Path) -> Agent {
         let dir = lab.dir().join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        Agent { name: name.into(), dir, bootstrap: bootstrap.into(), process: None }
+        Agent { name: name.into(), dir, by: ("--bootstrap-kubeconfig", bootstrap.into()), process: None }
     }
 
     fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sampan"));
         command
             .arg("node")
-            .arg("--bootstrap-kubeconfig")
-            .arg(&self.bootstrap)
+            .arg(self.by.0)
+            .arg(&self.by.1)
             .args(["--node-name", &self.name, "--node-ip", "127.0.0.1", "--pod-cidr", "10.90.67.0/24"])
             .args(["--default-handler", "runc"])
             .args(["--eviction-hard", "memory.available<50Mi,nodefs.available<1%,imagefs.available<1%"])
@@ -268,6 +269,7 @@ fn a_node_that_is_killed_while_people_think_asks_for_the_same_and_a_no_is_told()
     let first: Vec<&str> = key.lines().collect();
     assert!(!pending.exists() && first[0].contains("PRIVATE KEY"));
     wait("it is a node", || lab.get("node", "slow").is_some());
+    a_given_file_is_renewed_beside_it(&mut node);
 
     let mut other = Agent::new(lab, "unwanted", &file);
     other.start();
@@ -294,4 +296,16 @@ fn a_node_that_is_killed_while_people_think_asks_for_the_same_and_a_no_is_told()
     std::fs::write(&strange, config).unwrap();
     let told = Agent::new(lab, "strange", &strange).refused();
     assert!(told.contains("the API server is not of the authority in the kubeconfig"), "{told}");
+}
+
+/// A node that was given a file with a certificate renews that too, and the file stays as it is.
+fn a_given_file_is_renewed_beside_it(node: &mut Agent) {
+    node.kill();
+    let (given, held) = (node.dir.join("given.kubeconfig"), node.held());
+    std::fs::rename(node.kubeconfig(), &given).unwrap();
+    node.by = ("--kubeconfig", given.clone());
+    node.start();
+    wait_for_renewal("the given certificate is renewed", || node.kubeconfig().exists());
+    assert_eq!(std::fs::read_to_string(given).unwrap(), held);
+    assert_ne!(node.held(), held);
 }
