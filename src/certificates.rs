@@ -2,6 +2,8 @@
 //!
 //! One CA signs everything. Private keys are files of mode 0600 under `<data-dir>/pki` and never leave it.
 
+pub mod signer;
+
 use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -15,7 +17,7 @@ use rcgen::{
 use rustls::RootCertStore;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::WebPkiClientVerifier;
+use rustls::server::{ResolvesServerCert, WebPkiClientVerifier};
 
 use crate::clock;
 
@@ -114,7 +116,10 @@ impl Certificates {
 
     /// TLS of the node port: client certificates are those of this CA; who shows none may show a token.
     pub fn node_tls(&self) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-        node_tls(&self.node, self.roots()?)
+        server_config(
+            &self.node,
+            WebPkiClientVerifier::builder(Arc::new(self.roots()?)).allow_unauthenticated().build()?,
+        )
     }
 
     fn roots(&self) -> anyhow::Result<RootCertStore> {
@@ -124,9 +129,23 @@ impl Certificates {
     }
 }
 
-/// TLS of a node port that serves with `identity`: who shows a certificate shows one of `clients`.
-pub fn node_tls(identity: &Identity, clients: RootCertStore) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-    server_config(identity, WebPkiClientVerifier::builder(Arc::new(clients)).allow_unauthenticated().build()?)
+/// TLS of a node port that shows what it is told: who shows a certificate shows one of `clients`.
+pub fn node_tls(
+    shown: Arc<dyn ResolvesServerCert>,
+    clients: Arc<RootCertStore>,
+) -> anyhow::Result<Arc<rustls::ServerConfig>> {
+    let verifier = WebPkiClientVerifier::builder(clients).allow_unauthenticated().build()?;
+    let config = rustls::ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_client_cert_verifier(verifier)
+        .with_cert_resolver(shown);
+    Ok(speaking_http(config))
+}
+
+/// The certificate of the authority in `dir`, PEM.
+pub fn authority(dir: &Path) -> anyhow::Result<String> {
+    let found = read_if_there(&dir.join("ca.crt"))?;
+    found.with_context(|| format!("{} has no authority", dir.display()))
 }
 
 /// What a node on another machine is known by, as client of the API and on its node port; signed by the CA in `dir`.
@@ -150,27 +169,31 @@ fn node_leaf(node_name: &str, names: Vec<String>, addresses: Vec<IpAddr>) -> Lea
     }
 }
 
-/// Whether a certificate may be shown by a server at this address.
-pub fn is_of(certificate: &str, address: IpAddr) -> bool {
-    let Ok((_, block)) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()) else { return false };
-    let Ok(certificate) = block.parse_x509() else { return false };
-    let serves = certificate.extended_key_usage().ok().flatten().is_some_and(|usage| usage.value.server_auth);
-    serves && has_address(&certificate, address)
+/// The node that a client certificate is of.
+pub fn node_of(certificate: &str) -> Option<String> {
+    let (_, block) = x509_parser::pem::parse_x509_pem(certificate.as_bytes()).ok()?;
+    let certificate = block.parse_x509().ok()?;
+    let name = certificate.subject().iter_common_name().next()?.as_str().ok()?.strip_prefix("system:node:")?;
+    (!name.is_empty()).then(|| name.to_owned())
 }
 
 fn server_config(
     identity: &Identity,
     verifier: Arc<dyn rustls::server::danger::ClientCertVerifier>,
 ) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-    let mut config = rustls::ServerConfig::builder_with_provider(provider())
+    let config = rustls::ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
         .with_single_cert(
             CertificateDer::pem_slice_iter(identity.certificate.as_bytes()).collect::<Result<_, _>>()?,
             PrivateKeyDer::from_pem_slice(identity.key.as_bytes())?,
         )?;
+    Ok(speaking_http(config))
+}
+
+fn speaking_http(mut config: rustls::ServerConfig) -> Arc<rustls::ServerConfig> {
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Arc::new(config)
 }
 
 /// The one cryptography provider of the program.
@@ -365,8 +388,10 @@ mod tests {
         let own = Certificates::ensure(dir.path(), "near", &[]).unwrap();
         let (far, ca) = for_node(dir.path(), "far", &[ip]).unwrap();
         assert_eq!(ca, own.ca);
-        assert!(is_of(&far.certificate, ip) && !is_of(&far.certificate, IpAddr::from([192, 0, 2, 8])));
-        node_tls(&far, own.roots().unwrap()).unwrap();
+        assert_eq!((node_of(&far.certificate).as_deref(), node_of(&own.admin.certificate)), (Some("far"), None));
+        let (_, block) = x509_parser::pem::parse_x509_pem(far.certificate.as_bytes()).unwrap();
+        let certificate = block.parse_x509().unwrap();
+        assert!(has_address(&certificate, ip) && !has_address(&certificate, IpAddr::from([192, 0, 2, 8])));
         let again = Certificates::ensure(dir.path(), "near", &[]).unwrap();
         assert_eq!(again.node.certificate, own.node.certificate, "this machine's own stays");
     }

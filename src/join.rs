@@ -5,22 +5,18 @@
 
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
-use rustls::RootCertStore;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use serde_json::Value;
 
-use crate::certificates::{self, Certificates, Identity};
+use crate::certificates::{self, Identity};
 use crate::instance::Instance;
-use crate::kubeconfig;
 use crate::output::line;
 use crate::settings::Settings;
+use crate::{kubeconfig, node_identity};
 
 /// Words of `kubeconfig`.
 #[derive(Args)]
@@ -43,13 +39,18 @@ pub fn print(settings: Settings, arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(reason) = api::names::subdomain(node).into_iter().next() {
         bail!("{node:?} is no name of a node: {reason}");
     }
-    let server = match &arguments.server {
-        Some(url) => url.clone(),
-        None => server_of(&instance.admin_kubeconfig())?,
-    };
+    let server = server(&instance, arguments.server.as_deref())?;
     let (identity, ca) = certificates::for_node(&instance.data_dir.join("pki"), node, &arguments.address)?;
     line(kubeconfig::whole(&instance.name(), &server, &ca, &identity)?.trim_end());
     Ok(())
+}
+
+/// Where other machines reach the API: as told, or where it listens.
+pub fn server(instance: &Instance, told: Option<&str>) -> anyhow::Result<String> {
+    match told {
+        Some(url) => Ok(url.to_owned()),
+        None => server_of(&instance.admin_kubeconfig()),
+    }
 }
 
 /// Where the running cluster's API is, for machines other than this one.
@@ -84,32 +85,40 @@ pub fn forget(instance: &Instance) -> anyhow::Result<()> {
 
 /// By which file this instance's node joined, if it joined another cluster.
 pub fn joined(instance: &Instance) -> anyhow::Result<Option<PathBuf>> {
-    Ok(certificates::read_if_there(&instance.joined())?.map(PathBuf::from))
+    let given = certificates::read_if_there(&instance.joined())?.map(PathBuf::from);
+    // Its certificate may have ended, and been renewed before that.
+    Ok(given.map(|given| node_identity::chosen(instance, &given).unwrap_or(given)))
 }
 
-/// TLS of the node port of a node that joined by a kubeconfig: clients are believed by the cluster's authority. It serves
-/// with the identity in the file if that is good for this address, else with one of this machine's own.
-pub fn node_tls(file: &Path, address: IpAddr, own: &Certificates) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-    let config = read(file)?;
-    let (cluster, user) = chosen(&config);
-    let held = |of: &Value, name: &str| held(file, of, name);
-    let Some(ca) = held(&cluster, "certificate-authority")? else { return own.node_tls() };
-    let mut clients = RootCertStore::empty();
-    for certificate in CertificateDer::pem_slice_iter(&ca) {
-        clients.add(certificate?).with_context(|| format!("read the authority in {}", file.display()))?;
+/// A kubeconfig by which a node is a member of a cluster: what its current context says.
+pub struct Membership {
+    file: PathBuf,
+    cluster: Value,
+    user: Value,
+}
+
+impl Membership {
+    /// Reads it.
+    pub fn read(file: &Path) -> anyhow::Result<Membership> {
+        let (cluster, user) = chosen(&read(file)?);
+        Ok(Membership { file: file.into(), cluster, user })
     }
-    let identity = match held(&user, "client-certificate")?.zip(held(&user, "client-key")?) {
-        Some((certificate, key)) => {
-            Some(Identity { certificate: String::from_utf8(certificate)?, key: String::from_utf8(key)? })
-        }
-        None => None,
-    };
-    match identity.filter(|identity| certificates::is_of(&identity.certificate, address)) {
-        Some(identity) => certificates::node_tls(&identity, clients),
-        None => {
-            tracing::info!(%address, "the kubeconfig's certificate does not serve at this address: the node port shows its own");
-            certificates::node_tls(&own.node, clients)
-        }
+
+    /// Where the API is.
+    pub fn server(&self) -> &str {
+        self.cluster["server"].as_str().unwrap_or_default()
+    }
+
+    /// Whom to believe, PEM.
+    pub fn ca(&self) -> anyhow::Result<Option<Vec<u8>>> {
+        held(&self.file, &self.cluster, "certificate-authority")
+    }
+
+    /// The certificate and the key, if that is how the user is known.
+    pub fn identity(&self) -> anyhow::Result<Option<Identity>> {
+        let both = held(&self.file, &self.user, "client-certificate")?.zip(held(&self.file, &self.user, "client-key")?);
+        let Some((certificate, key)) = both else { return Ok(None) };
+        Ok(Some(Identity { certificate: String::from_utf8(certificate)?, key: String::from_utf8(key)? }))
     }
 }
 

@@ -15,19 +15,20 @@ use serde_json::{Value, json};
 use crate::certificates::{Certificates, Identity, read_if_there, write_private};
 
 /// The entries of one cluster, user and context, all of one name.
-fn entries(name: &str, server: &str, ca: &str, user: &Identity) -> [(&'static str, Value); 3] {
-    let encode = |pem: &str| STANDARD.encode(pem);
+fn entries(name: &str, server: &str, ca: &str, user: &Value) -> [(&'static str, Value); 3] {
+    let ca = STANDARD.encode(ca);
     [
-        ("clusters", json!({"name": name, "cluster": {"server": server, "certificate-authority-data": encode(ca)}})),
-        (
-            "users",
-            json!({"name": name, "user": {
-                "client-certificate-data": encode(&user.certificate),
-                "client-key-data": encode(&user.key),
-            }}),
-        ),
+        ("clusters", json!({"name": name, "cluster": {"server": server, "certificate-authority-data": ca}})),
+        ("users", json!({"name": name, "user": user})),
         ("contexts", json!({"name": name, "context": {"cluster": name, "user": name}})),
     ]
+}
+
+fn user(identity: &Identity) -> Value {
+    json!({
+        "client-certificate-data": STANDARD.encode(&identity.certificate),
+        "client-key-data": STANDARD.encode(&identity.key),
+    })
 }
 
 /// The URL at which clients on this machine reach the API.
@@ -48,9 +49,14 @@ pub fn write_admin(path: &Path, name: &str, server: &str, certificates: &Certifi
 }
 
 /// A kubeconfig of one context, as YAML.
-pub fn whole(name: &str, server: &str, ca: &str, user: &Identity) -> anyhow::Result<String> {
+pub fn whole(name: &str, server: &str, ca: &str, identity: &Identity) -> anyhow::Result<String> {
+    with_user(name, server, ca, user(identity))
+}
+
+/// The same for a user that is known in some way.
+pub fn with_user(name: &str, server: &str, ca: &str, user: Value) -> anyhow::Result<String> {
     let mut config = json!({"apiVersion": "v1", "kind": "Config", "current-context": name});
-    for (list, entry) in entries(name, server, ca, user) {
+    for (list, entry) in entries(name, server, ca, &user) {
         config[list] = json!([entry]);
     }
     to_yaml(&config)
@@ -60,7 +66,7 @@ pub fn whole(name: &str, server: &str, ca: &str, user: &Identity) -> anyhow::Res
 pub fn merge(name: &str, server: &str, certificates: &Certificates) -> anyhow::Result<PathBuf> {
     let path = user_kubeconfig()?;
     let mut config = read(&path)?.unwrap_or_else(|| json!({"apiVersion": "v1", "kind": "Config", "preferences": {}}));
-    for (list, entry) in entries(name, server, &certificates.ca, &certificates.admin) {
+    for (list, entry) in entries(name, server, &certificates.ca, &user(&certificates.admin)) {
         put_entry(&mut config, list, name, Some(entry));
     }
     if config["current-context"].as_str().unwrap_or_default().is_empty() {

@@ -4,6 +4,7 @@
 //! Everything else goes through the command line in [`cli`]. Start reading there.
 
 mod audit_settings;
+mod bootstrap_tokens;
 mod certificates;
 mod check;
 mod cli;
@@ -24,6 +25,7 @@ mod instance;
 mod join;
 mod kubeconfig;
 mod log_settings;
+mod node_identity;
 mod output;
 mod pins;
 mod progress;

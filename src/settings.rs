@@ -206,6 +206,9 @@ pub struct Settings {
     /// How long the runs of a pod's hooks are kept after it has gone [default: 1h]
     #[arg(long, env = "SAMPAN_HOOK_RUNS_TTL", value_name = "DURATION")]
     pub hook_runs_ttl: Option<String>,
+    /// How long certificates live at most that are signed for nodes and people, e.g. 24h [default: 8760h]
+    #[arg(long, env = "SAMPAN_CLUSTER_SIGNING_DURATION", value_name = "DURATION")]
+    pub cluster_signing_duration: Option<String>,
     /// File with bearer tokens: token,user,uid,"group1,group2" a line
     #[arg(long, env = "SAMPAN_TOKEN_AUTH_FILE", value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
@@ -335,6 +338,7 @@ pub struct Resolved {
     pub local_registries_pinned: bool,
     pub event_ttl: Duration,
     pub hook_limits: node::hooks::journal::Limits,
+    pub signing_limit: Duration,
     pub token_auth_file: Option<PathBuf>,
     pub merge_kubeconfig: bool,
     /// `runtimeClassFailurePolicy: FailPod` (RTC-38).
@@ -446,6 +450,8 @@ impl Settings {
             local_registries_pinned: self.pin_image_digests_allow_local.unwrap_or(false),
             event_ttl: duration(self.event_ttl.as_deref().unwrap_or("1h")).context("--event-ttl")?,
             hook_limits: crate::hooks::limits(self.hook_runs_ttl.as_deref())?,
+            signing_limit: duration(self.cluster_signing_duration.as_deref().unwrap_or("8760h"))
+                .context("--cluster-signing-duration")?,
             token_auth_file: self.token_auth_file,
             merge_kubeconfig: !self.no_merge_kubeconfig.unwrap_or(false),
         })

@@ -96,7 +96,7 @@ async fn serve(resolved: Resolved, detached: bool) -> anyhow::Result<()> {
     components.api_for_pods(&plane, &resolved, &certificates)?;
     write_kubeconfigs(&resolved, &certificates)?;
     components.scheduler(&plane);
-    components.controllers(&plane, &resolved, &certificates);
+    components.controllers(&plane, &certificates, &resolved);
     components.cri_socket(&runtime, &resolved);
     components.node(&resolved, &plane, &runtime, &certificates)?;
     tokio::select! {

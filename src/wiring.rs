@@ -13,7 +13,8 @@ use kube::Client;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::certificates::Certificates;
+use crate::certificates::{Certificates, signer};
+use crate::node_identity::NodeIdentity;
 use crate::settings::Resolved;
 use crate::{handlers, pins, secrets, supervise, tokens};
 
@@ -221,11 +222,15 @@ impl Components {
     }
 
     /// Keeps what follows from other objects.
-    pub fn controllers(&mut self, plane: &ControlPlane, resolved: &Resolved, certificates: &Certificates) {
+    pub fn controllers(&mut self, plane: &ControlPlane, certificates: &Certificates, resolved: &Resolved) {
         let client = plane.client_as(UserInfo::new("system:kube-controller-manager", &[]));
-        let options =
-            controllers::Options { root_ca: Some(certificates.ca.clone()), nodes: resolved.node_policy.clone() };
-        self.keep("controllers", move |cancel| controllers::run_with(client.clone(), options.clone(), cancel));
+        let signer = signer::door(&resolved.instance.data_dir.join("pki"), resolved.signing_limit);
+        let options = controllers::Options {
+            root_ca: Some(certificates.ca.clone()),
+            signer: Some(signer),
+            nodes: resolved.node_policy.clone(),
+        };
+        self.keep("controllers", move |cancel| controllers::run(client.clone(), options.clone(), cancel));
         let server = plane.server.clone();
         self.keep("roles", move |cancel| other_roles(server.clone(), cancel));
     }
@@ -270,6 +275,11 @@ impl Components {
             async move { node::run(options?, cancel).await.map_err(anyhow::Error::from) }
         });
         Ok(())
+    }
+
+    /// Renews the certificate of a node that joined another cluster.
+    pub fn renewal(&mut self, identity: NodeIdentity) {
+        self.keep("certificate", move |cancel| identity.clone().renew(cancel));
     }
 
     /// Ends all components. Pods run on.

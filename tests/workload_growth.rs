@@ -76,7 +76,8 @@ async fn load(pods: usize) -> (Duration, Duration) {
     let mut controllers = tokio::task::JoinSet::new();
     // Nobody speaks for hollow nodes.
     let nodes = controllers::NodePolicy { startup_grace: Duration::from_secs(86_400), ..Default::default() };
-    controllers.spawn(controllers::run_with(manager, controllers::Options { root_ca: None, nodes }, cancel.clone()));
+    let options = controllers::Options { nodes, ..Default::default() };
+    controllers.spawn(controllers::run(manager, options, cancel.clone()));
     for index in 0..NODES {
         world.call(Method::POST, "/api/v1/nodes", &json!({"metadata": {"name": format!("hollow-{index}")}})).await;
     }

@@ -29,6 +29,7 @@ admissionregistration.v1.MutatingWebhookConfiguration admissionregistration.v1.M
 admissionregistration.v1.ValidatingWebhookConfiguration admissionregistration.v1.ValidatingWebhookConfigurationList
 rbac.v1.Role rbac.v1.RoleList rbac.v1.ClusterRole rbac.v1.ClusterRoleList
 rbac.v1.RoleBinding rbac.v1.RoleBindingList rbac.v1.ClusterRoleBinding rbac.v1.ClusterRoleBindingList
+certificates.v1.CertificateSigningRequest certificates.v1.CertificateSigningRequestList
 policy.v1.Eviction policy.v1.PodDisruptionBudget policy.v1.PodDisruptionBudgetList authentication.v1.TokenRequest authentication.v1.TokenReview authentication.v1.SelfSubjectReview
 authorization.v1.SelfSubjectAccessReview authorization.v1.SelfSubjectRulesReview
 authorization.v1.SubjectAccessReview authorization.v1.LocalSubjectAccessReview meta.v1.Status meta.v1.DeleteOptions meta.v1.Condition

@@ -51,6 +51,7 @@ const AREAS: &[(Area, &[&str])] = &[
             "unresolved_tags",
             "pin_image_digests_allow_local",
             "event_ttl",
+            "cluster_signing_duration",
             "token_auth_file",
             "audit_log_path",
             "audit_log_maxsize",

@@ -67,9 +67,8 @@ enum Verb {
     Node {
         #[command(flatten)]
         settings: Settings,
-        /// How to reach the API server
-        #[arg(long, value_name = "FILE")]
-        kubeconfig: PathBuf,
+        #[command(flatten)]
+        by: crate::roles::By,
     },
     /// Print the kubeconfig by which the node agent of another machine joins this cluster
     ///
@@ -82,6 +81,13 @@ enum Verb {
         settings: Settings,
         #[command(flatten)]
         arguments: crate::join::Arguments,
+    },
+    /// The tokens by which machines without a certificate join this cluster
+    Token {
+        #[command(flatten)]
+        settings: Settings,
+        #[command(subcommand)]
+        verb: crate::bootstrap_tokens::Verb,
     },
     /// Only the container runtime: CRI v1 on <run-dir>/cri.sock
     Runtime {
@@ -166,13 +172,14 @@ fn dispatch(command: Command) -> anyhow::Result<()> {
         Verb::Up { settings, detach: false } => crate::up::run(ready(settings)?),
         Verb::Down { settings, purge } => crate::down::run(ready(settings)?, purge),
         Verb::Server { settings } => crate::roles::server(ready(settings)?),
-        Verb::Node { settings, kubeconfig } => crate::roles::node(ready(settings)?, &kubeconfig),
+        Verb::Node { settings, by } => crate::roles::node(ready(settings)?, &by),
         Verb::Runtime { settings } => crate::roles::runtime(ready(settings)?),
         Verb::Kubeconfig { settings, arguments } => crate::join::print(ready(settings)?, &arguments),
         Verb::Check { settings } => crate::check::run(ready(settings)?),
         Verb::Images { settings, verb } => crate::images::run(ready(settings)?, verb),
         Verb::Hooks { settings, arguments } => crate::hooks::run(ready(settings)?, &arguments),
         Verb::Secrets { settings, verb } => crate::secrets::run(ready(settings)?, &verb),
+        Verb::Token { settings, verb } => crate::bootstrap_tokens::run(ready(settings)?, &verb),
         Verb::Version { output } => crate::images::version(output),
         Verb::Completion { shell } => {
             clap_complete::generate(shell, &mut grammar(), "sampan", &mut std::io::stdout());

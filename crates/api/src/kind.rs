@@ -4,6 +4,7 @@
 //! add its roots to `xtask/schema_facts.py`, and add one row here.
 
 mod access;
+mod certificates;
 mod passing;
 mod policy;
 
@@ -558,6 +559,7 @@ static KINDS: &[Kind] = &[
         schema: "scheduling.v1.PriorityClass",
     },
     policy::DISRUPTION_BUDGETS,
+    certificates::REQUESTS,
     access::ROLES,
     access::ROLE_BINDINGS,
     access::CLUSTER_ROLES,

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod apply;
+pub mod certificate;
 pub mod duration;
 pub mod field;
 pub mod handlers;
@@ -33,5 +34,5 @@ pub mod time;
 pub use field::{Cause, FieldError, FieldErrorKind, Path};
 pub use jiff::Timestamp;
 pub use kind::{Kind, Storage, Subresource, find, find_kind, kinds};
-pub use rules::{Rules, Toward};
+pub use rules::{Requester, Rules, Toward};
 pub use table::Column;

@@ -225,4 +225,13 @@ pub(crate) const CRON_JOBS: &[Column] = &[
 pub(crate) const SCALES: &[Column] =
     &[NAME, count("Desired", "Pods that there should be."), count("Available", "Pods that there are."), AGE];
 
+pub(crate) const CERTIFICATE_REQUESTS: &[Column] = &[
+    NAME,
+    AGE,
+    text("SignerName", "Who is to sign the certificate."),
+    text("Requestor", "The user that asks for it."),
+    text("RequestedDuration", "How long the certificate shall be valid, if the request says so."),
+    text("Condition", "Whether it is approved, denied, failed, issued, or pending."),
+];
+
 pub(crate) const WEBHOOKS: &[Column] = &[NAME, count("Webhooks", "Number of webhooks."), AGE];

@@ -8,7 +8,7 @@ use http::{Extensions, HeaderMap, header};
 use crate::clock;
 use crate::server::Core;
 use crate::status::Status;
-use crate::tokens::Proven;
+use crate::tokens::{Proven, bootstrap};
 use crate::user::{UserInfo, same_secret};
 
 /// The identity behind a request.
@@ -44,14 +44,16 @@ pub async fn authenticate(
 /// Why it proves nothing, without a word of the token.
 pub async fn prove(core: &Core, token: &str, audiences: &[String]) -> Result<Proven, String> {
     let known = core.static_tokens.iter().find(|known| same_secret(known.token.as_bytes(), token.as_bytes()));
-    let Some(known) = known else {
-        return core.tokens.prove(token, audiences, (&core.registry.world, clock::precise())).await;
-    };
-    // A static token is for this server alone.
+    // A static token, or one of a machine that joins, is for this server alone.
     let own = |audience: &&String| core.tokens.audiences.contains(*audience);
+    let user = match (known, bootstrap::parse(token)) {
+        (Some(known), _) => known.user.clone(),
+        (None, Some(parts)) => bootstrap::prove(&core.registry.world, parts, clock::precise()).await?,
+        (None, None) => return core.tokens.prove(token, audiences, (&core.registry.world, clock::precise())).await,
+    };
     let audiences: Vec<String> = audiences.iter().filter(own).cloned().collect();
     match audiences.is_empty() {
         true => Err("token audiences are invalid for what was asked".to_owned()),
-        false => Ok(Proven { user: known.user.clone(), audiences }),
+        false => Ok(Proven { user, audiences }),
     }
 }

@@ -3,11 +3,12 @@
 //! Owns the seam [`Authorizer`], the chain of all authorizers, and what this server's own components may beside upstream's
 //! roles. The Node authorizer is in `authz_node`, roles are in `rbac`. It must not change anything. Start at [`authorize`].
 
+use api::certificate::{CLIENT, GROUP, NODE_CLIENT, NODE_SERVING};
 use async_trait::async_trait;
 
 use crate::authz_node::NodeAuthorizer;
 use crate::rbac::RoleAuthorizer;
-use crate::rbac::defaults::{READ, Rule, rule};
+use crate::rbac::defaults::{READ, Rule, named, rule};
 use crate::status::Status;
 use crate::user::{MASTERS, UserInfo};
 use crate::world::World;
@@ -156,4 +157,6 @@ const CONTROLLERS: &[Rule] = &[
     ),
     rule(&["create"], &["apps", "batch"], &["replicasets", "controllerrevisions", "jobs"]),
     rule(&["create", "update", "patch"], &["coordination.k8s.io"], &["leases"]),
+    named(&[NODE_CLIENT], &["approve"], &[GROUP], &["signers"]),
+    named(&[CLIENT, NODE_CLIENT, NODE_SERVING], &["sign"], &[GROUP], &["signers"]),
 ];

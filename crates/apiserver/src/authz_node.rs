@@ -3,6 +3,7 @@
 //! Relations (pod on node, Secret in pod) are read from the store at each request, so that they are never stale.
 //! It must not change anything. Start at [`NodeAuthorizer`].
 
+use api::certificate::{GROUP, PLURAL};
 use api::look;
 use api::pod::reference::SECRET_SOURCES;
 use async_trait::async_trait;
@@ -39,6 +40,10 @@ impl Authorizer for NodeAuthorizer {
             ("", "secrets" | "configmaps" | "serviceaccounts") => referenced(a, node, world).await,
             ("" | "events.k8s.io", "events") => allow_if(matches!(a.verb, "create" | "update" | "patch"), ""),
             ("coordination.k8s.io", "leases") => leases(a, node),
+            // NodeRestriction looks at the name that is asked for.
+            (GROUP, PLURAL) => {
+                allow_if(a.subresource.is_empty() && matches!(a.verb, "create" | "get" | "list" | "watch"), "")
+            }
             ("node.k8s.io", "runtimeclasses") => allow_if(is_read(a), ""),
             ("", "services") => allow_if(is_read(a), ""),
             _ => Decision::NoOpinion(String::new()),

@@ -4,7 +4,7 @@
 
 use api::Kind;
 use k8s_openapi::api::{
-    admissionregistration, apps, batch, coordination, core, events, node, policy, rbac, scheduling,
+    admissionregistration, apps, batch, certificates, coordination, core, events, node, policy, rbac, scheduling,
 };
 use schemars::SchemaGenerator;
 use serde_json::{Map, Value};
@@ -76,6 +76,9 @@ fn gather_kind(generator: &mut SchemaGenerator, kind: &Kind) {
         ("coordination.k8s.io", "Lease") => generator.subschema_for::<coordination::v1::Lease>(),
         ("node.k8s.io", "RuntimeClass") => generator.subschema_for::<node::v1::RuntimeClass>(),
         ("scheduling.k8s.io", "PriorityClass") => generator.subschema_for::<scheduling::v1::PriorityClass>(),
+        ("certificates.k8s.io", "CertificateSigningRequest") => {
+            generator.subschema_for::<certificates::v1::CertificateSigningRequest>()
+        }
         ("policy", "PodDisruptionBudget") => generator.subschema_for::<policy::v1::PodDisruptionBudget>(),
         (RBAC, "Role") => generator.subschema_for::<rbac::v1::Role>(),
         (RBAC, "RoleBinding") => generator.subschema_for::<rbac::v1::RoleBinding>(),

@@ -186,6 +186,7 @@ impl Registry {
         fill_system_fields(&mut object, call, &uid);
         escalation::check(&self.world, call, &object, None).await?;
         kind.rules.prepare_create(&mut object, call.now);
+        kind.rules.ask(&mut object, &call.user.requester());
         let name = object::name(&object).to_owned();
         let request = admission::Request { name: &name, called: None, ..request };
         let mut errors = api::meta::validate_create(kind, &object);
@@ -302,6 +303,7 @@ impl Registry {
         escalation::check(&self.world, call, &new, Some(&old)).await?;
         // After the plugins, so that what they changed counts in the generation.
         kind.rules.prepare_update(&mut new, &old, call.subresource);
+        kind.rules.stamp(&mut new, &old, call.subresource, call.now);
         let mut errors = api::meta::validate_update(&new, &old);
         errors.extend(kind.rules.validate_update(&new, &old, call.subresource));
         if !errors.is_empty() {

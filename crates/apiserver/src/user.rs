@@ -46,6 +46,11 @@ impl UserInfo {
         UserInfo::new(&format!("system:node:{name}"), &[NODES])
     }
 
+    /// The identity as rules of kinds see it.
+    pub fn requester(&self) -> api::Requester<'_> {
+        api::Requester { name: &self.name, uid: &self.uid, groups: &self.groups, extra: &self.extra }
+    }
+
     /// Whether the user is in `group`.
     pub fn is_in(&self, group: &str) -> bool {
         self.groups.iter().any(|g| g == group)

@@ -21,12 +21,17 @@ mod pki;
 
 /// A node port: tells the path that it was asked for, and echoes upgraded bytes.
 async fn node_port(pki: &pki::Pki) -> SocketAddr {
+    node_port_with(pki.server_config()).await
+}
+
+async fn node_port_with(tls: Arc<rustls::ServerConfig>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let acceptor = tokio_rustls::TlsAcceptor::from(pki.server_config());
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls);
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            let stream = acceptor.accept(stream).await.unwrap();
+            // Who does not believe what is shown goes.
+            let Ok(stream) = acceptor.accept(stream).await else { continue };
             let user = stream.get_ref().1.peer_certificates().map(|c| c.len());
             assert_eq!(user, Some(1), "the API server shows its certificate");
             let service = hyper::service::service_fn(answer);
@@ -80,6 +85,10 @@ async fn post(server: &ApiServer, path: &str, body: Value) {
 async fn cluster() -> Cluster {
     let pki = pki::Pki::new();
     let node = node_port(&pki).await;
+    cluster_with(pki, node).await
+}
+
+async fn cluster_with(pki: pki::Pki, node: SocketAddr) -> Cluster {
     let identity = pki.client("kube-apiserver-kubelet-client", "system:masters");
     let mut options = Options::new(Arc::new(store::memory::MemoryStore::new()));
     options.node_tls =
@@ -223,4 +232,36 @@ async fn garbage_ends_its_connection_and_nothing_else() {
     assert_eq!(get(&cluster.server, "/version").await.0, 200);
     assert!(TcpStream::connect(cluster.address).await.is_ok());
     cluster.cancel.cancel();
+}
+
+/// What a log of the pod on `n1` comes to when its node shows an identity.
+async fn log_of_a_node_that_shows(identity: impl FnOnce(&pki::Pki) -> pki::Identity) -> (StatusCode, String) {
+    let pki = pki::Pki::new();
+    let node = node_port_with(pki.server_config_with(&identity(&pki))).await;
+    let cluster = cluster_with(pki, node).await;
+    let request = Request::builder().uri("/api/v1/namespaces/default/pods/p/log").body(Body::empty()).unwrap();
+    let response = cluster.server.router_as(UserInfo::admin()).oneshot(request).await.unwrap();
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    cluster.cancel.cancel();
+    (status, String::from_utf8_lossy(&body).into_owned())
+}
+
+#[tokio::test]
+async fn a_node_is_known_by_its_own_client_certificate_and_by_no_other() {
+    let (status, text) = log_of_a_node_that_shows(|pki| pki.client("system:node:n1", "system:nodes")).await;
+    assert_eq!((status, text.as_str()), (StatusCode::OK, "/containerLogs/default/p/c?"));
+    for (name, group) in [
+        ("system:node:n2", "system:nodes"),
+        ("system:node:n1", "system:masters"),
+        ("system:node:n1", ""),
+        ("kubernetes-admin", "system:masters"),
+    ] {
+        let (status, text) = log_of_a_node_that_shows(|pki| pki.client(name, group)).await;
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR, "{name} {group}");
+        assert!(text.contains("error dialing backend"), "{text}");
+    }
+    // The right name from another authority.
+    let stranger = |_: &pki::Pki| pki::Pki::new().client("system:node:n1", "system:nodes");
+    assert_eq!(log_of_a_node_that_shows(stranger).await.0, StatusCode::INTERNAL_SERVER_ERROR);
 }

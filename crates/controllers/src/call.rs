@@ -23,6 +23,9 @@ pub enum Error {
     /// The action did not end in time.
     #[error("the action did not end within {0} s")]
     TimedOut(u64),
+    /// The holder of the key did not sign.
+    #[error("cannot sign: {0}")]
+    Sign(String),
     /// The action has to wait for others to finish.
     #[error("{0} objects remain")]
     Remaining(usize),

@@ -8,7 +8,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bootstrap_tokens;
 pub mod call;
+pub mod certificates;
 pub mod cron_job;
 pub mod daemon_set;
 pub mod deployment;
@@ -33,4 +35,4 @@ pub mod watch;
 pub mod workload;
 
 pub use node_health::Policy as NodePolicy;
-pub use shell::{Error, Options, run, run_with};
+pub use shell::{Error, Options, run};

@@ -7,12 +7,14 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use api::Timestamp;
 use futures_util::{FutureExt, StreamExt};
 use kube::Client;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use crate::certificates::{Signer, Task};
 use crate::garbage::Deed;
 use crate::node_health::{Loss, Policy, Unready};
 use crate::node_taints::Tainting;
@@ -24,8 +26,8 @@ use crate::watch::{self, Listings};
 use crate::workload::act::Looked;
 use crate::workload::{self, Snapshot, Written};
 use crate::{
-    call, garbage, namespace, node_health, node_taints, pod_gc, resource_quota, root_ca, service_account,
-    taint_eviction,
+    bootstrap_tokens, call, certificates, garbage, namespace, node_health, node_taints, pod_gc, resource_quota,
+    root_ca, service_account, taint_eviction,
 };
 
 /// How many actions may be under way at once.
@@ -42,6 +44,9 @@ const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
 /// How long the watches may take to show what a look wrote; then the next look asks the API itself.
 const LAG_MAX: Duration = Duration::from_secs(5);
+
+/// Times in objects are of whole seconds and of another clock: what is due at one is due a little after it.
+const WALL_STEP: Duration = Duration::from_millis(10);
 
 /// How many changes are taken before the controllers are asked again.
 const BATCH_MAX: usize = 256;
@@ -78,6 +83,10 @@ pub enum Action {
     DrivePodOff(Eviction),
     /// Count what a quota has in use.
     CountQuota(Count),
+    /// Approve, sign or remove a request for a certificate.
+    Certify(Task),
+    /// Remove a bootstrap token.
+    RemoveToken(bootstrap_tokens::Removal),
     /// Bring a workload in order.
     Look(Place),
     /// Do what the deletion of an object or of its owners asks for.
@@ -85,13 +94,19 @@ pub enum Action {
 }
 
 /// Everything that all controllers want now, and when to ask again though nothing changes.
-fn decide(world: &World, now: Instant) -> (BTreeSet<Action>, Option<Instant>) {
+fn decide(world: &World, now: Instant, wall: Timestamp) -> (BTreeSet<Action>, Option<Instant>) {
     let (removals, removal_at) = pod_gc::decide(world, now);
     let (counts, poll_at) = resource_quota::decide(world, now);
     let (losses, loss_at) = node_health::decide(world, now);
     let (taintings, taint_at) = node_taints::decide(world, now);
     let (evictions, eviction_at) = taint_eviction::decide(world, now);
-    let wake_at = [removal_at, poll_at, loss_at, taint_at, eviction_at].into_iter().flatten().min();
+    let (tasks, task_at) = certificates::decide(world, wall);
+    let (tokens, token_at) = bootstrap_tokens::decide(world, wall);
+    let until = |at: Timestamp| Duration::try_from(at.duration_since(wall)).ok();
+    let at_last = task_at.into_iter().chain(token_at).min().and_then(until);
+    let at_last = at_last.and_then(|after| now.checked_add(after.saturating_add(WALL_STEP)));
+    let wake_at = [removal_at, poll_at, loss_at, taint_at, eviction_at, at_last].into_iter().flatten().min();
+    let certified = tasks.into_iter().map(Action::Certify).chain(tokens.into_iter().map(Action::RemoveToken));
     let accounts = service_account::decide(world).into_iter().map(Action::CreateAccount);
     let published = root_ca::decide(world).into_iter().map(|(namespace, ca)| Action::PublishCa(namespace, ca));
     let namespaces = namespace::decide(world).into_iter().map(Action::EmptyNamespace);
@@ -104,11 +119,15 @@ fn decide(world: &World, now: Instant) -> (BTreeSet<Action>, Option<Instant>) {
     let counts = counts.into_iter().map(Action::CountQuota);
     let looks = world.looks.all().cloned().map(Action::Look);
     let deeds = world.deeds.all().filter_map(|uid| garbage::decide(world, uid)).map(Action::Collect);
-    let of_objects = removals.chain(looks).chain(deeds);
+    let of_objects = removals.chain(certified).chain(looks).chain(deeds);
     (accounts.chain(published).chain(namespaces).chain(of_nodes).chain(counts).chain(of_objects).collect(), wake_at)
 }
 
-async fn act(client: &Client, action: &Action, snapshot: Snapshot) -> Result<Looked, call::Error> {
+async fn act(
+    client: &Client,
+    action: &Action,
+    (snapshot, signer): (Snapshot, Option<Signer>),
+) -> Result<Looked, call::Error> {
     let work = async {
         match action {
             Action::CreateAccount(namespace) => service_account::act(client, namespace).await,
@@ -120,6 +139,8 @@ async fn act(client: &Client, action: &Action, snapshot: Snapshot) -> Result<Loo
             Action::TaintNode(tainting) => node_taints::act(client, tainting).await,
             Action::DrivePodOff(eviction) => taint_eviction::act(client, eviction).await,
             Action::CountQuota(count) => resource_quota::act(client, count).await,
+            Action::Certify(task) => certificates::act(client, task, signer).await,
+            Action::RemoveToken(removal) => bootstrap_tokens::act(client, removal).await,
             Action::Collect(deed) => garbage::act(client, deed).await,
             Action::Look(place) => return workload::act::act(client, place, snapshot).await,
         }
@@ -129,25 +150,24 @@ async fn act(client: &Client, action: &Action, snapshot: Snapshot) -> Result<Loo
     tokio::time::timeout(ACTION_TIMEOUT, work).await.map_err(timed_out)
 }
 
-/// What the controllers are told.
-#[derive(Debug, Clone, Default)]
+/// What the controllers are given beside their client.
+#[derive(Clone, Default)]
 pub struct Options {
-    /// The authority of the API server, PEM: published for pods.
+    /// The certificate by which pods know the API server, PEM; published for them.
     pub root_ca: Option<String>,
+    /// Who signs certificates.
+    pub signer: Option<Signer>,
     /// How patient they are with nodes.
     pub nodes: Policy,
 }
 
-/// Runs all controllers until they are cancelled, with upstream's patience with nodes. `root_ca` is published for pods.
-pub async fn run(client: Client, root_ca: Option<String>, cancel: CancellationToken) -> Result<(), Error> {
-    run_with(client, Options { root_ca, ..Options::default() }, cancel).await
-}
-
 /// Runs all controllers until they are cancelled; then finishes the actions under way.
-pub async fn run_with(client: Client, options: Options, cancel: CancellationToken) -> Result<(), Error> {
+pub async fn run(client: Client, options: Options, cancel: CancellationToken) -> Result<(), Error> {
     let mut events = watch::all(&client);
     let mut shell = Shell::new(client);
     shell.world.root_ca = options.root_ca;
+    shell.world.signs = options.signer.is_some();
+    shell.signer = options.signer;
     shell.world.lifecycle.policy = options.nodes;
     loop {
         let wake_at = shell.wake_at;
@@ -195,6 +215,7 @@ type Done = (Action, Result<Looked, call::Error>);
 
 struct Shell {
     client: Client,
+    signer: Option<Signer>,
     world: World,
     listings: Listings,
     attempts: BTreeMap<Action, Attempt>,
@@ -209,6 +230,7 @@ impl Shell {
     fn new(client: Client) -> Shell {
         Shell {
             client,
+            signer: None,
             world: World::default(),
             listings: Listings::default(),
             attempts: BTreeMap::new(),
@@ -245,6 +267,7 @@ impl Shell {
         match (&action, &outcome) {
             (Action::CountQuota(count), Ok(())) => resource_quota::counted(&mut self.world, count),
             (Action::TaintNode(tainting), Ok(())) => node_taints::tainted(&mut self.world, tainting, Instant::now()),
+            (Action::Certify(task), Ok(())) => certificates::done(&mut self.world, task),
             (Action::Collect(deed), Ok(())) => {
                 self.world.deeds.ends(&deed.uid);
                 self.attempts.remove(&action);
@@ -297,7 +320,7 @@ impl Shell {
         resource_quota::note_polls(&mut self.world, now);
         self.wake_looks(now);
         self.forget_what_is_well();
-        let (wanted, wake_at) = decide(&self.world, now);
+        let (wanted, wake_at) = decide(&self.world, now, Timestamp::now());
         let mut wakes: Vec<Instant> = wake_at.into_iter().chain(self.wakes.values().copied()).collect();
         self.attempts.retain(|action, attempt| attempt.running || wanted.contains(action));
         for action in wanted {
@@ -368,9 +391,9 @@ impl Shell {
         if let Some(attempt) = self.attempts.get_mut(&action) {
             attempt.running = true;
         }
-        let client = self.client.clone();
+        let (client, signer) = (self.client.clone(), self.signer.clone());
         self.running.spawn(async move {
-            let outcome = act(&client, &action, snapshot).await;
+            let outcome = act(&client, &action, (snapshot, signer)).await;
             (action, outcome)
         });
     }

@@ -120,7 +120,11 @@ impl Script {
         let client = kube::Client::new(tower::service_fn(move |request| served.clone().answer(request)), "default");
         let cancel = CancellationToken::new();
         let mut running = JoinSet::new();
-        running.spawn(controllers::run(client, Some("a certificate".to_owned()), cancel.clone()));
+        running.spawn(controllers::run(
+            client,
+            controllers::Options { root_ca: Some("a certificate".to_owned()), ..Default::default() },
+            cancel.clone(),
+        ));
         Script { api, pods, calls, cancel, running }
     }
 

@@ -131,6 +131,10 @@ impl Writer<'_> {
                     _ => {}
                 }
             }
+            Some("approval") => {
+                set.forget(&["spec"]);
+                set.forget(&["status", "certificate"]);
+            }
             _ if status => set.forget(&["status"]),
             _ => {}
         }

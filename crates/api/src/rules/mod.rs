@@ -9,6 +9,7 @@ use crate::field::FieldError;
 use crate::look;
 use crate::names;
 
+pub mod certificate_request;
 pub mod config_map;
 pub mod controller_revision;
 pub mod disruption_budget;
@@ -39,6 +40,19 @@ pub enum Toward {
     Served,
 }
 
+/// Who sends a request.
+#[derive(Debug, Clone, Copy)]
+pub struct Requester<'a> {
+    /// User name.
+    pub name: &'a str,
+    /// Stable id; may be empty.
+    pub uid: &'a str,
+    /// Groups.
+    pub groups: &'a [String],
+    /// What authentication says beside it.
+    pub extra: &'a std::collections::BTreeMap<String, Vec<String>>,
+}
+
 /// The rules of one kind. Every method has a default that does nothing, so that a kind says only what is special.
 ///
 /// The order for a create is: `default` → `prepare_create` → admission → `meta::validate_create` + `validate_create` →
@@ -51,6 +65,9 @@ pub trait Rules: Sync + Send {
     /// Drops what clients may not set on a new object, and sets what the server sets.
     fn prepare_create(&self, _object: &mut Value, _now: Timestamp) {}
 
+    /// Notes in a new object who asks for it, for kinds that do; whatever clients wrote there is not kept.
+    fn ask(&self, _object: &mut Value, _who: &Requester<'_>) {}
+
     /// Checks a new object. Its metadata is checked by [`crate::meta::validate_create`].
     fn validate_create(&self, _object: &Value) -> Vec<FieldError> {
         Vec::new()
@@ -58,6 +75,9 @@ pub trait Rules: Sync + Send {
 
     /// Puts back what this request may not change.
     fn prepare_update(&self, _new: &mut Value, _old: &Value, _sub: Option<&str>) {}
+
+    /// Notes in a changed object when it changed, for kinds that do.
+    fn stamp(&self, _new: &mut Value, _old: &Value, _sub: Option<&str>, _now: Timestamp) {}
 
     /// Checks a changed object. Its metadata is checked by [`crate::meta::validate_update`].
     fn validate_update(&self, new: &Value, _old: &Value, _sub: Option<&str>) -> Vec<FieldError> {

@@ -6,6 +6,7 @@
 //! To add one: write a module, add it to [`plugins`] and say in `choice` what it is by default.
 
 mod always_pull_images;
+mod certificates;
 pub mod choice;
 pub mod default_toleration_seconds;
 mod limit_ranger;
@@ -118,6 +119,9 @@ fn plugins(tolerations: DefaultTolerationSeconds) -> Vec<Box<dyn Plugin>> {
         Box::new(priority::Priority),
         Box::new(tolerations),
         Box::new(runtime_class::RuntimeClass),
+        Box::new(certificates::CertificateApproval),
+        Box::new(certificates::CertificateSigning),
+        Box::new(certificates::CertificateSubjectRestriction),
     ]
 }
 

@@ -5,12 +5,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use api::certificate::{GROUP, PLURAL};
 use api::look;
 use api::pod::reference::{Reference, references};
 use async_trait::async_trait;
 use serde_json::Value;
 
-use super::{Operation, Plugin, Request};
+use super::{Operation, Plugin, Request, certificates};
 use crate::status::Status;
 use crate::subresource::token::uid_mismatch;
 
@@ -34,6 +35,7 @@ impl Plugin for NodeRestriction {
                 Err(request.forbidden(format!("node {node:?} is not allowed to modify lease {:?}", request.name)))
             }
             ("", "pods") => pod(request, node, object).await,
+            (GROUP, PLURAL) if request.subresource.is_empty() => certificates::of_node(request, node, object),
             ("", "serviceaccounts") if request.subresource == "token" => token(request, node, object).await,
             _ => Ok(()),
         }

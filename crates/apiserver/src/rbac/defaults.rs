@@ -432,6 +432,8 @@ type DefaultBinding = (&'static str, &'static [(&'static str, &'static str)]);
 pub static BINDINGS: &[DefaultBinding] = &[
     ("cluster-admin", &[("Group", "system:masters")]),
     ("system:basic-user", &[("Group", "system:authenticated")]),
+    // A node renews its own certificate. Machines without one get in by what `sampan token create` binds.
+    ("system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", &[("Group", "system:nodes")]),
     ("system:discovery", &[("Group", "system:authenticated")]),
     ("system:kube-controller-manager", &[("User", "system:kube-controller-manager")]),
     ("system:kube-dns", &[("ServiceAccount", "kube-dns")]),

@@ -124,7 +124,7 @@ impl Rbac {
     }
 
     /// Whether a role allows it, without the words.
-    async fn allows(&self, store: &dyn Store, a: &Attributes<'_>) -> Result<bool, store::Error> {
+    pub async fn allows(&self, store: &dyn Store, a: &Attributes<'_>) -> Result<bool, store::Error> {
         let asked = asked(a);
         let found = self.ask(store, |index| {
             index.visit(a.user, a.namespace, |visit| {

@@ -3,6 +3,7 @@
 //! Owns the key, the claims and their judgement; `subresource::token` answers requests for tokens. No token and no part of
 //! the key may get into a log or an error. Start at [`Tokens`].
 
+pub mod bootstrap;
 pub mod claims;
 pub mod jwt;
 mod live;

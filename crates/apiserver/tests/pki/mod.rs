@@ -56,7 +56,11 @@ impl Pki {
     pub fn server_config(&self) -> Arc<rustls::ServerConfig> {
         let mut parameters = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        let identity = self.sign(parameters);
+        self.server_config_with(&self.sign(parameters))
+    }
+
+    /// A server that shows some identity.
+    pub fn server_config_with(&self, identity: &Identity) -> Arc<rustls::ServerConfig> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());

@@ -6,8 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use api::look;
 use api::selector::label::LabelSelector;
+use api::{certificate, look};
 use serde_json::Value;
 use tokio::time::Instant;
 
@@ -22,7 +22,7 @@ pub use pod::Pod;
 use crate::node_health::{self, Lifecycle};
 use crate::track::Due;
 use crate::workload::{self, Controller};
-use crate::{disruption, root_ca, service_account};
+use crate::{bootstrap_tokens, certificates, disruption, root_ca, service_account};
 
 /// A namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +61,14 @@ pub struct World {
     pub published_ca: BTreeMap<String, String>,
     /// By namespace and name.
     pub quotas: BTreeMap<(String, String), Quota>,
+    /// Requests for certificates, by name.
+    pub requests: BTreeMap<String, certificates::Facts>,
+    /// Whether there is somebody who signs them.
+    pub signs: bool,
+    /// How often roles and bindings have changed.
+    pub rights: u64,
+    /// Bootstrap tokens that have an end, by name.
+    pub tokens: BTreeMap<String, bootstrap_tokens::Facts>,
     /// By name.
     pub nodes: BTreeMap<String, Arc<Node>>,
     /// Nodes that pods are bound to but that do not exist, and since when that is known.
@@ -291,6 +299,12 @@ impl World {
             }
             ("", "pods") => self.keep_pod(uid, Pod::read(object)),
             ("", "resourcequotas") => self.keep_quota(uid, (namespace, name), object),
+            (certificate::GROUP, certificate::PLURAL) => self.keep_request(name, certificates::Facts::read(object)),
+            ("", "secrets") if namespace == bootstrap_tokens::NAMESPACE => {
+                self.tokens.remove(&name);
+                self.tokens.extend(bootstrap_tokens::Facts::read(object).map(|facts| (name, facts)));
+            }
+            (api::kind::RBAC, _) => self.rights += 1,
             ("policy", "poddisruptionbudgets") => {
                 let budgets = self.budgets.entry(namespace).or_default();
                 budgets.insert(place.clone(), disruption::selector(object));
@@ -319,6 +333,9 @@ impl World {
             ("", "pods") => self.drop_pod(uid),
             ("coordination.k8s.io", "leases") if namespace == node_health::LEASES => drop(self.leases.remove(name)),
             ("", "resourcequotas") => self.quotas.retain(|_, quota| quota.uid != uid),
+            (certificate::GROUP, certificate::PLURAL) => drop(self.requests.remove(name)),
+            ("", "secrets") if namespace == bootstrap_tokens::NAMESPACE => drop(self.tokens.remove(name)),
+            (api::kind::RBAC, _) => self.rights += 1,
             ("policy", "poddisruptionbudgets") => {
                 if let Some(budgets) = self.budgets.get_mut(namespace) {
                     budgets.remove(place);
@@ -326,6 +343,13 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    fn keep_request(&mut self, name: String, mut facts: certificates::Facts) {
+        // What was found out about it holds as long as it is the same.
+        let before = self.requests.get(&name).filter(|before| before.uid == facts.uid);
+        facts.judged = before.map_or(0, |before| before.judged);
+        self.requests.insert(name, facts);
     }
 
     fn keep_node(&mut self, name: String, node: Node) {
