@@ -227,7 +227,7 @@ fn too_many(cause: String, retry_after_seconds: Option<i64>) -> Status {
     if let Some(seconds) = retry_after_seconds {
         look::set(&mut details, "retryAfterSeconds", seconds);
     }
-    Status { code: 429, reason: Cow::Borrowed("TooManyRequests"), message: REFUSAL.to_owned(), details }
+    Status { details, ..Status::plain(429, "TooManyRequests", REFUSAL) }
 }
 
 /// Says on the pod why it goes, then deletes it.
