@@ -4,7 +4,6 @@
 //! `disruptedPods`, so that the controller that counts the budget knows of it before it sees the deletion. What
 //! [`charged`] and [`right`] decide is pure. Start at [`evict`].
 
-
 use api::selector::label::LabelSelector;
 use api::{Kind, Timestamp, look};
 use serde_json::{Value, json};
