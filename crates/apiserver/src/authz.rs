@@ -111,7 +111,7 @@ fn forbidden(a: &Attributes<'_>, reason: &str) -> Status {
             details.insert(field.into(), value.into());
         }
     }
-    Status { code: 403, reason: "Forbidden".into(), message, details: details.into() }
+    Status { details: details.into(), ..Status::plain(403, "Forbidden", message) }
 }
 
 /// `system:masters` may do everything.

@@ -48,6 +48,9 @@ pub fn check(kind: &Kind, document: Decoded, validation: FieldValidation) -> Res
     if has_unknown && let Some(found) = schema::find(kind.schema) {
         prune(found, &mut object);
     }
+    if report.is_unsettled {
+        schema::settle(kind, &mut object);
+    }
     Ok(Checked { object, warnings })
 }
 

@@ -27,6 +27,7 @@ mod leftover;
 mod list;
 mod object;
 mod openapi;
+mod openapi_protobuf;
 mod owners;
 mod patch;
 mod protobuf;

@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use crate::answer;
 use crate::descriptions::Descriptions;
 use crate::discovery::{groups, kinds_of, served, versions};
+use crate::openapi_protobuf;
 use crate::patch::ACCEPTED as PATCHES;
 use crate::server::Core;
 use crate::status::Status;
@@ -39,7 +40,8 @@ pub fn respond(path: &str, headers: &HeaderMap, core: &Core) -> Option<Result<Re
     let parts: Vec<&str> = path.split('/').filter(|p| !p.is_empty()).collect();
     let document = match parts.as_slice() {
         ["openapi", "v2"] if only_protobuf(headers) => {
-            return Some(Ok(answer::typed(200, V2_PROTOBUF, v2_protobuf(&core.service_version))));
+            let bytes = openapi_protobuf::encode(&v2(&core.service_version));
+            return Some(Ok(answer::typed(200, openapi_protobuf::MEDIA_TYPE, bytes)));
         }
         ["openapi", "v2"] => v2(&core.service_version),
         ["openapi", "v3"] => index(&core.service_version),
@@ -53,26 +55,6 @@ pub fn respond(path: &str, headers: &HeaderMap, core: &Core) -> Option<Result<Re
 fn only_protobuf(headers: &HeaderMap) -> bool {
     let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     accept.contains("protobuf") && !accept.contains("json") && !accept.contains("*/*")
-}
-
-const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
-
-/// A document without types, which is all that a protobuf client needs here: kubectl asks for it when an object's kind is
-/// not in v3 (a List, or a kind that is not served), and leaves what the document does not name to the server.
-fn v2_protobuf(service_version: &str) -> Vec<u8> {
-    let text = |out: &mut Vec<u8>, number: u8, content: &[u8]| {
-        out.push(number << 3 | 2);
-        // Versions are short: one byte of length is enough, and what is too long is left out.
-        let content = if content.len() < 0x80 { content } else { b"" };
-        out.push(content.len() as u8);
-        out.extend_from_slice(content);
-    };
-    let (mut information, mut document) = (Vec::new(), Vec::new());
-    text(&mut information, 1, b"Kubernetes");
-    text(&mut information, 2, service_version.as_bytes());
-    text(&mut document, 1, b"2.0");
-    text(&mut document, 2, &information);
-    document
 }
 
 fn group_path(group: &str, version: &str) -> String {

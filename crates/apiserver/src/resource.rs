@@ -402,7 +402,7 @@ fn delete_options(asked: &Asked, body: &[u8]) -> Result<DeleteOptions, Status> {
 }
 
 /// Kinds whose finished deletion answers with the object; the others answer with a Status.
-const RETURN_DELETED: [&str; 4] = ["pods", "namespaces", "podtemplates", "serviceaccounts"];
+const RETURN_DELETED: [&str; 5] = ["pods", "namespaces", "podtemplates", "resourcequotas", "serviceaccounts"];
 
 async fn delete_one(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Status> {
     let kind = asked.kind();

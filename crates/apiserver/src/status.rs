@@ -22,6 +22,8 @@ pub struct Status {
     pub message: String,
     /// `details` of the object, or null.
     pub details: Value,
+    /// `metadata.continue` of the object, or empty: how a list that came too late may go on all the same.
+    pub continue_token: String,
 }
 
 impl std::fmt::Display for Status {
@@ -56,12 +58,13 @@ fn object_details(kind: &Kind, kind_or_resource: &str, name: &str) -> serde_json
 impl Status {
     /// A refusal without details.
     pub fn plain(code: u16, reason: &'static str, message: impl Into<String>) -> Status {
-        Status { code, reason: Cow::Borrowed(reason), message: message.into(), details: Value::Null }
+        let (reason, message) = (Cow::Borrowed(reason), message.into());
+        Status { code, reason, message, details: Value::Null, continue_token: String::new() }
     }
 
     fn about(kind: &Kind, name: &str, code: u16, reason: &'static str, message: String) -> Status {
         let details = Value::Object(object_details(kind, kind.plural, name));
-        Status { code, reason: Cow::Borrowed(reason), message, details }
+        Status { details, ..Status::plain(code, reason, message) }
     }
 
     /// 404 for a named object.
@@ -107,7 +110,7 @@ impl Status {
             .collect();
         details.insert("causes".into(), causes.into());
         let message = format!("{} {name:?} is invalid: {joined}", qualified_kind(kind));
-        Status { code: 422, reason: Cow::Borrowed("Invalid"), message, details: details.into() }
+        Status { details: details.into(), ..Status::plain(422, "Invalid", message) }
     }
 
     /// 400.
@@ -201,6 +204,9 @@ impl Status {
         }
         if !self.details.is_null() {
             object["details"] = self.details.clone();
+        }
+        if !self.continue_token.is_empty() {
+            object["metadata"]["continue"] = self.continue_token.as_str().into();
         }
         object
     }

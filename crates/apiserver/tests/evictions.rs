@@ -162,6 +162,12 @@ async fn hook_95_a_dry_run_and_a_wrong_name_change_nothing() {
     let other = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": "b"}});
     let (code, told) = door.post(&format!("{PODS}/a/eviction"), &other).await;
     assert_eq!((code, &told["message"]), (400, &json!("name in URL does not match name in Eviction object")));
+    for (version, kind, expected) in
+        [("policy/v1beta1", "Eviction", 201), ("policy/v2", "Eviction", 400), ("policy/v1", "Pod", 400)]
+    {
+        let sent = json!({"apiVersion": version, "kind": kind, "metadata": {"name": "a"}, "deleteOptions": {"dryRun": ["All"]}});
+        assert_eq!(door.post(&format!("{PODS}/a/eviction"), &sent).await.0, expected, "{version} {kind}");
+    }
     let stale = json!({"dryRun": ["All"], "preconditions": {"resourceVersion": "1"}});
     assert_eq!(evict_with(&door, "a", stale).await.0, 409);
     assert_eq!((find(&door, "a").await, door.get(&format!("{BUDGETS}/web")).await.1), before);

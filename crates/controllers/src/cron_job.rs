@@ -38,6 +38,11 @@ fn end(job: &Value) -> Option<&'static str> {
     ["Complete", "Failed"].into_iter().find(|kind| condition::holds(&job["status"], kind))
 }
 
+/// Whether people made it from the template, as `kubectl create job --from` does. It stands in no schedule's way.
+fn is_by_hand(job: &Value) -> bool {
+    look::text_at(job, &["metadata", "annotations", "cronjob.kubernetes.io/instantiate"]) == "manual"
+}
+
 fn name(job: &Value) -> &str {
     look::text_at(job, &["metadata", "name"])
 }
@@ -49,7 +54,7 @@ pub fn decide(view: &View, now: Timestamp) -> Plan {
     own.sort_by_key(|job| look::text_at(job, &["metadata", "creationTimestamp"]).to_owned());
     let mut status = view.status().clone();
     let mut plan = Plan { first: note_ends(view, &own), ..Plan::default() };
-    let active: Vec<&Value> = own.iter().filter(|job| end(job).is_none()).copied().collect();
+    let active: Vec<&Value> = own.iter().filter(|job| end(job).is_none() && !is_by_hand(job)).copied().collect();
     look::set(&mut status, "active", active.iter().map(|job| reference(job)).collect::<Vec<Value>>());
     let succeeded = own.iter().map(|job| look::text_at(job, &["status", "completionTime"]));
     let latest = succeeded.chain([look::text(&status, "lastSuccessfulTime")]).max().unwrap_or_default().to_owned();

@@ -16,6 +16,8 @@ pub struct SchemaReport {
     pub unknown: Vec<String>,
     /// Values that cannot be decoded. Always refused (400).
     pub mistyped: Vec<Mistyped>,
+    /// Whether a value is written otherwise than the server writes it: see [`settle`].
+    pub is_unsettled: bool,
 }
 
 /// A value of the wrong type.
@@ -40,6 +42,45 @@ pub fn check_type(name: &str, object: &Value) -> SchemaReport {
         walk.object(found, object);
     }
     report
+}
+
+/// Writes what has several texts as Kubernetes' types write it: times in UTC and with the digits of their type, bytes
+/// without line ends, quantities with the largest suffix that leaves a whole number. A client that writes back what it
+/// read, `+00:00` for `Z`, has changed nothing.
+pub fn settle(kind: &Kind, object: &mut Value) {
+    settle_shape(&Shape::Object(kind.schema), object);
+}
+
+fn settle_shape(shape: &Shape, value: &mut Value) {
+    match (shape, value) {
+        (Shape::Object(name), Value::Object(fields)) => {
+            let Some(found) = find(name) else { return };
+            for (name, value) in fields.iter_mut() {
+                if let Some(field) = found.field(name) {
+                    settle_shape(&field.shape, value);
+                }
+            }
+        }
+        (Shape::List(inner), Value::Array(items)) => items.iter_mut().for_each(|item| settle_shape(inner, item)),
+        (Shape::Map(inner), Value::Object(fields)) => fields.values_mut().for_each(|value| settle_shape(inner, value)),
+        (scalar, value) => {
+            if let Some(text) = settled(scalar, value) {
+                *value = Value::String(text);
+            }
+        }
+    }
+}
+
+/// The server's text of a value, if it is another than the value's own. What cannot be read stays as it is.
+fn settled(shape: &Shape, value: &Value) -> Option<String> {
+    let text = match (shape, value) {
+        (Shape::Time, Value::String(text)) => time::seconds(time::parse(text)?),
+        (Shape::MicroTime, Value::String(text)) => time::micros(time::parse(text)?),
+        (Shape::Bytes, Value::String(text)) if text.contains(['\n', '\r']) => text.replace(['\n', '\r'], ""),
+        (Shape::Quantity, value) => Quantity::from_value(value).ok()?.to_string(),
+        _ => return None,
+    };
+    (value.as_str() != Some(&text)).then_some(text)
 }
 
 /// Removes every field that the schema does not know and every null, as decoding into typed objects does.
@@ -131,6 +172,7 @@ impl Walk<'_> {
     }
 
     fn scalar(&mut self, shape: &Shape, value: &Value) {
+        self.report.is_unsettled |= settled(shape, value).is_some();
         match shape {
             Shape::Text if !value.is_string() => self.wrong(value, "string"),
             Shape::Boolean if !value.is_boolean() => self.wrong(value, "bool"),
@@ -247,6 +289,36 @@ mod tests {
     }
 
     #[test]
+    fn what_has_several_texts_is_written_in_one() {
+        let written = json!({
+            "metadata": {"creationTimestamp": "2026-01-02T04:04:05.6+01:00"},
+            "spec": {"containers": [{"resources": {"limits": {"cpu": 1000, "memory": "1024Mi"}}}],
+                "volumes": [{"emptyDir": {"sizeLimit": "1024Mi"}}]},
+        });
+        assert!(pod(written.clone()).is_unsettled);
+        let kind = find_kind("", "v1", "pods").unwrap();
+        let mut object = written;
+        settle(kind, &mut object);
+        assert_eq!(
+            object,
+            json!({
+                "metadata": {"creationTimestamp": "2026-01-02T03:04:05Z"},
+                "spec": {"containers": [{"resources": {"limits": {"cpu": "1k", "memory": "1Gi"}}}],
+                    "volumes": [{"emptyDir": {"sizeLimit": "1Gi"}}]},
+            })
+        );
+        assert!(!pod(object).is_unsettled);
+        let lease = find_kind("coordination.k8s.io", "v1", "leases").unwrap();
+        let mut object = json!({"spec": {"renewTime": "2026-01-02T03:04:05+00:00"}});
+        settle(lease, &mut object);
+        assert_eq!(object["spec"]["renewTime"], "2026-01-02T03:04:05.000000Z");
+        let secret = find_kind("", "v1", "secrets").unwrap();
+        let mut object = json!({"data": {"a": "QUJD\nREVG\n", "b": null}});
+        settle(secret, &mut object);
+        assert_eq!(object["data"], json!({"a": "QUJDREVG", "b": null}));
+    }
+
+    #[test]
     fn unknown_fields_are_named_by_their_path() {
         let report = pod(json!({
             "apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a", "lables": {}},
@@ -333,6 +405,7 @@ mod tests {
                 }],
             },
         }));
-        assert_eq!(report, SchemaReport::default());
+        // The server writes the number of processors as text.
+        assert_eq!(report, SchemaReport { is_unsettled: true, ..SchemaReport::default() });
     }
 }

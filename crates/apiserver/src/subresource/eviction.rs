@@ -4,8 +4,6 @@
 //! `disruptedPods`, so that the controller that counts the budget knows of it before it sees the deletion. What
 //! [`charged`] and [`right`] decide is pure. Start at [`evict`].
 
-use std::borrow::Cow;
-
 use api::selector::label::LabelSelector;
 use api::{Kind, Timestamp, look};
 use serde_json::{Value, json};
@@ -26,6 +24,9 @@ const NOTED_MAX: usize = 2000;
 /// When a client may try again that came before the controller had counted the budget.
 const UNCOUNTED_RETRY_SECONDS: i64 = 10;
 
+/// kubectl before 1.22 sends v1beta1, which Kubernetes still takes here.
+const VERSIONS: [&str; 3] = ["", "policy/v1", "policy/v1beta1"];
+
 const REFUSAL: &str = "Cannot evict pod as it would violate the pod's disruption budget.";
 
 const SEVERAL: &str =
@@ -33,6 +34,12 @@ const SEVERAL: &str =
 
 /// Deletes the pod of an Eviction with its delete options, if it may go.
 pub async fn evict(registry: &Registry, call: &Call<'_>, eviction: &Value, query: &Query) -> Result<Value, Status> {
+    let (version, kind) = (look::text(eviction, "apiVersion"), look::text(eviction, "kind"));
+    if !VERSIONS.contains(&version) || !["", "Eviction"].contains(&kind) {
+        let why =
+            format!("no kind {kind:?} is registered for version {version:?} at this path: an Eviction is expected");
+        return Err(Status::bad_request(why));
+    }
     if object::name(eviction) != call.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
@@ -227,7 +234,7 @@ fn too_many(cause: String, retry_after_seconds: Option<i64>) -> Status {
     if let Some(seconds) = retry_after_seconds {
         look::set(&mut details, "retryAfterSeconds", seconds);
     }
-    Status { code: 429, reason: Cow::Borrowed("TooManyRequests"), message: REFUSAL.to_owned(), details }
+    Status { details, ..Status::plain(429, "TooManyRequests", REFUSAL) }
 }
 
 /// Says on the pod why it goes, then deletes it.

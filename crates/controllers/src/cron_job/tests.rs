@@ -93,6 +93,23 @@ fn what_runs_at_the_same_time_is_as_said() {
 }
 
 #[test]
+fn a_job_made_by_hand_stands_in_no_schedules_way() {
+    let mut sim = sim(&json!({"concurrencyPolicy": "Forbid"}));
+    sim.now += 60;
+    look(&mut sim);
+    let first = sim.names("jobs").remove(0);
+    // `kubectl create job --from` makes a Job like this one, but for the mark.
+    sim.change("batch", "jobs", &first, |job| {
+        job["metadata"]["annotations"] = json!({"cronjob.kubernetes.io/instantiate": "manual"});
+    });
+    sim.now += 60;
+    look(&mut sim);
+    assert_eq!(sim.names("jobs").len(), 2, "it runs, and the next one is begun");
+    let active: Vec<Value> = look::list_at(&get(&sim), &["status", "active"]).to_vec();
+    assert_eq!(active.iter().map(|job| &job["name"]).filter(|name| **name == first).count(), 0, "{active:?}");
+}
+
+#[test]
 fn a_suspended_one_begins_nothing_and_history_is_kept_short() {
     let mut sim = sim(&json!({"successfulJobsHistoryLimit": 2, "failedJobsHistoryLimit": 0}));
     for round in 0..5 {

@@ -15,9 +15,14 @@ pub(super) enum Said {
     Resize { columns: u16, rows: u16 },
 }
 
-/// A terminal's size as all protocols write it. None for what is no size.
+/// A terminal's size as all protocols write it, in capital letters or small ones: Go reads both, and JavaScript's client
+/// relies on that. None for what is no size.
 pub(super) fn size(value: &Value) -> Option<Said> {
-    let side = |name: &str| value[name].as_u64().and_then(|side| u16::try_from(side).ok());
+    let fields = value.as_object()?;
+    let side = |name: &str| {
+        let found = fields.iter().find(|(key, _)| key.eq_ignore_ascii_case(name))?.1;
+        u16::try_from(found.as_u64()?).ok()
+    };
     Some(Said::Resize { columns: side("Width")?, rows: side("Height")? })
 }
 
@@ -113,6 +118,8 @@ mod tests {
     #[test]
     fn a_size_has_two_sides_that_fit() {
         assert_eq!(size(&json!({"Width": 80, "Height": 24})), Some(Said::Resize { columns: 80, rows: 24 }));
+        assert_eq!(size(&json!({"width": 80, "height": 24})), Some(Said::Resize { columns: 80, rows: 24 }));
+        assert_eq!(size(&json!([80, 24])), None);
         assert_eq!(size(&json!({"Width": -1, "Height": 24})), None);
         assert_eq!(size(&json!({"Width": 80})), None);
     }

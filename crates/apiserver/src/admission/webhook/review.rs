@@ -164,6 +164,7 @@ fn denial(webhook: &str, status: Option<&Value>) -> Status {
         reason: look::text(status, "reason").to_owned().into(),
         message,
         details: look::get(status, "details").cloned().unwrap_or(Value::Null),
+        continue_token: String::new(),
     }
 }
 
