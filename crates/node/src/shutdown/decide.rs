@@ -159,14 +159,10 @@ impl Machine {
         let mut plan = Plan::default();
         // Each round but the last goes to a later stage.
         while let Some(next) = next(self.stage, policy, view, now) {
-            if let Stage::Ending { group, until } = self.stage {
-                plan.add(policy, view, group, until, now);
-            }
+            plan.add(self.stage, policy, view, now);
             self.stage = next;
         }
-        if let Stage::Ending { group, until } = self.stage {
-            plan.add(policy, view, group, until, now);
-        }
+        plan.add(self.stage, policy, view, now);
         let due = match self.stage {
             Stage::Ending { until, .. } | Stage::Telling { until } => Some(until),
             Stage::Quiet | Stage::Over => None,
@@ -207,7 +203,8 @@ fn next(stage: Stage, policy: &Policy, view: &View, now: Timestamp) -> Option<St
 
 impl Plan {
     /// The pods of a group whose time runs, and those of earlier ones that turn up late. Nobody is asked twice.
-    fn add(&mut self, policy: &Policy, view: &View, group: usize, until: Timestamp, now: Timestamp) {
+    fn add(&mut self, stage: Stage, policy: &Policy, view: &View, now: Timestamp) {
+        let Stage::Ending { group, until } = stage else { return };
         let left = until.duration_since(now).as_secs().max(0);
         for pod in &view.pods {
             let is_due = policy.group_of(pod.priority) <= group && !pod.is_asked && pod.end == End::Not;

@@ -6,9 +6,12 @@
 //! verdict is handed to the pod's own task by the agent. Start at [`decide::Machine`].
 
 pub mod decide;
+pub mod logind;
 pub mod policy;
 
 pub use policy::{Given, Group, Policy};
+
+use crate::object::PodStatus;
 
 /// The reason of a pod that was ended for the machine's shutdown.
 pub const TERMINATED: &str = "Terminated";
@@ -20,3 +23,13 @@ pub const REJECTED: &str = "NodeShutdown";
 pub const REJECTED_MESSAGE: &str = "Pod was rejected as the node is shutting down.";
 /// Why the node is not ready then.
 pub const NOT_READY: &str = "node is shutting down";
+
+/// True for the status of a pod that a shutdown of the machine has ended or kept out.
+pub fn has_ended(status: &PodStatus) -> bool {
+    status.phase == "Failed" && is_reason(&status.reason)
+}
+
+/// True for the reason of such a pod.
+pub fn is_reason(reason: &str) -> bool {
+    matches!(reason, TERMINATED | REJECTED)
+}
