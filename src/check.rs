@@ -5,6 +5,7 @@
 
 mod cgroups;
 mod disk;
+mod shutdown;
 
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::Path;
@@ -55,6 +56,7 @@ pub fn run(settings: Settings) -> anyhow::Result<()> {
     findings.push(disk::finding(&resolved));
     findings.push(oom_score());
     findings.push(docker_forwarding());
+    findings.push(shutdown::finding(&resolved.shutdown)?);
     findings.extend(handler_tests(&resolved));
     for finding in &findings {
         let mark = match finding.weight {

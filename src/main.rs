@@ -34,6 +34,7 @@ mod restart_settings;
 mod roles;
 mod secrets;
 mod settings;
+mod shutdown_settings;
 mod static_pods;
 mod supervise;
 mod tokens;

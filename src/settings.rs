@@ -18,6 +18,7 @@ use crate::handler_settings::HandlerSettings;
 use crate::handlers::files::Places;
 use crate::image_settings::ImageSettings;
 use crate::instance::Instance;
+use crate::shutdown_settings::Groups;
 
 /// The settings as they were given: nothing is defaulted yet.
 #[derive(clap::Args, Serialize, Deserialize, Default, Clone, Debug)]
@@ -129,6 +130,20 @@ pub struct Settings {
     )]
     #[serde(rename = "mergeDefaultEvictionSettings")]
     pub eviction_defaults_merged: Option<bool>,
+    /// When logind announces that the machine shuts down, stop the pods in order, within this time; 0 does not [default: 0]
+    #[arg(long, env = "SAMPAN_SHUTDOWN_GRACE_PERIOD", value_name = "DURATION")]
+    pub shutdown_grace_period: Option<String>,
+    /// The part of it that is kept for critical pods, which stop last [default: 0]
+    #[arg(long, env = "SAMPAN_SHUTDOWN_GRACE_PERIOD_CRITICAL_PODS", value_name = "DURATION")]
+    pub shutdown_grace_period_critical_pods: Option<String>,
+    /// Instead of these two: seconds for pods from each priority on, the lowest stop first, e.g. 0=60,1000=20,2000000000=10
+    #[arg(
+        long,
+        env = "SAMPAN_SHUTDOWN_GRACE_PERIOD_BY_POD_PRIORITY",
+        value_name = "PRIORITY=SECONDS,...",
+        allow_hyphen_values = true
+    )]
+    pub shutdown_grace_period_by_pod_priority: Option<Groups>,
     /// Images that the Node's status lists, the largest first; -1 for all [default: 50]
     #[arg(long, env = "SAMPAN_NODE_STATUS_MAX_IMAGES", value_name = "N", allow_negative_numbers = true)]
     pub node_status_max_images: Option<i32>,
@@ -346,6 +361,7 @@ pub struct Resolved {
     pub crash_back_off: node::CrashBackOff,
     pub images: ImageSettings,
     pub eviction: node::eviction::Policy,
+    pub shutdown: node::shutdown::Policy,
     pub logs: node::log_rotation::Policy,
     pub credentials: node::credentials::Options,
     pub verification: node::records::Rules,
@@ -427,6 +443,7 @@ impl Settings {
             handler_timeout,
             images,
             eviction,
+            shutdown: self.shutdown()?,
             logs,
             static_pods,
             credentials,

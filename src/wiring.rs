@@ -382,6 +382,7 @@ fn node_options(
         images_with_handler: resolved.images.with_handler,
         collection: resolved.images.collection,
         eviction: resolved.eviction.clone(),
+        shutdown: resolved.shutdown.clone(),
         logs: resolved.logs,
         status_images_max: resolved.images.status_max,
         runtime_class_fails_pod: resolved.runtime_class_fails_pod,

@@ -13,6 +13,7 @@ mod pods;
 mod preemption;
 mod runtime;
 mod services;
+mod shutdown;
 mod statics;
 
 pub use drain::drain;
@@ -39,6 +40,7 @@ use crate::{
 use cri::v1;
 use futures_util::StreamExt as _;
 use pods::Pods;
+use shutdown::Shutdown;
 use statics::Statics;
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::{
@@ -77,13 +79,18 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
     let mut updates =
         static_pods::watch(&options.static_pods, &options.node_name, actor.clock, &known, &mut background);
     let mut agent = Pods::new(actor.clone(), probes, options.max_pods, pressed, statics);
+    agent.shutdown = Shutdown::new(options.shutdown.clone());
+    let mut heard = agent.shutdown.listen(&mut background, &cancel);
+    agent.hear_first(&mut heard).await;
     agent.settle_statics();
     let mut watch = std::pin::pin!(pods::watch(&options.client, &options.node_name));
-    options.serve_node(&actor, (asks, pressure), &mut background, cancel.clone());
+    let told = services::Told { asks, pressure, shutdown: agent.shutdown.announced() };
+    options.serve_node(&actor, told, &mut background, cancel.clone());
     let mut events = runtime::subscribe(actor.cri.clone(), cancel.clone(), &mut background);
     let mut tick = tokio::time::interval(RELIST);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
+        let pause = agent.shutdown_pause();
         tokio::select! {
             biased;
             () = cancel.cancelled() => break,
@@ -93,6 +100,8 @@ pub async fn run(options: Options, cancel: CancellationToken) -> Result<(), Erro
             Some(report) = probe_reports.recv() => agent.take_report(report),
             Some(ended) = agent.ended() => agent.take_ended(ended),
             Some(ask) = asked.recv() => agent.take_ask(ask),
+            Some(news) = heard.recv() => agent.take_shutdown_news(news),
+            () = shutdown::rest(pause) => agent.look_at_shutdown(),
             _ = tick.tick() => agent.housekeep(),
         }
     }

@@ -41,6 +41,17 @@ pub struct Target {
 }
 
 impl Target {
+    /// The Node, whose events bear its name for a UID.
+    pub fn node(name: &str) -> Self {
+        Self {
+            kind: "Node",
+            namespace: String::new(),
+            name: name.to_owned(),
+            uid: name.to_owned(),
+            field_path: String::new(),
+        }
+    }
+
     /// The pod as a whole.
     pub fn pod(pod: &Pod) -> Self {
         Self {

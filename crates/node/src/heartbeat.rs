@@ -64,6 +64,8 @@ pub struct Options {
     pub images_max: Option<usize>,
     /// The conditions that eviction has found.
     pub pressure: watch::Receiver<Pressure>,
+    /// Whether the machine is shutting down.
+    pub shutdown: watch::Receiver<bool>,
     /// When the runtime was last listed.
     pub pulse: Pulse,
     /// Where those who call the runtime read what it says of itself.
@@ -93,6 +95,7 @@ pub async fn run(options: Options, ready: watch::Sender<bool>, cancel: Cancellat
         leases: Api::namespaced(options.client.clone(), LEASE_NAMESPACE),
         machine: Machine::read(&options.data_dir),
         pressure: options.pressure.clone(),
+        shutdown: options.shutdown.clone(),
         options,
         is_registered: false,
         written: None,
@@ -109,6 +112,8 @@ pub async fn run(options: Options, ready: watch::Sender<bool>, cancel: Cancellat
         }
         let pause = match beat {
             Ok(true) => LOOK_PERIOD,
+            // HOOK-97: nothing is waited for then.
+            Ok(false) if *heart.shutdown.borrow() => LOOK_PERIOD,
             Ok(false) => RETRY_PERIOD,
             Err(error) => {
                 tracing::warn!(%error, cause = ?std::error::Error::source(&error).map(ToString::to_string), "node not reported");
@@ -121,6 +126,7 @@ pub async fn run(options: Options, ready: watch::Sender<bool>, cancel: Cancellat
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
             Ok(()) = heart.pressure.changed() => {}
+            Ok(()) = heart.shutdown.changed() => {}
         }
     }
 }
@@ -128,6 +134,7 @@ pub async fn run(options: Options, ready: watch::Sender<bool>, cancel: Cancellat
 struct Heart {
     options: Options,
     pressure: watch::Receiver<Pressure>,
+    shutdown: watch::Receiver<bool>,
     nodes: Api<Node>,
     leases: Api<Lease>,
     machine: Machine,
@@ -152,6 +159,7 @@ impl Heart {
         });
         let now = self.options.clock.now();
         seen.unlisted = self.options.pulse.problem(now);
+        seen.is_shutting_down = *self.shutdown.borrow_and_update();
         let state = RuntimeState::of(&seen);
         self.unready = if state.is_ready { 0 } else { self.unready.saturating_add(1) };
         self.options.state.send_if_modified(|known| std::mem::replace(known, state.clone()) != state);

@@ -24,6 +24,7 @@ pub mod pod;
 pub mod port;
 pub mod probes;
 pub mod records;
+pub mod shutdown;
 pub mod static_pods;
 pub mod status;
 pub mod volumes;

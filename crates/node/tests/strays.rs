@@ -122,6 +122,7 @@ async fn pod_3_a_node_whose_runtime_lists_nothing_is_not_ready() {
         max_pods: 10,
         images_max: None,
         pressure,
+        shutdown: tokio::sync::watch::channel(false).1,
         pulse: pulse.clone(),
         state: tokio::sync::watch::Sender::new(Default::default()),
         clock: node::pod::clock::Clock::System,

@@ -55,6 +55,8 @@ pub struct Options {
     pub collection: crate::collection::Policy,
     /// When pods are evicted.
     pub eviction: crate::eviction::Policy,
+    /// How long pods get when the machine shuts down.
+    pub shutdown: crate::shutdown::Policy,
     /// When logs are rotated.
     pub logs: crate::log_rotation::Policy,
     /// How many images the Node's status lists; `None` for all (IMG-268).

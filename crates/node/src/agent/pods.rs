@@ -5,6 +5,7 @@ use super::{
     admission::{Room, refusal},
     housekeeping,
     runtime::RuntimeEvent,
+    shutdown::Shutdown,
     statics::Statics,
 };
 use crate::{
@@ -12,12 +13,13 @@ use crate::{
     object::Pod,
     pod::{
         act::Actor,
-        checkpoint::Verdict,
+        checkpoint::{Checkpoint, Verdict},
         observe::Listing,
         shell::{News, Task, Wish},
         view::{Record, Sandbox},
     },
     probes::{Probes, Report},
+    shutdown::decide::End,
 };
 use cri::v1;
 use futures_util::Stream;
@@ -43,6 +45,8 @@ const NEWS_MAX: usize = 256;
 pub(super) struct Handle {
     pub(super) wishes: watch::Sender<Wish>,
     news: mpsc::Sender<News>,
+    /// How far the pod's end is.
+    pub(super) end: watch::Receiver<End>,
 }
 
 /// All pods of this node.
@@ -63,6 +67,7 @@ pub(super) struct Pods {
     pressure: watch::Receiver<Pressure>,
     pub(super) orphans: housekeeping::Orphans,
     pub(super) statics: Statics,
+    pub(super) shutdown: Shutdown,
 }
 
 /// A task that ended.
@@ -110,6 +115,7 @@ impl Pods {
             pressure,
             orphans: housekeeping::Orphans::default(),
             statics,
+            shutdown: Shutdown::default(),
         }
     }
 
@@ -179,22 +185,27 @@ impl Pods {
         refusal(pod, &others, self.room())
     }
 
-    /// RTC-69, POD-7: a pod that finds no room is refused, and that is on disk before its task begins.
+    /// RTC-69, POD-7, HOOK-97: a pod that finds no room, or a machine that shuts down, is refused, and that is on disk
+    /// before its task begins.
     fn admit(&self, pod: &Pod) {
         let fresh = pod.status.start_time.is_none() && !pod.is_deleting();
-        if !fresh {
+        if !fresh || self.actor.checkpoints.load(pod.uid()).verdict.is_some() {
             return;
+        }
+        if let Some(verdict) = self.reject_for_shutdown(pod) {
+            return self.refuse(pod, verdict);
         }
         let short = eviction::admission::refusal(pod, &self.pressure.borrow());
         let crowded = || self.shortage(pod).filter(|_| !self.make_room(pod));
         let Some((reason, message)) = short.or_else(crowded) else { return };
-        let mut checkpoint = self.actor.checkpoints.load(pod.uid());
-        if checkpoint.verdict.is_some() {
-            return;
-        }
         self.actor.recorder.warning(crate::event::Target::pod(pod), &reason, message.clone());
         let (at, message) = (self.actor.clock.now(), format!("Pod was rejected: {message}"));
-        checkpoint.verdict = Some(Verdict { reason, message, at, grace_seconds: 1, is_disruption: false });
+        self.refuse(pod, Verdict { reason, message, at, grace_seconds: 1, is_disruption: false });
+    }
+
+    /// Writes down that a pod is not let in.
+    pub(super) fn refuse(&self, pod: &Pod, verdict: Verdict) {
+        let checkpoint = Checkpoint { verdict: Some(verdict), ..self.actor.checkpoints.load(pod.uid()) };
         if let Err(error) = self.actor.checkpoints.save(pod.uid(), &checkpoint) {
             tracing::error!(uid = pod.uid(), %error, "checkpoint not written");
         }
@@ -225,9 +236,10 @@ impl Pods {
         let (wishes, wish) = watch::channel(wish);
         let (news, inbox) = mpsc::channel(NEWS_MAX);
         let task = Task::new(self.actor.clone(), self.probes.clone(), wish, inbox);
+        let end = task.end();
         let (cancel, ended) = (self.cancel.clone(), uid.clone());
         self.tasks.spawn(async move { (ended, task.run(cancel).await) });
-        self.handles.insert(uid, Handle { wishes, news });
+        self.handles.insert(uid, Handle { wishes, news, end });
     }
 
     pub(super) async fn join_next(&mut self) -> Option<Result<(String, bool), JoinError>> {

@@ -19,6 +19,16 @@ use tokio_util::sync::CancellationToken;
 /// Between two beginnings of a service that fails.
 const AGAIN: Duration = Duration::from_secs(2);
 
+/// What the services and the agent tell each other.
+pub(super) struct Told {
+    /// What eviction asks.
+    pub(super) asks: mpsc::Sender<Ask>,
+    /// What eviction has found.
+    pub(super) pressure: watch::Sender<Pressure>,
+    /// Whether the machine is shutting down.
+    pub(super) shutdown: watch::Receiver<bool>,
+}
+
 impl Options {
     fn collector(&self, actor: &Actor) -> Collector {
         Collector::new(collection::Options {
@@ -39,7 +49,7 @@ impl Options {
     pub(super) fn serve_node(
         self,
         actor: &Arc<Actor>,
-        (agent, pressure): (mpsc::Sender<Ask>, watch::Sender<Pressure>),
+        Told { asks, pressure, shutdown }: Told,
         background: &mut JoinSet<()>,
         cancel: CancellationToken,
     ) {
@@ -49,7 +59,7 @@ impl Options {
             policy: self.eviction.clone(),
             actor: actor.clone(),
             collector: collector.clone(),
-            agent,
+            agent: asks,
             pressure,
             metrics: evictions.clone(),
         });
@@ -69,6 +79,7 @@ impl Options {
             max_pods: self.max_pods,
             images_max: self.status_images_max,
             pressure: pressed,
+            shutdown,
             data_dir: self.data_dir.clone(),
             pulse: actor.pulse.clone(),
             state: actor.runtime_state.clone(),

@@ -30,6 +30,8 @@ pub(super) struct Statics {
     /// The mirrors of a listing under way.
     listed: BTreeSet<Name>,
     mirrors: watch::Sender<Mirrors>,
+    /// Those that a shutdown has ended and that begin anew when nothing of them is left, by UID.
+    renewed: BTreeSet<String>,
 }
 
 impl Statics {
@@ -42,7 +44,13 @@ impl Statics {
             shown: BTreeMap::new(),
             listed: BTreeSet::new(),
             mirrors: watch::Sender::new(Mirrors::default()),
+            renewed: BTreeSet::new(),
         }
+    }
+
+    /// Tells the mirrors' task whether the machine is shutting down.
+    pub(super) fn show_shutdown(&self, is_on: bool) {
+        self.mirrors.send_if_modified(|mirrors| std::mem::replace(&mut mirrors.is_shutting_down, is_on) != is_on);
     }
 
     pub(super) fn are_complete(&self) -> bool {
@@ -72,6 +80,7 @@ impl Pods {
             return;
         }
         let (wanted, shadowed) = self.statics.sources.wanted();
+        self.renew_forgotten();
         for pod in shadowed {
             tracing::error!(from = pod.from, pod = %pod.name(), uid = pod.uid(), "another static pod has this name or UID");
         }
@@ -87,7 +96,8 @@ impl Pods {
     }
 
     fn begun(&self) -> Vec<Begun> {
-        let is_ending = |uid: &String| self.handles.get(uid).is_none_or(|handle| handle.wishes.borrow().removed);
+        let ends = |wish: &Wish| wish.removed || wish.drained;
+        let is_ending = |uid: &String| self.handles.get(uid).is_none_or(|handle| ends(&handle.wishes.borrow()));
         let all = self.statics.begun.iter();
         all.map(|(uid, pod)| Begun { pod: pod.clone(), is_ending: is_ending(uid) }).collect()
     }
@@ -103,13 +113,45 @@ impl Pods {
         }
     }
 
+    /// HOOK-97: what a shutdown of the machine ended begins anew with the agent that runs after it.
+    fn renew_forgotten(&mut self) {
+        for pod in self.statics.ledger.all() {
+            let uid = pod.uid().to_owned();
+            if !self.handles.contains_key(&uid) && self.was_shut_down(&uid) {
+                tracing::info!(pod = %pod.name(), uid, "a static pod that a shutdown had ended begins anew");
+                let wish = Wish { drained: true, ..Wish::of(pod.pod.clone()) };
+                self.statics.begun.insert(uid.clone(), pod);
+                self.statics.renewed.insert(uid);
+                self.begin(wish);
+            }
+        }
+    }
+
+    /// HOOK-97: the shutdown was cancelled; what it has ended or kept out begins anew.
+    pub(super) fn renew_statics(&mut self) {
+        let ended: Vec<String> = self.statics.begun.keys().filter(|uid| self.was_shut_down(uid)).cloned().collect();
+        for uid in ended {
+            if let Some(handle) = self.handles.get(&uid) {
+                handle.wishes.send_modify(|wish| wish.drained = true);
+                self.statics.renewed.insert(uid);
+            }
+        }
+        self.want_mirrors();
+    }
+
     fn begin_static(&mut self, pod: StaticPod, removed: bool) {
         if self.handles.contains_key(pod.uid()) {
             tracing::error!(from = pod.from, uid = pod.uid(), "a pod of the API has the UID of this static pod");
             return;
         }
-        let is_new = self.statics.ledger.all().iter().all(|known| known.uid() != pod.uid());
-        if is_new && !removed && self.shortage(&pod.pod).is_some() {
+        let is_new = self.statics.renewed.remove(pod.uid())
+            || self.statics.ledger.all().iter().all(|known| known.uid() != pod.uid());
+        if is_new
+            && !removed
+            && let Some(verdict) = self.reject_for_shutdown(&pod.pod)
+        {
+            self.refuse(&pod.pod, verdict);
+        } else if is_new && !removed && self.shortage(&pod.pod).is_some() {
             // It begins all the same: nobody but the node looks after it.
             self.make_room(&pod.pod);
         }
@@ -146,6 +188,8 @@ impl Pods {
         if wish.removed {
             self.statics.ledger.remove(wish.pod.uid());
             self.settle_statics();
+        } else if self.statics.renewed.contains(wish.pod.uid()) {
+            self.settle_statics();
         }
     }
 
@@ -164,7 +208,8 @@ impl Pods {
     }
 
     fn mirror_of(&self, pod: &StaticPod) -> Option<Arc<Pod>> {
-        self.statics.shown.get(&pod.name()).filter(|mirror| Sight::of(mirror).of == pod.uid()).cloned()
+        let is_its = |mirror: &&Arc<Pod>| Sight::of(mirror).of == pod.uid() && !self.is_outdated(mirror);
+        self.statics.shown.get(&pod.name()).filter(is_its).cloned()
     }
 
     /// The API shows a mirror: its pod learns of it.
@@ -172,7 +217,7 @@ impl Pods {
         let (name, mirror) = (Name::of(&mirror), Arc::new(mirror));
         let sight = Sight::of(&mirror);
         self.statics.listed.insert(name.clone());
-        self.tell_mirror(&sight.of, Some(mirror.clone()));
+        self.tell_mirror(&sight.of, Some(mirror.clone()).filter(|mirror| !self.is_outdated(mirror)));
         self.statics.shown.insert(name.clone(), mirror);
         self.statics.mirrors.send_if_modified(|mirrors| mirrors.seen.insert(name, sight.clone()) != Some(sight));
     }

@@ -137,7 +137,6 @@ impl Evictor {
     }
 
     fn node(&self) -> Target {
-        let name = self.options.actor.ctx.node_name.clone();
-        Target { kind: "Node", namespace: String::new(), uid: name.clone(), name, field_path: String::new() }
+        Target::node(&self.options.actor.ctx.node_name)
     }
 }

@@ -37,6 +37,8 @@ pub(super) struct Seen {
     pub figures: ByHandler,
     /// Why what it says of its containers cannot be relied on, if so.
     pub unlisted: Option<String>,
+    /// The machine is shutting down.
+    pub is_shutting_down: bool,
 }
 
 impl Machine {
@@ -106,6 +108,7 @@ pub(super) async fn look(cri: &cri::Client) -> Result<Seen, String> {
         features: status.features,
         figures: status.info.get("handlers").map(|text| api::handlers::parse(text)).unwrap_or_default(),
         unlisted: None,
+        is_shutting_down: false,
         images: list.map(|l| l.into_inner().images).unwrap_or_default(),
     })
 }

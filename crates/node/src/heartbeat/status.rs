@@ -6,7 +6,10 @@ use super::{
     Options,
     facts::{Machine, Seen},
 };
-use crate::eviction::{Condition, Pressure};
+use crate::{
+    eviction::{Condition, Pressure},
+    shutdown,
+};
 use cri::v1;
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -125,6 +128,7 @@ pub(super) fn ready(seen: &Seen) -> Result<(), String> {
         }
     }
     problems.extend(seen.unlisted.clone());
+    problems.extend(seen.is_shutting_down.then(|| shutdown::NOT_READY.to_owned()));
     match problems.as_slice() {
         [] => Ok(()),
         [one] => Err(one.clone()),
@@ -210,6 +214,8 @@ mod tests {
         assert_eq!(ready(&Seen::default()), Err("container runtime is down".into()));
         let unlisted = Some("PLEG is not healthy: x".to_owned());
         assert_eq!(ready(&Seen { unlisted, ..seen(true) }), Err("PLEG is not healthy: x".into()));
+        // HOOK-97.
+        assert_eq!(ready(&Seen { is_shutting_down: true, ..seen(true) }), Err("node is shutting down".into()));
     }
 
     #[test]

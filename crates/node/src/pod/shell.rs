@@ -16,7 +16,7 @@ use super::{
     observe::{self, Listing},
     view::{Cause, Desired, Fact, Observed, Stop, View},
 };
-use crate::{event::Target, image, object::Pod, volumes::Mounted};
+use crate::{event::Target, image, object::Pod, shutdown::decide::End, volumes::Mounted};
 use jiff::{SignedDuration, Timestamp};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{
@@ -102,6 +102,8 @@ pub struct Task {
     mirror: Option<Arc<Pod>>,
     /// Cancelled once the pod is being deleted.
     deletion: CancellationToken,
+    /// How far the pod's end is.
+    end: watch::Sender<End>,
 }
 
 struct Flight {
@@ -161,7 +163,13 @@ impl Task {
             publish: publish::Publish::default(),
             mirror: None,
             deletion: CancellationToken::new(),
+            end: watch::Sender::new(End::Not),
         }
+    }
+
+    /// How far the pod's end is, from now on.
+    pub fn end(&self) -> watch::Receiver<End> {
+        self.end.subscribe()
     }
 
     /// Runs the pod until nothing of it is left (true), or until cancelled (false): then containers run on.
@@ -177,6 +185,7 @@ impl Task {
                 return false;
             }
             let plan = self.settle();
+            self.tell_end(plan.stage);
             if plan.stage == Stage::Gone && self.flights.is_empty() {
                 self.probes.stop(self.view.pod.uid());
                 return true;

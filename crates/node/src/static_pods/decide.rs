@@ -4,7 +4,7 @@
 //! and what a mirror needs ([`acts`]).
 
 use super::view::{MIRROR, Origin, StaticPod};
-use crate::object::Pod;
+use crate::{object::Pod, shutdown};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -131,13 +131,16 @@ pub struct Sight {
     pub of: String,
     /// Somebody deleted it.
     pub is_deleting: bool,
+    /// It shows how a shutdown of the machine ended the pod, or kept it out.
+    pub tells_of_shutdown: bool,
 }
 
 impl Sight {
     /// Of a pod that is a mirror.
     pub fn of(pod: &Pod) -> Self {
         let of = pod.annotation(MIRROR).unwrap_or_default().to_owned();
-        Self { uid: pod.uid().to_owned(), of, is_deleting: pod.is_deleting() }
+        let tells_of_shutdown = shutdown::has_ended(&pod.status);
+        Self { uid: pod.uid().to_owned(), of, is_deleting: pod.is_deleting(), tells_of_shutdown }
     }
 }
 
@@ -157,6 +160,8 @@ pub struct Mirrors {
     pub is_synced: bool,
     /// The sources have told which are wanted.
     pub is_settled: bool,
+    /// The machine is shutting down.
+    pub is_shutting_down: bool,
     /// By the name of the static pod.
     pub wanted: BTreeMap<Name, Wanted>,
     /// As the API has them.
@@ -184,6 +189,10 @@ pub fn acts(mirrors: &Mirrors) -> BTreeMap<Name, Act> {
         let (wanted, seen) = (mirrors.wanted.get(name), mirrors.seen.get(name));
         match (wanted, seen) {
             (Some(Wanted::Shown(pod)), None) => Some(Act::Create(pod.clone())),
+            // HOOK-97: what a shutdown ended that is over runs again, and is shown anew.
+            (Some(Wanted::Shown(_)), Some(seen)) if seen.tells_of_shutdown && !mirrors.is_shutting_down => {
+                Some(Act::Delete(seen.uid.clone()))
+            }
             (Some(Wanted::Shown(pod)), Some(seen)) if seen.of == pod.uid() && !seen.is_deleting => None,
             (Some(Wanted::Ending), Some(seen)) if !seen.is_deleting => None,
             (_, Some(seen)) => Some(Act::Delete(seen.uid.clone())),
@@ -270,7 +279,7 @@ mod tests {
     }
 
     fn sight(uid: &str, of: &str, is_deleting: bool) -> Sight {
-        Sight { uid: uid.into(), of: of.into(), is_deleting }
+        Sight { uid: uid.into(), of: of.into(), is_deleting, tells_of_shutdown: false }
     }
 
     fn check(wanted: Option<Wanted>, seen: Option<Sight>, expected: Option<Act>) {
@@ -278,6 +287,7 @@ mod tests {
         let mut mirrors = Mirrors {
             is_synced: true,
             is_settled: true,
+            is_shutting_down: false,
             wanted: wanted.clone().map(|wanted| (name.clone(), wanted)).into_iter().collect(),
             seen: seen.clone().map(|seen| (name.clone(), seen)).into_iter().collect(),
         };

@@ -115,6 +115,7 @@ impl Lab {
             },
             // Whether the machine that tests is full is nobody's business.
             eviction: node::eviction::Policy { thresholds: Vec::new(), ..node::eviction::Policy::default() },
+            shutdown: node::shutdown::Policy::default(),
             logs: node::log_rotation::Policy::default(),
             status_images_max: None,
             runtime_class_fails_pod: self.fails_pod,

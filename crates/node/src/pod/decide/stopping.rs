@@ -8,9 +8,10 @@ use crate::{
     image::go_duration,
     object::ContainerKind,
     pod::{
-        checkpoint::{HookRun, Kill},
+        checkpoint::{HookRun, Kill, Verdict},
         view::{Cause, Fact, Record, Stop},
     },
+    shutdown,
 };
 use jiff::{SignedDuration, Timestamp};
 
@@ -231,10 +232,11 @@ fn clean(draft: &mut Draft<'_>, cause: Cause) -> Stage {
 }
 
 /// True for an ended pod that is to keep nothing but its status: the disk is short (IMG-265), or the pod was evicted, as
-/// upstream has it.
+/// upstream has it. What a shutdown of the machine ended keeps its logs.
 fn is_spare(draft: &Draft<'_>) -> bool {
     let observed = &draft.view.observed;
-    let was_evicted = observed.checkpoint.verdict.as_ref().is_some_and(|verdict| verdict.is_disruption);
+    let evicts = |verdict: &Verdict| verdict.is_disruption && verdict.reason != shutdown::TERMINATED;
+    let was_evicted = observed.checkpoint.verdict.as_ref().is_some_and(evicts);
     (observed.records_spare || was_evicted) && draft.view.pod.is_terminal() && !draft.is_busy(Verb::Publish, "")
 }
 

@@ -3,7 +3,8 @@
 use super::Task;
 use crate::{
     object::{Pod, PodStatus},
-    pod::decide::{Key, Plan, Verb},
+    pod::decide::{Key, Plan, Stage, Verb},
+    shutdown::decide::End,
     status::{patch, transition},
 };
 use jiff::{SignedDuration, Timestamp};
@@ -73,6 +74,18 @@ impl Task {
         let api: Api<Pod> = Api::namespaced(self.actor.client.clone(), self.view.pod.namespace());
         let name = self.view.pod.name().to_owned();
         self.publish.flight.spawn(async move { send(&api, &name, change).await });
+    }
+
+    /// HOOK-97: who waits for the pod's end learns when nothing of it runs, and when the API shows that.
+    pub(super) fn tell_end(&self, stage: Stage) {
+        let is_shown = self.publish.flight.is_empty()
+            && self.shown().is_some_and(|(_, status)| matches!(status.phase.as_str(), "Succeeded" | "Failed"));
+        let end = match (stage, is_shown) {
+            (Stage::Gone, _) | (Stage::Finished, true) => End::Told,
+            (Stage::Finished, false) => End::Ended,
+            _ => return,
+        };
+        self.end.send_if_modified(|known| std::mem::replace(known, end.max(*known)) < end);
     }
 
     /// HOOK-34: a hook may need the pod's address to be known, so it goes out at once where there are hooks.
