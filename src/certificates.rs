@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use apiserver::ClientCertificates;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, SanType,
@@ -108,10 +109,11 @@ impl Certificates {
         })
     }
 
-    /// TLS of the API server: client certificates are welcome, not demanded (bearer tokens are served too).
+    /// TLS of the API server: client certificates are welcome, not demanded (bearer tokens are served too). The server
+    /// judges them itself, so that it can say what is wrong.
     pub fn api_tls(&self) -> anyhow::Result<Arc<rustls::ServerConfig>> {
-        let verifier = WebPkiClientVerifier::builder(Arc::new(self.roots()?)).allow_unauthenticated().build()?;
-        server_config(&self.server, verifier)
+        let asked = ClientCertificates::of(&self.ca).map_err(anyhow::Error::msg)?;
+        server_config(&self.server, Arc::new(asked))
     }
 
     /// TLS of the node port: client certificates are those of this CA; who shows none may show a token.

@@ -69,6 +69,7 @@ impl ControlPlane {
         options.admission.clone_from(&resolved.admission);
         options.default_tolerations = resolved.default_tolerations;
         options.client_ca_pem = Some(certificates.ca.clone());
+        options.limits.connections = connections(options.limits.connections);
         options.node_tls = Some(apiserver::NodeTls {
             ca_pem: certificates.ca.clone(),
             certificate_pem: certificates.node_client.certificate.clone(),
@@ -116,6 +117,12 @@ impl ControlPlane {
     fn client_as(&self, user: UserInfo) -> Client {
         Client::new(self.server.router_as(user), "default")
     }
+}
+
+/// As many connections as leave most descriptors of the process to everything else: there are two listeners.
+fn connections(most: usize) -> usize {
+    let descriptors = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    descriptors.and_then(|count| usize::try_from(count / 4).ok()).map_or(most, |quarter| most.min(quarter))
 }
 
 /// Where pods find the API server of their node.

@@ -30,6 +30,7 @@ pub mod schema;
 pub mod selector;
 pub mod table;
 pub mod time;
+pub mod weight;
 
 pub use field::{Cause, FieldError, FieldErrorKind, Path};
 pub use jiff::Timestamp;

@@ -12,6 +12,9 @@ use crate::names;
 /// Most bytes of all annotations together.
 pub const ANNOTATION_BYTES_MAX: usize = 256 * 1024;
 
+/// Most complaints about the entries of one map: nobody reads more, and each takes more bytes than its entry.
+pub const COMPLAINTS_MAX: usize = 100;
+
 /// Upstream's words for a field that may not change.
 pub const IMMUTABLE: &str = "field is immutable";
 
@@ -103,7 +106,11 @@ fn free_parts(meta: &Value, path: &Path, errors: &mut Vec<FieldError>) {
 
 /// Checks a map of labels in a field of an object.
 pub fn labels(object: &Value, field: &str, path: &Path, errors: &mut Vec<FieldError>) {
+    let most = errors.len() + COMPLAINTS_MAX;
     for (key, value) in look::text_map(object, field) {
+        if errors.len() >= most {
+            return;
+        }
         for complaint in names::label_key(key) {
             errors.push(FieldError::invalid(path, key, complaint));
         }
@@ -116,10 +123,12 @@ pub fn labels(object: &Value, field: &str, path: &Path, errors: &mut Vec<FieldEr
 /// Checks the annotations of a metadata object.
 pub fn annotations(meta: &Value, path: &Path, errors: &mut Vec<FieldError>) {
     let mut bytes = 0;
+    let most = errors.len() + COMPLAINTS_MAX;
     for (key, value) in look::text_map(meta, "annotations") {
         bytes += key.len() + value.len();
-        for complaint in names::label_key(&key.to_lowercase()) {
-            errors.push(FieldError::invalid(path, key, complaint));
+        if errors.len() < most {
+            let complaints = names::label_key(&key.to_lowercase());
+            errors.extend(complaints.into_iter().map(|complaint| FieldError::invalid(path, key, complaint)));
         }
     }
     if bytes > ANNOTATION_BYTES_MAX {

@@ -210,12 +210,14 @@ fn raw_list(kind: &Kind, items: &[(Bytes, Revision)], meta: &ListMeta) -> Vec<u8
 /// Bytes of all warnings together, after which they are cut, and of one that is cut.
 const WARNINGS_BYTES_MAX: usize = 4096;
 const CUT_WARNING_CHARS: usize = 256;
+/// Warnings of one answer: clients bear a hundred headers (hyper's limit).
+const WARNINGS_MAX: usize = 64;
 
 /// Adds a `Warning: 299` header for each text; as upstream, no more than clients' header limits bear.
 pub fn warn(response: &mut Response, warnings: &[String]) {
     let too_long = warnings.iter().map(String::len).sum::<usize>() > WARNINGS_BYTES_MAX;
     let mut bytes = 0;
-    for warning in warnings {
+    for warning in warnings.iter().take(WARNINGS_MAX) {
         let chars = if too_long { CUT_WARNING_CHARS } else { usize::MAX };
         let text: String = warning.chars().filter(|c| !c.is_control()).take(chars).collect();
         bytes += text.len();

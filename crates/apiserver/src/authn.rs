@@ -5,6 +5,7 @@
 
 use http::{Extensions, HeaderMap, header};
 
+use crate::certificates::Shown;
 use crate::clock;
 use crate::server::Core;
 use crate::status::Status;
@@ -14,7 +15,7 @@ use crate::user::{UserInfo, same_secret};
 /// The identity behind a request.
 ///
 /// # Errors
-/// 401 for a token that proves nothing; the reason is logged, without the token.
+/// 401 for a certificate or token that proves nothing; the reason is logged, without the token.
 pub async fn authenticate(
     core: &Core,
     extensions: &Extensions,
@@ -23,7 +24,20 @@ pub async fn authenticate(
     if let Some(user) = extensions.get::<UserInfo>() {
         return Ok(Some(user.clone()));
     }
-    let Some(authorization) = headers.get(header::AUTHORIZATION) else { return Ok(None) };
+    let shown = extensions.get::<Shown>().map(|shown| shown.now(clock::now().as_second()));
+    if let Some(Ok(user)) = shown {
+        return Ok(Some(user.clone()));
+    }
+    // As upstream: a certificate that proves nothing is refused, unless a token proves something.
+    let Some(authorization) = headers.get(header::AUTHORIZATION) else {
+        return match shown {
+            Some(Err(reason)) => {
+                tracing::debug!(reason, "a client certificate was refused");
+                Err(Status::unauthorized())
+            }
+            _ => Ok(None),
+        };
+    };
     let text = authorization.to_str().map_err(|_| Status::unauthorized())?;
     let (scheme, token) = text.split_once(' ').unwrap_or_default();
     if !scheme.eq_ignore_ascii_case("bearer") {

@@ -2,15 +2,14 @@
 //!
 //! Pure. Start at [`decode`] for bodies and [`Output::negotiate`] for answers.
 
+use api::schema::COMPLAINTS_MAX;
+use api::weight::{self, LIST_ITEMS_MAX};
 use http::HeaderMap;
 use serde::de::{DeserializeSeed, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
 
 use crate::protobuf;
 use crate::status::Status;
-
-/// The largest body this server reads, in bytes.
-pub const BODY_BYTES_MAX: usize = 3 * 1024 * 1024;
 
 /// A decoded body.
 #[derive(Debug)]
@@ -20,6 +19,9 @@ pub struct Decoded {
     /// Paths of fields that are there twice; the last one won.
     pub duplicates: Vec<String>,
 }
+
+/// The longest path of a field.
+const PATH_BYTES_MAX: usize = 4096;
 
 /// The media type of a body without its parameters, lower case.
 pub fn media_type(headers: &HeaderMap) -> String {
@@ -39,40 +41,75 @@ pub fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Decoded, Status> {
 
 /// Decodes JSON and lists duplicate fields.
 pub fn decode_json(body: &[u8]) -> Result<Decoded, Status> {
-    let mut duplicates = Vec::new();
-    let mut path = String::new();
+    let mut tally = Tally::default();
     let mut deserializer = serde_json::Deserializer::from_slice(body);
-    let seed = Watchful { path: &mut path, duplicates: &mut duplicates };
-    let value = seed
+    let value = Watchful(&mut tally)
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value))
-        .map_err(|error| Status::bad_request(format!("error decoding the request body: {error}")))?;
-    Ok(Decoded { value, duplicates })
+        .map_err(|error| tally.refusal("error decoding the request body", &error))?;
+    Ok(Decoded { value, duplicates: tally.duplicates })
 }
 
 /// Decodes an applied configuration: YAML, which JSON is too.
 pub fn decode_applied(body: &[u8]) -> Result<Decoded, Status> {
     let json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
-    if json && let Ok(decoded) = decode_json(body) {
-        return Ok(decoded);
+    if json {
+        match decode_json(body) {
+            Err(status) if status.code == 400 => {}
+            decoded => return decoded,
+        }
     }
-    decode_yaml(body).map_err(|status| {
-        Status::bad_request(status.message.replace("error converting YAML to JSON", "error decoding YAML"))
-    })
+    yaml(body, "error decoding YAML")
 }
 
 fn decode_yaml(body: &[u8]) -> Result<Decoded, Status> {
+    yaml(body, "error converting YAML to JSON")
+}
+
+/// Aliases, levels and nodes are bounded by the parser's own budget.
+fn yaml(body: &[u8], what: &str) -> Result<Decoded, Status> {
     let text = std::str::from_utf8(body).map_err(|_| Status::bad_request("the request body is not UTF-8"))?;
-    let value: Value = serde_saphyr::from_str(text)
-        .map_err(|error| Status::bad_request(format!("error converting YAML to JSON: {error}")))?;
+    let mut tally = Tally::default();
+    let value = serde_saphyr::with_deserializer_from_str(text, |yaml| Watchful(&mut tally).deserialize(yaml));
+    let value = value.map_err(|error| tally.refusal(what, &error))?;
     Ok(Decoded { value, duplicates: Vec::new() })
 }
 
-/// Builds a [`Value`] and remembers which fields came twice.
-struct Watchful<'a> {
-    path: &'a mut String,
-    duplicates: &'a mut Vec<String>,
+/// What is counted while a document is built.
+#[derive(Default)]
+struct Tally {
+    path: String,
+    /// Paths of fields that came twice, as many as are told.
+    duplicates: Vec<String>,
+    bytes: usize,
+    /// Why the document is refused although it may be well-formed.
+    excess: Option<String>,
 }
+
+impl Tally {
+    fn weigh<E: serde::de::Error>(&mut self, bytes: usize) -> Result<(), E> {
+        self.bytes += bytes;
+        if self.bytes <= weight::DOCUMENT_BYTES_MAX {
+            return Ok(());
+        }
+        self.too_much(format!("the document takes more than {} bytes of memory", weight::DOCUMENT_BYTES_MAX))
+    }
+
+    fn too_much<E: serde::de::Error>(&mut self, why: String) -> Result<(), E> {
+        self.excess = Some(why);
+        Err(E::custom("the document is too large"))
+    }
+
+    fn refusal(&self, what: &str, error: &dyn std::fmt::Display) -> Status {
+        match &self.excess {
+            Some(why) => Status::too_much(why),
+            None => Status::bad_request(format!("{what}: {error}")),
+        }
+    }
+}
+
+/// Builds a [`Value`], weighs it and remembers which fields came twice.
+struct Watchful<'a>(&'a mut Tally);
 
 impl<'de> DeserializeSeed<'de> for Watchful<'_> {
     type Value = Value;
@@ -105,12 +142,17 @@ impl<'de> Visitor<'de> for Watchful<'_> {
         Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number is not finite"))
     }
 
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<Value, E> {
+        self.0.weigh(weight::of_text(value))?;
         Ok(Value::String(value.to_owned()))
     }
 
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(Value::String(value))
+    fn visit_none<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        self.deserialize(deserializer)
     }
 
     fn visit_unit<E>(self) -> Result<Value, E> {
@@ -118,35 +160,42 @@ impl<'de> Visitor<'de> for Watchful<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
+        let Watchful(tally) = self;
         let mut out = Vec::new();
-        let length = self.path.len();
+        let length = tally.path.len();
         loop {
-            self.path.push_str(&format!("[{}]", out.len()));
-            let next = items.next_element_seed(Watchful { path: self.path, duplicates: self.duplicates })?;
-            self.path.truncate(length);
-            match next {
-                Some(item) => out.push(item),
-                None => return Ok(Value::Array(out)),
+            tally.path.push_str(&format!("[{}]", out.len()));
+            let next = items.next_element_seed(Watchful(tally))?;
+            tally.path.truncate(length);
+            let Some(item) = next else { return Ok(Value::Array(out)) };
+            // The operations of a patch are counted by whoever applies them.
+            if out.len() >= LIST_ITEMS_MAX && length > 0 {
+                tally.too_much(format!("a list has more than {LIST_ITEMS_MAX} items"))?;
             }
+            tally.weigh(weight::ITEM)?;
+            out.push(item);
         }
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let Watchful(tally) = self;
         let mut out = Map::new();
-        let length = self.path.len();
+        let length = tally.path.len();
         while let Some(key) = entries.next_key::<String>()? {
             if length > 0 {
-                self.path.push('.');
+                tally.path.push('.');
             }
-            self.path.push_str(&key);
-            if self.path.len() > 4096 {
+            tally.path.push_str(&key);
+            if tally.path.len() > PATH_BYTES_MAX {
                 return Err(A::Error::custom("the document is nested too deeply"));
             }
-            let value = entries.next_value_seed(Watchful { path: self.path, duplicates: self.duplicates })?;
-            if out.contains_key(&key) && !self.duplicates.contains(self.path) {
-                self.duplicates.push(self.path.clone());
+            tally.weigh(weight::of_entry(out.len(), &key))?;
+            let value = entries.next_value_seed(Watchful(tally))?;
+            let counts = tally.duplicates.len() < COMPLAINTS_MAX;
+            if counts && out.contains_key(&key) && !tally.duplicates.contains(&tally.path) {
+                tally.duplicates.push(tally.path.clone());
             }
-            self.path.truncate(length);
+            tally.path.truncate(length);
             out.insert(key, value);
         }
         Ok(Value::Object(out))
@@ -206,6 +255,8 @@ impl Format {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -235,5 +286,57 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert_eq!(decode_json(deep.as_bytes()).unwrap_err().code, 400);
+    }
+
+    fn untrusted() -> impl Strategy<Value = Vec<u8>> {
+        let pieces = prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..8),
+            prop::sample::select(vec![
+                "{",
+                "}",
+                "[",
+                "]",
+                ":",
+                ",",
+                "\"",
+                "\"a\":",
+                "1e999",
+                "null",
+                "\\u0000",
+                "\n",
+                "  ",
+                "- ",
+                "a: ",
+                "&a ",
+                "*a",
+                "<<: *a",
+                "!!binary ",
+                "? ",
+                "| ",
+                "---\n",
+                "k8s\0",
+                "\u{12}\u{ff}",
+                "\u{feff}",
+            ])
+            .prop_map(|text| text.as_bytes().to_vec()),
+        ];
+        prop::collection::vec(pieces, 0..60).prop_map(|pieces| pieces.concat())
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_are_more_than_refused(body in untrusted()) {
+            for decoded in [decode_json(&body), decode_applied(&body), decode_yaml(&body)] {
+                match decoded {
+                    Ok(decoded) => prop_assert!(weight::of(&decoded.value).1 <= weight::DEPTH_MAX),
+                    Err(status) => prop_assert!(matches!(status.code, 400 | 413)),
+                }
+            }
+            for body in [body.clone(), [b"k8s\0".to_vec(), body].concat()] {
+                if let Err(status) = protobuf::decode(&body) {
+                    prop_assert!(matches!(status.code, 400 | 413 | 415));
+                }
+            }
+        }
     }
 }

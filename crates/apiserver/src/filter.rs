@@ -3,6 +3,8 @@
 //! Pure. An object is decoded only if a selector looks at more than its name and namespace, and then once for all
 //! requests. Start at [`Filter`].
 
+use std::cmp::Ordering;
+
 use api::Kind;
 use api::selector::field::FieldSelector;
 use api::selector::label::LabelSelector;
@@ -123,8 +125,18 @@ impl Facts {
         &self.text[start as usize..self.ends[nth] as usize]
     }
 
+    /// The keys are in order, as maps have them: an object may have a hundred thousand labels and a selector as many terms.
     fn label(&self, key: &str) -> Option<&str> {
-        (0..self.labels).find(|nth| self.part(2 * nth) == key).map(|nth| self.part(2 * nth + 1))
+        let (mut low, mut high) = (0, self.labels);
+        while low < high {
+            let middle = low.midpoint(high);
+            match self.part(2 * middle).cmp(key) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => return Some(self.part(2 * middle + 1)),
+            }
+        }
+        None
     }
 
     fn field(&self, place: usize) -> &str {

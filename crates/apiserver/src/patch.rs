@@ -78,6 +78,7 @@ impl Patch {
         };
         let mut patched = patched.map_err(|error| match error {
             PatchError::Malformed { .. } => Status::bad_request(error.to_string()),
+            PatchError::TooLarge { .. } => Status::too_much(&error.to_string()),
             PatchError::Apply { .. } => Status::plain(422, "Invalid", error.to_string()),
         })?;
         // A patch that removes the version means no precondition, not an update without a version.

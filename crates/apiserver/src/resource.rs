@@ -6,20 +6,23 @@ use api::selector::field::FieldSelector;
 use api::{Kind, look};
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
-use bytes::Bytes;
+use bytes::BytesMut;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::Value;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::answer::{self, Form, Include};
 use crate::authz::{self, Attributes};
 use crate::body::{self, Checked};
-use crate::codec::{self, BODY_BYTES_MAX, Format, Output};
+use crate::codec::{self, Format, Output};
 use crate::delete::{self, DeleteOptions};
 use crate::filter::Filter;
+use crate::limits::{BODY_BYTES_MAX, LIGHT_BODY_BYTES};
 use crate::list;
 use crate::patch;
-use crate::query::{ListOptions, Query, WriteOptions};
+use crate::pulse::Unhurried;
+use crate::query::{ListOptions, Query, WriteOptions, percent_encode};
 use crate::rbac::gathering;
 use crate::registry::Call;
 use crate::route::{self, Target};
@@ -90,8 +93,11 @@ pub async fn respond(core: &Core, target: Target, user: UserInfo, request: Reque
     let verb = route::verb(request.method(), target.name.is_some(), query.flag("watch"), target.subresource.as_deref());
     authorize(core, &target, (&user, verb), (&query, request.uri().path())).await?;
     check_served(&target, verb)?;
+    check_names(&target)?;
     if let Some(response) = subresource(core, &target, &query).await? {
-        return streaming(core, response, request).await;
+        let mut response = streaming(core, response, request).await?;
+        response.extensions_mut().insert(Unhurried);
+        return Ok(response);
     }
     // Errors are JSON whatever the client accepts, so the form is settled only now.
     let format = Format::negotiate(request.headers(), query.flag("pretty"))?;
@@ -107,8 +113,8 @@ pub async fn respond(core: &Core, target: Target, user: UserInfo, request: Reque
     match parts.method {
         Method::GET | Method::HEAD => read(core, asked).await,
         method => {
-            let body = read_body(body).await?;
-            let mut response = write(core, &asked, &method, body).await.unwrap_or_else(IntoResponse::into_response);
+            let body = read_body(core, body).await?;
+            let mut response = write(core, &asked, &method, &body).await.unwrap_or_else(IntoResponse::into_response);
             // Refusals carry their warnings too.
             answer::warn(&mut response, &asked.warnings.all());
             Ok(response)
@@ -161,12 +167,63 @@ fn check_served(target: &Target, verb: &str) -> Result<(), Status> {
     }
 }
 
-/// The whole body, if it is not too large.
-pub async fn read_body(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, BODY_BYTES_MAX).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.downcast_ref::<LengthLimitError>().is_some() => Err(Status::too_large(BODY_BYTES_MAX)),
-        Err(error) => Err(Status::bad_request(format!("the request body could not be read: {error}"))),
+/// Names in the path that no object can have, as upstream's storage refuses them.
+fn check_names(target: &Target) -> Result<(), Status> {
+    for (what, name) in [("Name", &target.name), ("Namespace", &target.namespace)] {
+        let Some(name) = name else { continue };
+        let why = match name.as_str() {
+            "." => "may not be '.'",
+            ".." => "may not be '..'",
+            name if name.contains('/') => "may not contain '/'",
+            name if name.contains('%') => "may not contain '%'",
+            _ => continue,
+        };
+        return Err(Status::bad_request(format!("{what} parameter invalid: {name:?}: {why}")));
+    }
+    Ok(())
+}
+
+/// A body that has been read, and its turn to be worked on if it is a large one.
+pub struct Read {
+    bytes: BytesMut,
+    _turn: Option<OwnedSemaphorePermit>,
+}
+
+impl std::ops::Deref for Read {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+/// The whole body, if it is not too large and comes in time.
+pub async fn read_body(core: &Core, body: Body) -> Result<Read, Status> {
+    let read = tokio::time::timeout(core.limits.request, read_all(core, body)).await;
+    read.unwrap_or_else(|_| Err(Status::timeout()))
+}
+
+async fn read_all(core: &Core, body: Body) -> Result<Read, Status> {
+    let mut body = Limited::new(body, BODY_BYTES_MAX);
+    let (mut bytes, mut room) = (BytesMut::new(), None);
+    while let Some(frame) = body.frame().await {
+        let Ok(data) = frame.map_err(unread)?.into_data() else { continue };
+        if room.is_none() && bytes.len() + data.len() > LIGHT_BODY_BYTES {
+            room = Some(core.turns.room()?);
+        }
+        bytes.extend_from_slice(&data);
+    }
+    let turn = match room {
+        Some(_room) => Some(core.turns.heavy().await),
+        None => None,
+    };
+    Ok(Read { bytes, _turn: turn })
+}
+
+fn unread(error: Box<dyn std::error::Error + Send + Sync>) -> Status {
+    match error.downcast_ref::<LengthLimitError>() {
+        Some(_) => Status::too_large(BODY_BYTES_MAX),
+        None => Status::bad_request(format!("the request body could not be read: {error}")),
     }
 }
 
@@ -185,7 +242,7 @@ async fn subresource(core: &Core, target: &Target, query: &Query) -> Result<Opti
         ("pods", "log" | "exec" | "attach" | "portforward") => {}
         ("nodes", "proxy") => {
             let node = world.find("", "nodes", None, name).await.ok_or_else(|| Status::not_found(target.kind, name))?;
-            let path = format!("/{}", target.rest);
+            let path: String = target.rest.split('/').map(|part| format!("/{}", percent_encode(part))).collect();
             return Ok(Some(Onward::Stream { node, path, upgrade_only: false }));
         }
         _ => return Ok(None),
@@ -271,18 +328,18 @@ async fn read(core: &Core, asked: Asked) -> Result<Response, Status> {
     Ok(answer::list(kind, &items, &meta, &asked.form))
 }
 
-async fn write(core: &Core, asked: &Asked, method: &Method, body: Bytes) -> Result<Response, Status> {
+async fn write(core: &Core, asked: &Asked, method: &Method, body: &[u8]) -> Result<Response, Status> {
     let applies = *method == Method::PATCH && codec::media_type(&asked.headers) == apply::MEDIA_TYPE;
     if *method != Method::DELETE {
         owners::check_options(&asked.query, method, applies)?;
     }
     let response = match *method {
-        Method::POST => create(core, asked, &body).await,
-        Method::PUT => update(core, asked, &body).await,
-        Method::PATCH if applies => apply_object(core, asked, &body).await,
-        Method::PATCH => patch_object(core, asked, &body).await,
-        Method::DELETE if asked.target.name.is_some() => delete_one(core, asked, &body).await,
-        Method::DELETE => delete_many(core, asked, &body).await,
+        Method::POST => create(core, asked, body).await,
+        Method::PUT => update(core, asked, body).await,
+        Method::PATCH if applies => apply_object(core, asked, body).await,
+        Method::PATCH => patch_object(core, asked, body).await,
+        Method::DELETE if asked.target.name.is_some() => delete_one(core, asked, body).await,
+        Method::DELETE => delete_many(core, asked, body).await,
         _ => Err(Status::method_not_allowed()),
     };
     if response.is_ok() && gathering::concerns(asked.kind()) {

@@ -44,7 +44,7 @@ pub async fn respond(
     let format = Format::negotiate(request.headers(), query.flag("pretty"))?;
     let options = WriteOptions::parse(&query)?;
     let (parts, body) = request.into_parts();
-    let document = codec::decode(&parts.headers, &read_body(body).await?)?;
+    let document = codec::decode(&parts.headers, &read_body(core, body).await?)?;
     let Checked { object, warnings } = body::check(kind, document, options.field_validation)?;
     let answered = match kind.kind {
         "TokenReview" => token(core, object).await?,

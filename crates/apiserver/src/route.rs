@@ -104,6 +104,11 @@ fn target(kind: &'static Kind, namespace: Option<String>, parts: &[Cow<'_, str>]
     }
 }
 
+/// Whether a subresource is answered for as long as its client likes.
+pub fn is_stream(subresource: &str) -> bool {
+    matches!(subresource, "log" | "exec" | "attach" | "portforward" | "proxy")
+}
+
 /// The API verb of a request, as authorization and audit call it.
 pub fn verb(method: &Method, named: bool, watch: bool, subresource: Option<&str>) -> &'static str {
     let streaming = matches!(subresource, Some("exec" | "attach" | "portforward" | "proxy"));

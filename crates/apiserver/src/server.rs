@@ -19,16 +19,19 @@ use crate::admission::choice::DEFAULT_PLUGINS;
 use crate::admission::default_toleration_seconds::DefaultTolerationSeconds;
 use crate::admission::pin_image_digests::{DigestResolver, PinImageDigests, UnresolvedTags};
 use crate::admission::webhook::client::{self, WebhookClient};
-use crate::audit::{AuditLog, Log, Record, Who};
+use crate::audit::{AuditLog, Log, Peer, Record, Who};
 use crate::authz::{self, Attributes, Authorizer};
+use crate::certificates::ClientCertificates;
 use crate::leftover::Leftover;
+use crate::limits::{Limits, Turn, Turns};
+use crate::query::Query;
 use crate::registry::Registry;
 use crate::route::{self, Route};
 use crate::secrets::{RotateError, SealedStore, SecretKeys};
 use crate::status::Status;
 use crate::subresource::node_port::{NodePort, NodeTls};
 use crate::tokens::Tokens;
-use crate::user::{StaticToken, UserInfo};
+use crate::user::{MASTERS, StaticToken, UserInfo};
 use crate::watch::Frames;
 use crate::world::World;
 use crate::{answer, authn, bootstrap, discovery, impersonation, object, openapi, resource, reviews, secrets};
@@ -62,10 +65,12 @@ pub struct Options {
     pub secret_keys: Option<SecretKeys>,
     /// Where it is written who asked for what.
     pub audit_log: Option<AuditLog>,
-    /// CA of client certificates, PEM; published for clients, verified by the listener's TLS configuration.
+    /// CA of client certificates, PEM; without it no certificate proves anything.
     pub client_ca_pem: Option<String>,
     /// `gitVersion` of /version.
     pub service_version: String,
+    /// What clients over the network are borne with.
+    pub limits: Limits,
 }
 
 impl Options {
@@ -87,6 +92,7 @@ impl Options {
             audit_log: None,
             client_ca_pem: None,
             service_version: "v1.36.1+sampan".to_owned(),
+            limits: Limits::default(),
         }
     }
 }
@@ -100,6 +106,9 @@ pub enum Error {
     /// The key for tokens of service accounts cannot be used.
     #[error("cannot use the key for service account tokens: {0}")]
     TokenKey(String),
+    /// The authority of client certificates cannot be used.
+    #[error("cannot use the authority of client certificates: {0}")]
+    ClientCa(String),
     /// The identity for the node port cannot be used.
     #[error("cannot use the identity for the node port: {0}")]
     NodeTls(String),
@@ -139,6 +148,12 @@ pub struct Core {
     pub static_tokens: Vec<StaticToken>,
     /// `gitVersion`.
     pub service_version: String,
+    /// Who judges client certificates.
+    pub certificates: Option<ClientCertificates>,
+    /// What clients over the network are borne with.
+    pub limits: Limits,
+    /// Whose turn it is.
+    pub turns: Turns,
 }
 
 /// A running API server. Clones share everything.
@@ -156,6 +171,7 @@ impl ApiServer {
         let admission = admission::Chain::new(&options.admission, options.webhooks, pins, options.default_tolerations);
         let admission = admission.map_err(Error::UnknownPlugin)?;
         let key_pem = options.service_account_key_pem.as_deref();
+        let certificates = options.client_ca_pem.as_deref().map(ClientCertificates::of).transpose();
         let core = Core {
             registry: Registry { world, admission, event_ttl: options.event_ttl },
             frames: Arc::default(),
@@ -167,6 +183,9 @@ impl ApiServer {
             secrets,
             static_tokens: options.tokens,
             service_version: options.service_version,
+            certificates: certificates.map_err(Error::ClientCa)?,
+            turns: Turns::new(&options.limits),
+            limits: options.limits,
         };
         bootstrap::objects(&core.registry).await.map_err(Error::Bootstrap)?;
         Ok(ApiServer { core: Arc::new(core) })
@@ -236,11 +255,32 @@ async fn respond(core: &Core, request: Request<Body>, who: &mut Who) -> Result<R
     // Before it is judged: the attempt counts.
     who.impersonated = impersonation::asked_for(request.headers())?;
     let user = impersonation::apply(core, user, request.headers()).await?;
-    match route::parse(path) {
-        Route::Resource(target) => resource::respond(core, target, user, request).await,
-        Route::Review(kind, namespace) => reviews::respond(core, (kind, namespace), user, request).await,
-        Route::Unknown | Route::Plain => plain(core, &user, &request.into_parts().0).await,
+    let route = route::parse(path);
+    let turn = turn(core, &user, &route, &request)?;
+    let mut response = match route {
+        Route::Resource(target) => resource::respond(core, target, user, request).await?,
+        Route::Review(kind, namespace) => reviews::respond(core, (kind, namespace), user, request).await?,
+        Route::Unknown | Route::Plain => plain(core, &user, &request.into_parts().0).await?,
+    };
+    if let Some(turn) = turn {
+        response.extensions_mut().insert(turn);
     }
+    Ok(response)
+}
+
+/// The turn of a request over the network; streams and, as upstream, administrators need none.
+fn turn(core: &Core, user: &UserInfo, route: &Route, request: &Request<Body>) -> Result<Option<Turn>, Status> {
+    let streams = match route {
+        Route::Resource(target) => {
+            Query::parse(request.uri().query()).flag("watch")
+                || route::is_stream(target.subresource.as_deref().unwrap_or_default())
+        }
+        _ => false,
+    };
+    if streams || user.is_in(MASTERS) || request.extensions().get::<Peer>().is_none() {
+        return Ok(None);
+    }
+    core.turns.take(!matches!(*request.method(), Method::GET | Method::HEAD)).map(Some)
 }
 
 /// Paths that need no identity.

@@ -34,6 +34,9 @@ impl std::fmt::Display for Status {
 
 impl std::error::Error for Status {}
 
+/// Most causes of one refusal that are told one by one.
+const CAUSES_MAX: usize = 200;
+
 /// The text of an optimistic lock failure.
 pub const MODIFIED: &str =
     "the object has been modified; please apply your changes to the latest version and try again";
@@ -97,7 +100,11 @@ impl Status {
 
     /// 422 with one cause for each wrong field.
     pub fn invalid(kind: &Kind, name: &str, errors: &[FieldError]) -> Status {
-        let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        let (errors, more) = errors.split_at(errors.len().min(CAUSES_MAX));
+        let mut texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+        if !more.is_empty() {
+            texts.push(format!("and {} more", more.len()));
+        }
         let joined = match texts.as_slice() {
             [one] => one.clone(),
             several => format!("[{}]", several.join(", ")),
@@ -158,8 +165,22 @@ impl Status {
 
     /// 413.
     pub fn too_large(limit_bytes: usize) -> Status {
-        let message = format!("Request entity too large: limit is {limit_bytes}");
-        Status::plain(413, "RequestEntityTooLarge", message)
+        Status::too_much(&format!("limit is {limit_bytes}"))
+    }
+
+    /// 413 for another reason than its bytes.
+    pub fn too_much(why: &str) -> Status {
+        Status::plain(413, "RequestEntityTooLarge", format!("Request entity too large: {why}"))
+    }
+
+    /// 429: too many requests are in flight.
+    pub fn too_many_requests() -> Status {
+        Status::plain(429, "TooManyRequests", "Too many requests, please try again later.")
+    }
+
+    /// 504: the request took too long.
+    pub fn timeout() -> Status {
+        Status::plain(504, "Timeout", "Timeout: request did not complete within the allotted timeout")
     }
 
     /// 410: the revision asked for is no longer kept.

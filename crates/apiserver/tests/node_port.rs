@@ -93,6 +93,7 @@ async fn cluster_with(pki: pki::Pki, node: SocketAddr) -> Cluster {
     let mut options = Options::new(Arc::new(store::memory::MemoryStore::new()));
     options.node_tls =
         Some(NodeTls { ca_pem: pki.ca_pem(), certificate_pem: identity.certificate_pem, key_pem: identity.key_pem });
+    options.client_ca_pem = Some(pki.ca_pem());
     let cancel = CancellationToken::new();
     let server = ApiServer::start(options, cancel.clone()).await.unwrap();
     let status = json!({
@@ -115,7 +116,7 @@ async fn cluster_with(pki: pki::Pki, node: SocketAddr) -> Cluster {
     post(&server, &format!("{pods}/p/binding"), binding).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
-    let (serving, tls, ending) = (server.clone(), pki.server_config(), cancel.clone());
+    let (serving, tls, ending) = (server.clone(), pki.api_config(), cancel.clone());
     tokio::spawn(async move { serving.serve(listener, tls, ending).await.unwrap() });
     Cluster { server, pki, address, cancel }
 }

@@ -2,10 +2,11 @@
 //!
 //! All take a document and return a new one; the document is never half changed.
 
+use json_patch::{PatchOperation, jsonptr};
 use serde_json::Value;
 
 use crate::kind::Kind;
-use crate::schema;
+use crate::{schema, weight};
 
 mod strategic;
 
@@ -16,6 +17,12 @@ pub enum PatchError {
     #[error("the patch is malformed: {reason}")]
     Malformed {
         /// What is wrong with it.
+        reason: String,
+    },
+    /// A patch that asks for too much (413).
+    #[error("{reason}")]
+    TooLarge {
+        /// Of what.
         reason: String,
     },
     /// A well-formed patch that does not fit the document, such as a failed test (422).
@@ -29,22 +36,59 @@ pub enum PatchError {
 /// Applies a JSON patch (RFC 6902): a list of operations, all or none.
 ///
 /// # Errors
-/// `Malformed` for something that is no JSON patch, `Apply` when an operation fails.
+/// `Malformed` for something that is no JSON patch, `Apply` when an operation fails, `TooLarge` for what grows without
+/// bound: a patch is not a program.
 pub fn json(doc: &Value, patch: &Value) -> Result<Value, PatchError> {
+    let count = patch.as_array().map_or(0, Vec::len);
+    if count > OPERATIONS_MAX {
+        let reason = format!("The allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {count}");
+        return Err(PatchError::TooLarge { reason });
+    }
     let operations: json_patch::Patch =
         serde_json::from_value(patch.clone()).map_err(|error| PatchError::Malformed { reason: error.to_string() })?;
-    // Upstream's limit: a patch is not a program.
-    if operations.0.len() > OPERATIONS_MAX {
-        let reason =
-            format!("the allowed maximum operations in a JSON patch is {OPERATIONS_MAX}, got {}", operations.0.len());
-        return Err(PatchError::Malformed { reason });
-    }
     let mut out = doc.clone();
-    json_patch::patch(&mut out, &operations).map_err(|error| PatchError::Apply { reason: error.to_string() })?;
+    let mut copied = 0;
+    for (index, operation) in operations.0.iter().enumerate() {
+        copied += growth(&out, operation)?;
+        if copied > weight::DOCUMENT_BYTES_MAX {
+            let reason = format!("the copies of a JSON patch take more than {} bytes", weight::DOCUMENT_BYTES_MAX);
+            return Err(PatchError::TooLarge { reason });
+        }
+        let applied = json_patch::patch_unsafe(&mut out, std::slice::from_ref(operation));
+        applied.map_err(|mut error| {
+            error.operation = index;
+            PatchError::Apply { reason: error.to_string() }
+        })?;
+    }
     Ok(out)
 }
 
+/// Upstream's limit.
 const OPERATIONS_MAX: usize = 10_000;
+
+/// How many bytes an operation copies, or moves to a deeper place, which is as much work. No operation leads below the
+/// deepest level: who reads, prints or drops a document does so level by level on the stack.
+fn growth(doc: &Value, operation: &PatchOperation) -> Result<usize, PatchError> {
+    let levels = |path: &jsonptr::Pointer| path.count();
+    let (bytes, depth) = match operation {
+        PatchOperation::Add(add) => (0, levels(&add.path) + weight::of(&add.value).1),
+        PatchOperation::Replace(replace) => (0, levels(&replace.path) + weight::of(&replace.value).1),
+        PatchOperation::Copy(copy) => {
+            let (bytes, depth) = doc.pointer(copy.from.as_str()).map_or((0, 0), weight::of);
+            (bytes, levels(&copy.path) + depth)
+        }
+        PatchOperation::Move(moved) if levels(&moved.path) > levels(&moved.from) => {
+            let (bytes, depth) = doc.pointer(moved.from.as_str()).map_or((0, 0), weight::of);
+            (bytes, levels(&moved.path) + depth)
+        }
+        PatchOperation::Move(_) | PatchOperation::Remove(_) | PatchOperation::Test(_) => (0, 0),
+    };
+    if depth > weight::DEPTH_MAX {
+        let reason = format!("a JSON patch leads to more than {} levels", weight::DEPTH_MAX);
+        return Err(PatchError::TooLarge { reason });
+    }
+    Ok(bytes)
+}
 
 /// Applies a JSON merge patch (RFC 7386).
 ///
@@ -93,6 +137,45 @@ mod tests {
         assert!(matches!(json(&doc, &json!({"a": 2})), Err(PatchError::Malformed { .. })));
         let good = json!([{"op": "replace", "path": "/a", "value": [1]}, {"op": "add", "path": "/a/-", "value": 2}]);
         assert_eq!(json(&doc, &good), Ok(json!({"a": [1, 2]})));
+    }
+
+    fn too_large(doc: Value, operations: Vec<Value>) -> String {
+        match json(&doc, &Value::Array(operations)) {
+            Err(PatchError::TooLarge { reason }) => reason,
+            other => panic!("{:.200}", format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn a_patch_is_not_a_program() {
+        let add = json!({"op": "add", "path": "/a", "value": 1});
+        assert!(json(&json!({}), &Value::Array(vec![add.clone(); 10_000])).is_ok());
+        let reason = too_large(json!({}), vec![add; 10_001]);
+        assert_eq!(reason, "The allowed maximum operations in a JSON patch is 10000, got 10001");
+        // Each copy doubles the document.
+        let double = json!({"op": "copy", "from": "/a", "path": "/a/-"});
+        let copies = too_large(json!({"a": ["x".repeat(1000)]}), vec![double; 40]);
+        assert!(copies.contains("levels") || copies.contains("copies"), "{copies}");
+        let text = json!({"a": "x".repeat(1 << 20)});
+        let again = (0..40).map(|i| json!({"op": "copy", "from": "/a", "path": format!("/b{i}")})).collect();
+        assert!(too_large(text, again).starts_with("the copies of a JSON patch take more than"));
+    }
+
+    #[test]
+    fn no_operation_leads_below_the_deepest_level() {
+        let deep = |levels: usize| (0..levels).fold(json!(1), |inner, _| json!({"a": inner}));
+        let at = |levels: usize| "/a".repeat(levels);
+        assert!(json(&json!({}), &json!([{"op": "add", "path": "/a", "value": deep(126)}])).is_ok());
+        for operation in ["add", "replace"] {
+            let operation = json!({"op": operation, "path": at(100), "value": deep(28)});
+            assert!(too_large(deep(110), vec![operation]).contains("levels"));
+        }
+        for operation in ["move", "copy"] {
+            let operation = json!({"op": operation, "from": "/b", "path": at(100)});
+            let mut doc = deep(110);
+            doc["b"] = deep(28);
+            assert!(too_large(doc, vec![operation]).contains("levels"));
+        }
     }
 
     #[test]

@@ -9,6 +9,9 @@ use crate::kind::Kind;
 use crate::quantity::Quantity;
 use crate::time;
 
+/// Most complaints of one sort about one document.
+pub const COMPLAINTS_MAX: usize = 100;
+
 /// What a check found.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SchemaReport {
@@ -134,6 +137,8 @@ impl Walk<'_> {
             self.path.push_str(name);
             match found.field(name) {
                 Some(field) => self.value(&field.shape, value),
+                // Upstream's decoder stops to count too.
+                None if self.report.unknown.len() >= COMPLAINTS_MAX => {}
                 None => self.report.unknown.push(format!("unknown field {}", crate::field::quote(&self.path))),
             }
             self.path.truncate(length);
@@ -246,13 +251,19 @@ impl Walk<'_> {
             self.root,
             without_indexes(&self.path)
         );
-        self.report.mistyped.push(Mistyped { field: self.path.clone(), message });
+        self.tell(message);
+    }
+
+    fn tell(&mut self, message: String) {
+        if self.report.mistyped.len() < COMPLAINTS_MAX {
+            self.report.mistyped.push(Mistyped { field: self.path.clone(), message });
+        }
     }
 
     /// A message of an inner decoder, which does not know its field.
     fn mistyped(&mut self, message: String) {
         let message = format!("{}: {message}", self.path);
-        self.report.mistyped.push(Mistyped { field: self.path.clone(), message });
+        self.tell(message);
     }
 }
 

@@ -17,7 +17,7 @@ use std::sync::LazyLock;
 
 mod check;
 
-pub use check::{Mistyped, SchemaReport, check, check_type, prune, prune_type, settle};
+pub use check::{COMPLAINTS_MAX, Mistyped, SchemaReport, check, check_type, prune, prune_type, settle};
 
 const FACTS: &str = include_str!("facts.txt");
 

@@ -8,10 +8,12 @@
 //!
 //! Pure; the bytes are untrusted. Start at [`decode`].
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use api::schema::{self, Shape};
+use api::weight;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Number, Value};
@@ -26,6 +28,24 @@ pub const MEDIA_TYPE: &str = "application/vnd.kubernetes.protobuf";
 const MAGIC: &[u8] = b"k8s\0";
 /// Messages inside of messages; the deepest of the API is a dozen.
 const DEPTH_MAX: usize = 64;
+
+/// How deep a message may go yet, and how much all of them may weigh.
+#[derive(Clone, Copy)]
+struct Room<'a> {
+    depth: usize,
+    left: &'a Cell<usize>,
+}
+
+impl Room<'_> {
+    fn deeper(self) -> Option<Self> {
+        Some(Room { depth: self.depth.checked_sub(1)?, ..self })
+    }
+
+    fn take(self, bytes: usize) -> Option<()> {
+        self.left.set(self.left.get().saturating_sub(bytes));
+        (self.left.get() > 0).then_some(())
+    }
+}
 
 const NUMBERS: &str = include_str!("numbers.txt");
 
@@ -84,7 +104,12 @@ pub fn decode(body: &[u8]) -> Result<Value, Status> {
     }
     let name = type_name(&api_version, &kind).ok_or_else(unknown)?;
     let mut object = Value::Object(Map::new());
-    message(raw, name, &mut object, DEPTH_MAX).ok_or_else(broken)?;
+    let left = Cell::new(weight::DOCUMENT_BYTES_MAX);
+    let room = Room { depth: DEPTH_MAX, left: &left };
+    message(raw, name, &mut object, room).ok_or_else(|| match left.get() {
+        0 => Status::too_much(&format!("the document takes more than {} bytes of memory", weight::DOCUMENT_BYTES_MAX)),
+        _ => broken(),
+    })?;
     api::look::set(&mut object, "apiVersion", api_version);
     api::look::set(&mut object, "kind", kind);
     Ok(object)
@@ -106,16 +131,16 @@ fn text_of(bytes: &[u8]) -> String {
 }
 
 /// Adds the fields of a message to an object; None if the bytes are broken. Empty texts are absent, as in JSON.
-fn message(bytes: &[u8], name: &'static str, out: &mut Value, depth: usize) -> Option<()> {
+fn message(bytes: &[u8], name: &'static str, out: &mut Value, room: Room<'_>) -> Option<()> {
     match schema::find(name) {
-        Some(found) => fields(bytes, name, found, out, depth),
+        Some(found) => fields(bytes, name, found, out, room),
         None => Some(()),
     }
 }
 
 /// The fields of `name` as they stand in the type `found`, which is another one where they are inlined.
-fn fields(bytes: &[u8], name: &str, found: &schema::Type, out: &mut Value, depth: usize) -> Option<()> {
-    let depth = depth.checked_sub(1)?;
+fn fields(bytes: &[u8], name: &str, found: &schema::Type, out: &mut Value, room: Room<'_>) -> Option<()> {
+    let room = room.deeper()?;
     let Some(numbers) = TYPES.get(name) else { return Some(()) };
     for item in Fields(bytes) {
         let (number, wire) = item?;
@@ -124,11 +149,11 @@ fn fields(bytes: &[u8], name: &str, found: &schema::Type, out: &mut Value, depth
             None => {}
             Some(Meaning::Inline(target)) => {
                 let Wire::Bytes(inner) = wire else { return None };
-                fields(inner, target, found, out, depth)?;
+                fields(inner, target, found, out, room)?;
             }
             Some(Meaning::Field(field, zero_is_absent)) => {
                 let Some(known) = found.field(field) else { continue };
-                add(out, field, &known.shape, (&wire, *zero_is_absent), depth)?;
+                add(out, field, &known.shape, (&wire, *zero_is_absent), room)?;
             }
         }
     }
@@ -141,27 +166,35 @@ fn add(
     field: &str,
     shape: &Shape,
     (wire, zero_is_absent): (&Wire<'_>, bool),
-    depth: usize,
+    room: Room<'_>,
 ) -> Option<()> {
+    room.take(weight::ITEM + weight::of_entry(api::look::fields(out).len(), field))?;
     match shape {
         Shape::List(inner) => {
             let items =
                 api::look::fields(out).entry(field).or_insert_with(|| Value::Array(Vec::new())).as_array_mut()?;
+            // As in JSON.
+            if items.len() >= weight::LIST_ITEMS_MAX {
+                return room.take(usize::MAX);
+            }
             match (inner.as_ref(), wire) {
                 // Numbers may travel packed.
                 (Shape::Int32 | Shape::Int64, Wire::Bytes(bytes)) => {
+                    room.take(bytes.len() * weight::ITEM)?;
                     items.extend(wire::packed(bytes)?.map(Value::from))
                 }
-                _ => items.push(value(wire, inner, depth)?),
+                _ => items.push(value(wire, inner, room)?),
             }
         }
         Shape::Map(inner) => {
             let Wire::Bytes(bytes) = wire else { return None };
-            let (key, value) = entry(bytes, inner, depth)?;
-            api::look::set(api::look::child(out, field), &key, value);
+            let (key, value) = entry(bytes, inner, room)?;
+            let entries = api::look::child(out, field);
+            room.take(weight::of_entry(api::look::fields(entries).len(), &key))?;
+            api::look::set(entries, &key, value);
         }
         shape => {
-            let value = value(wire, shape, depth)?;
+            let value = value(wire, shape, room)?;
             let empty = value == "" || value.is_null();
             if !empty && !(zero_is_absent && (value == 0 || value == false)) {
                 api::look::set(out, field, value);
@@ -171,19 +204,19 @@ fn add(
     Some(())
 }
 
-fn entry(bytes: &[u8], shape: &Shape, depth: usize) -> Option<(String, Value)> {
+fn entry(bytes: &[u8], shape: &Shape, room: Room<'_>) -> Option<(String, Value)> {
     let (mut key, mut found) = (String::new(), Value::String(String::new()));
     for item in Fields(bytes) {
         match item? {
             (1, Wire::Bytes(text)) => key = text_of(text),
-            (2, wire) => found = value(&wire, shape, depth)?,
+            (2, wire) => found = value(&wire, shape, room)?,
             _ => {}
         }
     }
     Some((key, found))
 }
 
-fn value(wire: &Wire<'_>, shape: &Shape, depth: usize) -> Option<Value> {
+fn value(wire: &Wire<'_>, shape: &Shape, room: Room<'_>) -> Option<Value> {
     Some(match (shape, wire) {
         (Shape::Text, Wire::Bytes(bytes)) => Value::String(std::str::from_utf8(bytes).ok()?.to_owned()),
         (Shape::Bytes, Wire::Bytes(bytes)) => Value::String(STANDARD.encode(bytes)),
@@ -192,7 +225,7 @@ fn value(wire: &Wire<'_>, shape: &Shape, depth: usize) -> Option<Value> {
         (Shape::Number, Wire::Double(number)) => Value::Number(Number::from_f64(*number)?),
         (Shape::Object(name), Wire::Bytes(bytes)) => {
             let mut object = Value::Object(Map::new());
-            message(bytes, name, &mut object, depth)?;
+            message(bytes, name, &mut object, room)?;
             object
         }
         (Shape::Quantity, Wire::Bytes(bytes)) => match text_field(bytes, 1)? {
@@ -217,7 +250,12 @@ fn value(wire: &Wire<'_>, shape: &Shape, depth: usize) -> Option<Value> {
         // Raw JSON: an object that the schema leaves open.
         (Shape::Any, Wire::Bytes(bytes)) => {
             let text = text_field(bytes, 1)?;
-            if text.is_empty() { Value::Null } else { serde_json::from_str(&text).ok()? }
+            if text.is_empty() {
+                return Some(Value::Null);
+            }
+            let any = crate::codec::decode_json(text.as_bytes()).ok()?.value;
+            room.take(weight::of(&any).0)?;
+            any
         }
         _ => return None,
     })

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use super::node_port::{NodePort, Target};
 use crate::query::{Query, percent_encode};
+use crate::serve::Seat;
 use crate::status::Status;
 
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -80,7 +81,11 @@ pub async fn proxy(port: &NodePort, node: &Value, path: &str, mut request: Reque
         && let Some(client) = client
     {
         let node_end = hyper::upgrade::on(&mut response);
-        port.tasks.spawn(join(client, node_end));
+        let seat = parts.extensions.get::<Seat>().cloned();
+        port.tasks.spawn(async move {
+            join(client, node_end).await;
+            drop(seat);
+        });
     }
     let (parts, body) = response.into_parts();
     Ok(Response::from_parts(parts, Body::new(body)))

@@ -29,9 +29,10 @@ pub async fn cluster_with(change: impl FnOnce(&mut Options)) -> Cluster {
     std::fs::write(dir.path().join("config"), kubeconfig).unwrap();
     let cancel = CancellationToken::new();
     let mut options = Options::new(Arc::new(store::memory::MemoryStore::new()));
+    options.client_ca_pem = Some(pki.ca_pem());
     change(&mut options);
     let server = ApiServer::start(options, cancel.clone()).await.unwrap();
-    let (tls, ending) = (pki.server_config(), cancel.clone());
+    let (tls, ending) = (pki.api_config(), cancel.clone());
     #[allow(clippy::disallowed_methods)] // The test awaits it in `end`.
     let serving = tokio::spawn(async move { server.serve(listener, tls, ending).await.unwrap() });
     Cluster { dir, cancel, serving }

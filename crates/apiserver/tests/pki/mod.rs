@@ -24,10 +24,15 @@ pub struct Identity {
 
 impl Pki {
     pub fn new() -> Pki {
+        Pki::named("test-ca")
+    }
+
+    /// Another authority may have the same name.
+    pub fn named(name: &str) -> Pki {
         let mut parameters = CertificateParams::new(Vec::<String>::new()).unwrap();
         parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
-        parameters.distinguished_name.push(DnType::CommonName, "test-ca");
+        parameters.distinguished_name.push(DnType::CommonName, name);
         let ca = CertifiedIssuer::self_signed(parameters, KeyPair::generate().unwrap()).unwrap();
         Pki { ca }
     }
@@ -37,6 +42,11 @@ impl Pki {
     }
 
     pub fn client(&self, name: &str, group: &str) -> Identity {
+        self.sign(Pki::client_of(name, group))
+    }
+
+    /// What is certified of a client.
+    pub fn client_of(name: &str, group: &str) -> CertificateParams {
         let mut parameters = CertificateParams::new(Vec::<String>::new()).unwrap();
         parameters.distinguished_name = rcgen::DistinguishedName::new();
         parameters.distinguished_name.push(DnType::CommonName, name);
@@ -44,19 +54,40 @@ impl Pki {
             parameters.distinguished_name.push(DnType::OrganizationName, group);
         }
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
-        self.sign(parameters)
+        parameters
     }
 
-    fn sign(&self, parameters: CertificateParams) -> Identity {
+    /// An authority of this one.
+    pub fn below(&self, name: &str) -> Pki {
+        let mut parameters = CertificateParams::new(Vec::<String>::new()).unwrap();
+        parameters.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        parameters.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
+        parameters.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        Pki { ca: CertifiedIssuer::signed_by(parameters, key, &self.ca).unwrap() }
+    }
+
+    pub fn sign(&self, parameters: CertificateParams) -> Identity {
         let key = KeyPair::generate().unwrap();
         let certificate = parameters.signed_by(&key, &self.ca).unwrap();
         Identity { certificate_pem: certificate.pem(), key_pem: key.serialize_pem() }
     }
 
-    pub fn server_config(&self) -> Arc<rustls::ServerConfig> {
+    /// What a server shows.
+    fn serving(&self) -> Identity {
         let mut parameters = CertificateParams::new(vec!["127.0.0.1".to_owned(), "localhost".to_owned()]).unwrap();
         parameters.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        self.server_config_with(&self.sign(parameters))
+        self.sign(parameters)
+    }
+
+    /// TLS of an API server that judges clients by this authority.
+    pub fn api_config(&self) -> Arc<rustls::ServerConfig> {
+        let verifier = apiserver::ClientCertificates::of(&self.ca_pem()).unwrap();
+        config(&self.serving(), Arc::new(verifier))
+    }
+
+    pub fn server_config(&self) -> Arc<rustls::ServerConfig> {
+        self.server_config_with(&self.serving())
     }
 
     /// A server that shows some identity.
@@ -64,19 +95,11 @@ impl Pki {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.ca.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
+        let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider)
             .allow_unauthenticated()
             .build()
             .unwrap();
-        let chain = vec![CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap()];
-        let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap();
-        let config = rustls::ServerConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_client_cert_verifier(verifier)
-            .with_single_cert(chain, key)
-            .unwrap();
-        Arc::new(config)
+        config(identity, verifier)
     }
 
     pub fn kubeconfig(&self, address: SocketAddr, user: &str, group: &str) -> String {
@@ -92,4 +115,20 @@ impl Pki {
             encode(&identity.key_pem),
         )
     }
+}
+
+fn config(
+    identity: &Identity,
+    verifier: Arc<dyn rustls::server::danger::ClientCertVerifier>,
+) -> Arc<rustls::ServerConfig> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = vec![CertificateDer::from_pem_slice(identity.certificate_pem.as_bytes()).unwrap()];
+    let key = PrivateKeyDer::from_pem_slice(identity.key_pem.as_bytes()).unwrap();
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(chain, key)
+        .unwrap();
+    Arc::new(config)
 }

@@ -13,6 +13,7 @@ mod identity;
 mod images;
 mod logs;
 mod metrics;
+mod protocol;
 mod query;
 mod route;
 mod seek;
@@ -29,10 +30,7 @@ use guard::Guard;
 use http::{Response, StatusCode, header};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use hyper::service::service_fn;
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto::Builder,
-};
+use hyper_util::rt::TokioIo;
 use identity::Caller;
 use std::{convert::Infallible, io, net::TcpListener, sync::Arc, time::Duration};
 use tokio::{net::TcpStream, task::JoinSet, time::timeout};
@@ -109,6 +107,8 @@ pub async fn serve(options: Options, cancel: CancellationToken) -> Result<(), Er
         options;
     let guard = Arc::new(Guard::new(client.clone(), &name));
     let node = Arc::new(Node { client, cri, name, board, metrics, evictions, records, collector, hooks });
+    let mut tls = tls;
+    Arc::make_mut(&mut tls).alpn_protocols = protocol::PROTOCOLS.map(<[u8]>::to_vec).to_vec();
     let acceptor = TlsAcceptor::from(tls);
     let mut connections = JoinSet::new();
     loop {
@@ -142,8 +142,7 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, (node, guard): (Ar
         let (node, guard, caller, upgrades) = (node.clone(), guard.clone(), caller.clone(), upgrades.clone());
         async move { Ok::<_, Infallible>(answer(&node, &guard, (&caller, &upgrades), request).await) }
     });
-    let builder = Builder::new(TokioExecutor::new());
-    if let Err(error) = builder.serve_connection_with_upgrades(TokioIo::new(stream), service).await {
+    if let Err(error) = protocol::builder().serve_connection_with_upgrades(TokioIo::new(stream), service).await {
         tracing::debug!(error, "node port: connection ended");
     }
     upgrades.finish().await;

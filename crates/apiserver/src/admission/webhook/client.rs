@@ -16,7 +16,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
 use tower::util::BoxCloneSyncService;
 
-use crate::codec::BODY_BYTES_MAX;
+use crate::limits::BODY_BYTES_MAX;
 
 /// Bundles whose connections are kept; more of them are connected anew.
 const BUNDLES_MAX: usize = 64;
