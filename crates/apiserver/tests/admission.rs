@@ -103,7 +103,8 @@ async fn acts(door: &Door, plugin: &str) -> bool {
 
 #[tokio::test]
 async fn each_plugin_acts_when_it_is_on_and_not_when_it_is_off() {
-    for plugin in DEFAULT_PLUGINS {
+    // Those of certificates act on requests with keys and signatures, and are tried with them.
+    for plugin in DEFAULT_PLUGINS.iter().filter(|name| !name.starts_with("Certificate")) {
         assert!(acts(&door(&[], &[]).await, plugin).await, "{plugin} acts by default");
         assert!(!acts(&door(&[], &[plugin]).await, plugin).await, "{plugin} is off");
     }

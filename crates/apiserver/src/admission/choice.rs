@@ -97,7 +97,7 @@ const fn count() -> usize {
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     /// Nobody knows this one.
-    #[error("unknown plugin {name:?}{}", near.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
+    #[error("{name:?}: unknown plugin; {}", near.map_or_else(known, |near| format!("did you mean {near}?")))]
     Unknown {
         /// As it was written.
         name: String,
@@ -153,6 +153,10 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     ORDER.iter().filter(|(_, is)| matches!(is, On | Off)).map(|(name, _)| *name)
 }
 
+fn known() -> String {
+    format!("known are {}", names().collect::<Vec<_>>().join(", "))
+}
+
 /// The known name that is most like a wrong one, if any is like it at all.
 fn near(name: &str) -> Option<&'static str> {
     let distance = |known: &str| distance(&name.to_lowercase(), &known.to_lowercase());
@@ -200,6 +204,9 @@ mod tests {
                 "Priority",
                 "DefaultTolerationSeconds",
                 "RuntimeClass",
+                "CertificateApproval",
+                "CertificateSigning",
+                "CertificateSubjectRestriction",
                 "MutatingAdmissionWebhook",
                 "ValidatingAdmissionWebhook",
                 "ResourceQuota",
@@ -220,9 +227,9 @@ mod tests {
     #[test]
     fn names_that_cannot_be_followed_are_refused_with_what_may_be_meant() {
         for (on, off, error) in [
-            (&["PodSecurty"][..], &[][..], "unknown plugin \"PodSecurty\"; did you mean PodSecurity?"),
-            (&["alwayspullimages"], &[], "unknown plugin \"alwayspullimages\"; did you mean AlwaysPullImages?"),
-            (&[], &["Nonsense"], "unknown plugin \"Nonsense\""),
+            (&["PodSecurty"][..], &[][..], "\"PodSecurty\": unknown plugin; did you mean PodSecurity?"),
+            (&["alwayspullimages"], &[], "\"alwayspullimages\": unknown plugin; did you mean AlwaysPullImages?"),
+            (&[], &["Nonsense"], &format!("\"Nonsense\": unknown plugin; {}", known())),
             (&["EventRateLimit"], &[], "the plugin EventRateLimit is not there in this version"),
             (&["LimitRanger"], &["LimitRanger"], "the plugin LimitRanger is both switched on and off"),
         ] {
