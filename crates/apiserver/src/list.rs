@@ -177,14 +177,14 @@ mod tests {
         put("b").await;
         let options = asked("limit=1");
         let filter = Filter::parse(kind, &options, None).unwrap();
-        let (_, first) = list(&store, kind, &prefix, &options, &filter).await.unwrap();
+        let (_, first) = list(&store, &prefix, &options, &filter).await.unwrap();
         store.compact(put("c").await).await.unwrap();
         let options = asked(&format!("continue={}", first.continue_token.unwrap()));
-        let late = list(&store, kind, &prefix, &options, &filter).await.unwrap_err();
+        let late = list(&store, &prefix, &options, &filter).await.unwrap_err();
         assert_eq!((late.code, late.reason.as_ref()), (410, "Expired"));
         let told = late.to_value();
         let options = asked(&format!("continue={}", told["metadata"]["continue"].as_str().unwrap()));
-        let (rest, _) = list(&store, kind, &prefix, &options, &filter).await.unwrap();
+        let (rest, _) = list(&store, &prefix, &options, &filter).await.unwrap();
         assert_eq!(rest.len(), 2, "b, and c that came later");
     }
 }
