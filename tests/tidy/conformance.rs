@@ -49,7 +49,7 @@ const IMAGES: Page = Page {
 const RUNTIME_CLASS: Page =
     Page { table: "docs/conformance/runtimeclass.md", prefix: "RTC-", numbers: &[1..=82], open_max: 0 };
 
-const HOOKS: Page = Page { table: "docs/conformance/hooks.md", prefix: "HOOK-", numbers: &[1..=110], open_max: 1 };
+const HOOKS: Page = Page { table: "docs/conformance/hooks.md", prefix: "HOOK-", numbers: &[1..=110], open_max: 0 };
 
 const PODS: Page = Page { table: "docs/conformance/hooks.md", prefix: "POD-", numbers: &[1..=74], open_max: 0 };
 

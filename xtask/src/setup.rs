@@ -21,6 +21,7 @@ const TESTS: &[(&str, &str)] = &[
     ("runsc", "runsc"),
     ("containerd", "containerd"),
     ("ip", "iproute2"),
+    ("dbus-daemon", "dbus"),
     (xtask::vm::QEMU, "qemu-system-x86"),
     ("mkfs.ext4", "e2fsprogs"),
 ];
