@@ -70,8 +70,13 @@ impl Statics {
 impl Pods {
     /// A source holds something else now.
     pub(super) fn take_update(&mut self, update: Update) {
+        let was_known = self.known().is_some();
         self.statics.sources.take(update);
         self.settle_statics();
+        if !was_known && self.known().is_some() {
+            // Only now can be told what belongs to nobody.
+            self.housekeep();
+        }
     }
 
     /// Begins with what an earlier agent had begun, and then follows the sources.
