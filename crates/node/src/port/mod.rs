@@ -142,8 +142,9 @@ async fn connection(acceptor: TlsAcceptor, stream: TcpStream, (node, guard): (Ar
         let (node, guard, caller, upgrades) = (node.clone(), guard.clone(), caller.clone(), upgrades.clone());
         async move { Ok::<_, Infallible>(answer(&node, &guard, (&caller, &upgrades), request).await) }
     });
-    if let Err(error) = protocol::builder().serve_connection_with_upgrades(TokioIo::new(stream), service).await {
-        tracing::debug!(error, "node port: connection ended");
+    let serving = protocol::builder().serve_connection(TokioIo::new(stream), service).with_upgrades();
+    if let Err(error) = serving.await {
+        tracing::debug!(%error, "node port: connection ended");
     }
     upgrades.finish().await;
 }

@@ -2,10 +2,8 @@
 //!
 //! Must not look into requests. Start at [`builder`].
 
-use hyper_util::{
-    rt::{TokioExecutor, TokioTimer},
-    server::conn::auto::Builder,
-};
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::TokioTimer;
 use std::time::Duration;
 
 /// What the handshake offers. Clients of HTTP/2 could hold a connection without asking for anything.
@@ -16,13 +14,13 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
 const HEADER_BYTES_MAX: usize = 256 << 10;
 
 /// Serves a connection after its handshake.
-pub(super) fn builder() -> Builder<TokioExecutor> {
+pub(super) fn builder() -> Builder {
     builder_with(HEADER_TIMEOUT)
 }
 
-fn builder_with(header_timeout: Duration) -> Builder<TokioExecutor> {
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(HEADER_BYTES_MAX);
+fn builder_with(header_timeout: Duration) -> Builder {
+    let mut builder = Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(header_timeout).max_buf_size(HEADER_BYTES_MAX);
     builder
 }
 
@@ -50,7 +48,7 @@ mod tests {
             service_fn(async |_| Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("ok")))));
         // A task, so that the connection goes when it has been served.
         tokio::spawn(async move {
-            builder_with(TIMEOUT).serve_connection_with_upgrades(TokioIo::new(server), service).await.is_ok()
+            builder_with(TIMEOUT).serve_connection(TokioIo::new(server), service).with_upgrades().await.is_ok()
         });
         client.write_all(bytes).await.unwrap();
         let mut said = Vec::new();
