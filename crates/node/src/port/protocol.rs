@@ -35,6 +35,7 @@ mod tests {
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt},
         net::{TcpListener, TcpStream},
+        task::JoinSet,
     };
 
     const TIMEOUT: Duration = Duration::from_millis(300);
@@ -47,7 +48,8 @@ mod tests {
         let service =
             service_fn(async |_| Ok::<_, std::convert::Infallible>(Response::new(Full::new(Bytes::from("ok")))));
         // A task, so that the connection goes when it has been served.
-        tokio::spawn(async move {
+        let mut serving = JoinSet::new();
+        serving.spawn(async move {
             builder_with(TIMEOUT).serve_connection(TokioIo::new(server), service).with_upgrades().await.is_ok()
         });
         client.write_all(bytes).await.unwrap();
