@@ -468,6 +468,8 @@ async fn hooks_keep_their_rules_with_containerd_whatever_becomes_of_the_agent() 
 
     // postStart: once a start, before Running; one that fails is told and ends the container (HOOK-33, 34, 37, 38).
     let (mut asked, _) = tokio::task::spawn_blocking(move || server.accept().unwrap()).await.unwrap();
+    // An answer before the question is none.
+    assert!(std::io::Read::read(&mut asked, &mut [0; 4096]).unwrap() > 0);
     std::io::Write::write_all(&mut asked, b"HTTP/1.1 500 No\r\nContent-Length: 0\r\n\r\n").unwrap();
     for name in ["good", "late", "twice", "stubborn", "pauses"] {
         pods.running(name).await;
