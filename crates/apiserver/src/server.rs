@@ -292,6 +292,14 @@ fn open(core: &Core, path: &str) -> Option<Response> {
     }
 }
 
+/// kubectl asks here, without discovery, before it creates a kind that its documents do not let it change (TokenReview):
+/// there are no custom resources, and this says so.
+const CUSTOM_RESOURCES: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+const NO_CUSTOM_RESOURCES: &str = concat!(
+    r#"{"kind":"CustomResourceDefinitionList","apiVersion":"apiextensions.k8s.io/v1","#,
+    r#""metadata":{"resourceVersion":"1"},"items":[]}"#
+);
+
 /// Discovery and OpenAPI.
 async fn plain(core: &Core, user: &UserInfo, request: &Parts) -> Result<Response, Status> {
     let path = request.uri.path();
@@ -318,6 +326,7 @@ async fn plain(core: &Core, user: &UserInfo, request: &Parts) -> Result<Response
         "/.well-known/openid-configuration" => {
             return Ok(answer::json_bytes(200, core.tokens.configuration().to_string()));
         }
+        CUSTOM_RESOURCES => return Ok(answer::json_bytes(200, NO_CUSTOM_RESOURCES)),
         _ => {}
     }
     let found = discovery::respond(path, &request.headers).or_else(|| openapi::respond(path, &request.headers, core));
