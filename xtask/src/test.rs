@@ -24,14 +24,14 @@ const RINGS: &[Ring] = &[
     // Rings 3 and 4: walls. Real registry, runc, crun, kubectl; as root.
     Ring {
         name: "walls",
-        budget_seconds: 600,
+        budget_seconds: 400,
         tests: "kind(test) & not package(sampan) & not package(xtask)",
         threads: "2",
     },
     // Ring 5: metal. The whole program; what it leaves on the machine is compared, so one test at a time.
     Ring {
         name: "metal",
-        budget_seconds: 900,
+        budget_seconds: 1100,
         tests: "kind(test) & package(sampan) & not binary(tidy) & not binary(cgroup_v2) & not binary(power_loss)",
         threads: "1",
     },
