@@ -127,8 +127,10 @@ fn workload(lab: &Lab, (api, kind): (&str, &str), name: &str, command: &str, spe
     json!({"apiVersion": api, "kind": kind, "metadata": {"name": name}, "spec": spec}).to_string()
 }
 
+/// The values of a pod's variables; of one that has gone meanwhile what kubectl says of that.
 fn env(lab: &Lab, pod: &str) -> String {
-    lab.ask(&["get", pod, "-o", "jsonpath={.spec.containers[0].env[*].value}"])
+    let output = lab.kubectl(&["get", pod, "-o", "jsonpath={.spec.containers[0].env[*].value}"]);
+    text(if output.status.success() { &output.stdout } else { &output.stderr })
 }
 
 #[test]
