@@ -110,14 +110,12 @@ impl Facts {
             text.push_str(part);
             ends.push(text.len() as u32);
         };
-        let mut labels = 0;
-        for (key, value) in api::look::text_map(&object["metadata"], "labels") {
-            add(key);
-            add(value);
-            labels += 1;
-        }
+        // In the order of their keys, for [`Facts::label`].
+        let mut labels: Vec<_> = api::look::text_map(&object["metadata"], "labels").collect();
+        labels.sort_unstable();
+        labels.iter().for_each(|(key, value)| [key, value].into_iter().for_each(|part| add(part)));
         kind.rules.fields(&object).iter().for_each(|(_, value)| add(value));
-        Facts { kind, text: text.into(), ends: ends.into(), labels }
+        Facts { kind, text: text.into(), ends: ends.into(), labels: labels.len() }
     }
 
     fn part(&self, nth: usize) -> &str {
@@ -125,7 +123,7 @@ impl Facts {
         &self.text[start as usize..self.ends[nth] as usize]
     }
 
-    /// The keys are in order, as maps have them: an object may have a hundred thousand labels and a selector as many terms.
+    /// By halves: an object may have a hundred thousand labels and a selector as many terms.
     fn label(&self, key: &str) -> Option<&str> {
         let (mut low, mut high) = (0, self.labels);
         while low < high {
@@ -154,4 +152,45 @@ fn split<'a>(kind: &Kind, key: &'a str) -> (&'a str, &'a str) {
     let name = parts.next().unwrap_or_default();
     let namespace = if kind.namespaced { parts.next().unwrap_or_default() } else { "" };
     (namespace, name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn entry(object: &Value) -> Entry {
+        let (created, modified) = (store::Revision(1), store::Revision(1));
+        let (key, value) = ("/events/default/a".into(), object.to_string().into_bytes().into());
+        Entry { key, value, created, modified, memo: store::Memo::default() }
+    }
+
+    fn filter(plural: &str, selector: &str) -> Filter {
+        let options = ListOptions::parse(&crate::query::Query::parse(Some(selector))).unwrap();
+        Filter::parse(api::find("", "v1", plural).unwrap(), &options, None).unwrap()
+    }
+
+    #[test]
+    fn what_was_read_for_one_kind_is_not_taken_for_another() {
+        let about = filter("events", "fieldSelector=involvedObject.name%3Dp");
+        let placed = filter("pods", "fieldSelector=spec.nodeName%3Dn");
+        let both = json!({"metadata": {"name": "a", "namespace": "default"},
+            "involvedObject": {"kind": "Pod", "name": "p"}, "spec": {"nodeName": "n"}});
+        for order in [[&about, &placed, &about], [&placed, &about, &placed]] {
+            let entry = entry(&both);
+            assert!(order.iter().all(|filter| filter.shows(&entry)));
+        }
+    }
+
+    #[test]
+    fn each_of_many_labels_is_found_and_no_other() {
+        let labels: serde_json::Map<String, Value> =
+            (0..9).map(|nth| (format!("k{nth}"), format!("v{nth}").into())).collect();
+        let entry = entry(&json!({"metadata": {"name": "a", "namespace": "default", "labels": labels}}));
+        let shows = |text: String| filter("events", &format!("labelSelector={text}")).shows(&entry);
+        for nth in 0..9 {
+            assert!(shows(format!("k{nth}%3Dv{nth}")) && !shows(format!("k{nth}%3Dv")) && !shows(format!("!k{nth}")));
+        }
+        assert!(["a", "k", "k9"].iter().all(|key| !shows((*key).to_owned())));
+    }
 }
