@@ -3,8 +3,6 @@
 //! A token is a Secret of Kubernetes' own form, and so are its bindings, by kubeadm's names. A token is printed once, when
 //! it is made, and nowhere else. Start at [`run`].
 
-use std::time::Duration;
-
 use anyhow::{Context, bail};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -153,7 +151,7 @@ async fn create(
 
 /// When a token ends, as its Secret says it; None for never.
 fn ends(ttl: &str, now: Timestamp) -> anyhow::Result<Option<String>> {
-    let ttl = if ttl == "0" { Duration::ZERO } else { settings::duration(ttl).context("--ttl")? };
+    let ttl = settings::duration(ttl).context("--ttl")?;
     if ttl.is_zero() {
         return Ok(None);
     }

@@ -86,10 +86,8 @@ mod tests {
 
     #[test]
     fn settings_of_credentials_are_read_and_checked() {
-        let text = "apiVersion: sampan.dev/v1\nkind: Config\nimageCredentialProviderConfig: /c\nimageCredentialProviderBinDir: /b\ncredentialGlobs: upstream\ncredentialPathBoundary: strict\nanonymousFallback: true\nhttpHeaders: ignore\ndockerCredentialHelpers: true\nrotatedSecretRequiresPull: true\n";
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
-        let resolved = Settings::default().over_file(Some(file.path())).unwrap().resolve().unwrap();
+        let text = "imageCredentialProviderConfig: /c\nimageCredentialProviderBinDir: /b\ncredentialGlobs: upstream\ncredentialPathBoundary: strict\nanonymousFallback: true\nhttpHeaders: ignore\ndockerCredentialHelpers: true\nrotatedSecretRequiresPull: true\n";
+        let resolved = crate::settings::given::keys(text).unwrap().resolve().unwrap();
         let options = resolved.credentials;
         assert_eq!(options.plugins.unwrap().bin_dir, Path::new("/b"));
         assert!(options.rules.anonymous_fallback && options.headers_ignored && options.helpers_allowed);

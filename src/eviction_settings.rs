@@ -61,25 +61,14 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser as _;
-
-    #[derive(clap::Parser)]
-    struct Command {
-        #[command(flatten)]
-        settings: Settings,
-    }
+    use crate::settings::given;
 
     fn flags(flags: &[&str]) -> Result<Policy, String> {
-        let words = [&["sampan"], flags].concat();
-        let command = Command::try_parse_from(words).map_err(|error| error.to_string())?;
-        command.settings.eviction().map_err(|error| format!("{error:#}"))
+        given::flags(flags)?.eviction().map_err(|error| format!("{error:#}"))
     }
 
     fn file(text: &str) -> Policy {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        let head = "apiVersion: sampan.dev/v1\nkind: Config\n";
-        std::io::Write::write_all(&mut file, format!("{head}{text}").as_bytes()).unwrap();
-        Settings::default().over_file(Some(file.path())).unwrap().eviction().unwrap()
+        given::keys(text).unwrap().eviction().unwrap()
     }
 
     #[test]

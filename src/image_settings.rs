@@ -85,7 +85,6 @@ impl Settings {
             );
         }
         let age = |text: &Option<String>, name: &'static str, default: Duration| match text {
-            Some(text) if text == "0" => Ok(Duration::ZERO),
             Some(text) => duration(text).with_context(|| format!("invalid configuration: {name}")),
             None => Ok(default),
         };

@@ -538,15 +538,36 @@ pub fn duration(text: &str) -> anyhow::Result<Duration> {
     Duration::try_from(duration).with_context(|| format!("{text:?} is negative"))
 }
 
+/// Settings as tests give them.
 #[cfg(test)]
-mod tests {
+pub mod given {
     use super::*;
+    use clap::{Args as _, FromArgMatches as _};
 
-    fn file(text: &str) -> anyhow::Result<Settings> {
+    /// By flags.
+    pub fn flags(flags: &[&str]) -> Result<Settings, String> {
+        let command = Settings::augment_args(clap::Command::new("sampan"));
+        let given = command.try_get_matches_from([&["sampan"], flags].concat());
+        given.and_then(|given| Settings::from_arg_matches(&given)).map_err(|error| error.to_string())
+    }
+
+    /// By a file of these keys.
+    pub fn keys(text: &str) -> anyhow::Result<Settings> {
+        file(&format!("apiVersion: sampan.dev/v1\nkind: Config\n{text}"))
+    }
+
+    /// By a file that is this.
+    pub fn file(text: &str) -> anyhow::Result<Settings> {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
         Settings::default().over_file(Some(file.path()))
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::given::file;
+    use super::*;
 
     #[test]
     fn a_flag_wins_over_the_file() {

@@ -62,24 +62,14 @@ impl Settings {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::Parser as _;
-
-    #[derive(clap::Parser)]
-    struct Command {
-        #[command(flatten)]
-        settings: Settings,
-    }
+    use crate::settings::given;
 
     fn flags(flags: &[&str]) -> Result<Vec<(i32, i64)>, String> {
-        let command = Command::try_parse_from([&["sampan"], flags].concat()).map_err(|error| format!("{error:#}"))?;
-        command.settings.shutdown().map(|policy| shown(&policy)).map_err(|error| format!("{error:#}"))
+        given::flags(flags)?.shutdown().map(|policy| shown(&policy)).map_err(|error| format!("{error:#}"))
     }
 
     fn file(text: &str) -> anyhow::Result<Vec<(i32, i64)>> {
-        let mut file = tempfile::NamedTempFile::new().unwrap();
-        let head = "apiVersion: sampan.dev/v1\nkind: Config\n";
-        std::io::Write::write_all(&mut file, format!("{head}{text}").as_bytes()).unwrap();
-        Ok(shown(&Settings::default().over_file(Some(file.path()))?.shutdown()?))
+        Ok(shown(&given::keys(text)?.shutdown()?))
     }
 
     fn shown(policy: &Policy) -> Vec<(i32, i64)> {

@@ -106,7 +106,7 @@ async fn patient(client: &Client, method: &str, path: &str, body: Option<&Value>
                 400..=499 if status.code != 429 => return Err(other(&status.message)),
                 _ => status.message.clone(),
             },
-            Ok(Err(error)) => match chain(&error) {
+            Ok(Err(error)) => match format!("{:#}", anyhow::Error::new(error)) {
                 told if told.contains("invalid peer certificate") => return Err(Refused::Stranger(told)),
                 told => told,
             },
@@ -116,11 +116,6 @@ async fn patient(client: &Client, method: &str, path: &str, body: Option<&Value>
         tokio::time::sleep(pause).await;
         pause = (pause * 2).min(PAUSE.1);
     }
-}
-
-fn chain(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(error.source(), |error| error.source());
-    sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
 }
 
 /// The request for a key, and its name.
