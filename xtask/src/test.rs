@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::bail;
+use anyhow::{Context as _, bail};
 use xtask::shell;
 
 use crate::setup;
@@ -44,20 +44,28 @@ const RINGS: &[Ring] = &[
     },
 ];
 
-/// Builds once, then runs ring after ring.
+/// Builds once, then runs ring after ring. A ring that fails does not hide what the later ones would have found.
 pub fn run() -> anyhow::Result<()> {
     setup::everything()?;
     shell::run("cargo", &["nextest", "run", "--workspace", "--no-run"])?;
-    for ring in RINGS {
-        let began = Instant::now();
-        let words =
-            ["nextest", "run", "--workspace", "--no-fail-fast", "--test-threads", ring.threads, "-E", ring.tests];
-        shell::run("cargo", &words)?;
-        let took = began.elapsed();
-        println!("ring {}: {} s of {} s", ring.name, took.as_secs(), ring.budget_seconds);
-        if took > Duration::from_secs(ring.budget_seconds) {
-            bail!("ring {} took longer than its budget; make it faster or move a test to another ring", ring.name);
-        }
+    let failures: Vec<String> = RINGS.iter().filter_map(|ring| ring.run().err()).map(|e| e.to_string()).collect();
+    if !failures.is_empty() {
+        bail!("{}", failures.join("\n"));
     }
     Ok(())
+}
+
+impl Ring {
+    fn run(&self) -> anyhow::Result<()> {
+        let began = Instant::now();
+        let words =
+            ["nextest", "run", "--workspace", "--no-fail-fast", "--test-threads", self.threads, "-E", self.tests];
+        let tests = shell::run("cargo", &words);
+        let took = began.elapsed();
+        println!("ring {}: {} s of {} s", self.name, took.as_secs(), self.budget_seconds);
+        if took > Duration::from_secs(self.budget_seconds) {
+            bail!("ring {} took longer than its budget; make it faster or move a test to another ring", self.name);
+        }
+        tests.with_context(|| format!("ring {} failed", self.name))
+    }
 }

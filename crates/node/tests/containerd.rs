@@ -11,6 +11,7 @@ use node::{
     image::{Cause, Class, queue::Limits},
     pod::{act::Outcome, clock::Clock, shell::Wish},
 };
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -104,10 +105,29 @@ impl Drop for Containerd {
         let _ = self.process.kill();
         let _ = self.process.wait();
         let root = self.directory.path().to_string_lossy().into_owned();
+        end_shims(&root);
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let ours = mounts.lines().filter_map(|line| line.split(' ').nth(4)).filter(|at| at.starts_with(&root));
         for mount in ours.collect::<Vec<_>>().into_iter().rev() {
             let _ = Command::new("umount").args(["-l", mount]).status();
+        }
+    }
+}
+
+/// A test that fails leaves its pods, and containerd leaves the shims that keep them: later tests compare the machine.
+fn end_shims(root: &str) {
+    let numbered = |entry: fs::DirEntry| entry.file_name().to_str().and_then(|name| name.parse().ok());
+    let all: Vec<i32> = fs::read_dir("/proc").unwrap().flatten().filter_map(numbered).collect();
+    let command = |pid: &i32| fs::read_to_string(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    let shims: Vec<_> =
+        all.into_iter().filter(|pid| command(pid).contains("containerd-shim") && command(pid).contains(root)).collect();
+    for shim in shims {
+        let threads = fs::read_dir(format!("/proc/{shim}/task")).into_iter().flatten().flatten();
+        let children: Vec<_> =
+            threads.filter_map(|thread| fs::read_to_string(thread.path().join("children")).ok()).collect();
+        let children = children.iter().flat_map(|line| line.split_whitespace()).filter_map(|child| child.parse().ok());
+        for pid in children.chain([shim]).filter_map(Pid::from_raw) {
+            let _ = kill_process(pid, Signal::KILL);
         }
     }
 }

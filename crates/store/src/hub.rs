@@ -2,10 +2,11 @@
 //!
 //! A watcher has no buffer of its own. It remembers the first matching event that it has not returned yet and reads on
 //! in the shared history; when that event is compacted before it was read, the watcher gets [`Error::Compacted`].
-//! So memory does not grow with slow watchers, and there is never a gap. Only watchers whose prefix matches are woken.
+//! So memory does not grow with slow watchers, and there is never a gap. Only watchers that an event concerns are woken:
+//! a node that waits for its own pods sleeps through the pods of all others.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use tokio::sync::Notify;
 
@@ -18,13 +19,29 @@ const EVENTS_PER_CALL: usize = 512;
 /// Nothing unread: no event has revision 0.
 const NOTHING: u64 = 0;
 
-#[derive(Debug)]
+/// Whether a watcher wants an event. It is asked for each event under the watch's prefix, while writers wait.
+pub type Wanted = Arc<dyn Fn(&Event) -> bool + Send + Sync>;
+
 struct Slot {
     prefix: Box<str>,
+    /// See [`Watch::only`].
+    wanted: OnceLock<Wanted>,
     /// The revision of the first matching event that was not returned yet. Raised from [`NOTHING`] only under the write
     /// lock, changed by the watcher only under the read lock.
     unread: AtomicU64,
     wake: Notify,
+}
+
+impl Slot {
+    fn concerns(&self, event: &Event) -> bool {
+        event.key().starts_with(&*self.prefix) && self.wanted.get().is_none_or(|wanted| wanted(event))
+    }
+}
+
+impl std::fmt::Debug for Slot {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Slot").field("prefix", &self.prefix).field("unread", &self.unread).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -69,11 +86,10 @@ impl Hub {
     pub(crate) fn publish(&self, changes: Vec<Change>) {
         let mut inner = self.write();
         for change in &changes {
-            for slot in inner.slots.iter().filter(|slot| change.event.key().starts_with(&*slot.prefix)) {
-                if slot.unread.load(Ordering::Relaxed) == NOTHING {
-                    slot.unread.store(change.event.revision().0, Ordering::Relaxed);
-                    slot.wake.notify_one();
-                }
+            let idle = inner.slots.iter().filter(|slot| slot.unread.load(Ordering::Relaxed) == NOTHING);
+            for slot in idle.filter(|slot| slot.concerns(&change.event)) {
+                slot.unread.store(change.event.revision().0, Ordering::Relaxed);
+                slot.wake.notify_one();
             }
         }
         inner.state.publish(changes);
@@ -97,6 +113,7 @@ impl Hub {
         let unread = inner.state.events_from(Revision(after.0 + 1)).find(|event| event.key().starts_with(prefix));
         let slot = Arc::new(Slot {
             prefix: prefix.into(),
+            wanted: OnceLock::new(),
             unread: AtomicU64::new(unread.map_or(NOTHING, |event| event.revision().0)),
             wake: Notify::new(),
         });
@@ -149,6 +166,17 @@ impl Watch {
         watch
     }
 
+    /// The same watch without the events that `wanted` says no to; they do not wake it. To be said once, at the start.
+    ///
+    /// A mapped watch returns all events: only in their mapped form can they be judged.
+    #[must_use]
+    pub fn only(self, wanted: Wanted) -> Watch {
+        if self.map.is_none() {
+            let _ = self.slot.wanted.set(wanted);
+        }
+        self
+    }
+
     fn seen(&self, events: Vec<Arc<Event>>) -> Result<Vec<Arc<Event>>, Error> {
         match &self.map {
             Some(map) => events.into_iter().map(|event| map(event)).collect(),
@@ -194,12 +222,15 @@ impl Watch {
         if unread <= reading.compacted().0 {
             return Found::Failed(Error::Compacted { oldest: reading.compacted() });
         }
-        let matches = |event: &&Arc<Event>| event.key().starts_with(&*self.slot.prefix);
-        let mut unread_events = reading.events_from(Revision(unread)).filter(matches);
-        let events = unread_events.by_ref().take(EVENTS_PER_CALL).cloned().collect();
+        let mut unread_events = reading.events_from(Revision(unread)).filter(|event| self.slot.concerns(event));
+        let events: Vec<_> = unread_events.by_ref().take(EVENTS_PER_CALL).cloned().collect();
         let rest = unread_events.next().map_or(NOTHING, |event| event.revision().0);
         self.slot.unread.store(rest, Ordering::Relaxed);
-        Found::Events(events)
+        match events.is_empty() {
+            // What was found before the watcher said what it wants.
+            true => Found::Nothing,
+            false => Found::Events(events),
+        }
     }
 }
 

@@ -25,7 +25,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 pub use disk::DiskStore;
-pub use hub::{Map, Watch};
+pub use hub::{Map, Wanted, Watch};
 pub use memo::Memo;
 pub use memory::MemoryStore;
 

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use crate::{Entry, Error, Event, Expect, List, Page, Put, Revision, Store, Watch};
+use crate::{Entry, Error, Event, Expect, List, Page, Put, Revision, Store, Wanted, Watch};
 
 /// How long an event may take to arrive before the suite calls it lost.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -23,6 +23,7 @@ pub async fn run<S: Store, F: Future<Output = S>>(mut make: impl FnMut() -> F) {
     a_list_is_sorted_and_pages_show_one_revision(&make().await).await;
     a_watch_returns_every_later_event_of_its_prefix(&make().await).await;
     a_watch_from_the_past_replays_it(&make().await).await;
+    a_watch_of_some_events_is_not_woken_by_others(&make().await).await;
     compaction_ends_what_needed_the_history(&make().await).await;
     an_idle_watch_survives_the_compaction_of_others_history(&make().await).await;
     the_future_is_refused(&make().await).await;
@@ -50,6 +51,12 @@ fn keys(page: &Page) -> Vec<&str> {
 
 async fn next(watch: &mut Watch) -> Option<Result<Vec<Arc<Event>>, Error>> {
     tokio::time::timeout(PATIENCE, watch.next()).await.expect("the watch has something to say in time")
+}
+
+/// Whether the watch has nothing to say at this moment.
+async fn quiet(watch: &mut Watch) -> bool {
+    let mut next = std::pin::pin!(watch.next());
+    std::future::poll_fn(|context| std::task::Poll::Ready(next.as_mut().poll(context).is_pending())).await
 }
 
 /// The next `count` events.
@@ -153,6 +160,23 @@ async fn a_watch_from_the_past_replays_it(store: &impl Store) {
     expected.push(write(store, "/p/a", "late").await.modified);
     let seen = events(&mut watch, expected.len()).await;
     assert_eq!(seen.iter().map(|event| event.revision()).collect::<Vec<_>>(), expected);
+}
+
+async fn a_watch_of_some_events_is_not_woken_by_others(store: &impl Store) {
+    let start = store.revision().await.unwrap();
+    write(store, "/a/odd", "1").await;
+    let even: Wanted = Arc::new(|event| event.key().ends_with("even"));
+    let mut watch = store.watch("/a/", start).await.unwrap().only(even);
+    assert!(quiet(&mut watch).await, "an unwanted event of the past is none");
+    let odd = write(store, "/a/odd", "2").await;
+    assert_eq!(watch.progress(), Some(odd.modified), "an unwanted event counts as returned");
+    let first = write(store, "/a/even", "3").await;
+    let odd = write(store, "/a/odd", "4").await;
+    let second = write(store, "/a/even", "5").await;
+    let found = events(&mut watch, 2).await;
+    assert_eq!(found.iter().map(|event| event.revision()).collect::<Vec<_>>(), [first.modified, second.modified]);
+    assert!(first.modified < odd.modified && odd.modified < second.modified);
+    assert!(quiet(&mut watch).await);
 }
 
 async fn compaction_ends_what_needed_the_history(store: &impl Store) {

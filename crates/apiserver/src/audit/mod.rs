@@ -7,16 +7,14 @@
 mod log;
 
 use std::net::{IpAddr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use axum::body::Body;
 use axum::extract::Request;
 use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use http_body::{Frame, SizeHint};
+use http_body_util::BodyExt as _;
 use serde_json::{Map, Value, json};
 
 use crate::clock;
@@ -121,7 +119,13 @@ impl Record {
             return response;
         }
         self.write("ResponseStarted");
-        response.map(|body| Body::new(Recorded { body, _end: End(self) }))
+        let end = End(self);
+        // The stream keeps it, so that it goes with the stream.
+        let keep = move |frame| {
+            let _kept = &end;
+            frame
+        };
+        response.map(|body| Body::new(body.map_frame(keep)))
     }
 
     fn write(&mut self, stage: &str) {
@@ -140,32 +144,6 @@ struct End(Record);
 impl Drop for End {
     fn drop(&mut self) {
         self.0.write("ResponseComplete");
-    }
-}
-
-/// The body of a long answer, with what is to be written at its end.
-struct Recorded {
-    body: Body,
-    _end: End,
-}
-
-impl http_body::Body for Recorded {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 
