@@ -76,9 +76,7 @@ pub fn run(settings: Settings, verb: &Verb) -> anyhow::Result<()> {
     if join::joined(&instance)?.is_some() {
         bail!("this node has joined another cluster; tokens are made where its API is");
     }
-    if instance.running().is_none() {
-        bail!("sampan does not run here; start it first, or name its --data-dir and --run-dir");
-    }
+    instance.must_run()?;
     wiring::executor()?.block_on(async {
         let (client, _) = wiring::client_from(&instance.admin_kubeconfig()).await?;
         match verb {

@@ -26,7 +26,7 @@ pub fn up(settings: &Settings) -> anyhow::Result<()> {
     }
     // What can fail early fails here, on the terminal, before a directory is made.
     let resolved = settings.clone().resolve()?;
-    crate::audit_settings::refuse_stdout(&resolved)?;
+    crate::settings::audit::refuse_stdout(&resolved)?;
     crate::up::preflight(&resolved)?;
     instance.prepare()?;
     let mut log = std::fs::OpenOptions::new()

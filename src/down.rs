@@ -32,7 +32,7 @@ pub fn run(settings: Settings, purge: bool) -> anyhow::Result<()> {
     }
     let mut resolved = settings.over_last(&instance)?.resolve()?;
     crate::handlers::forgive(&mut resolved);
-    crate::audit_settings::off_stdout(&mut resolved);
+    crate::settings::audit::off_stdout(&mut resolved);
     let mut steps = Steps::begin();
     let lock = take(&instance)?;
     steps.done("the running process has ended");

@@ -18,7 +18,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use runtime::Handler;
 
-use crate::handler_settings::HandlerSettings;
+use crate::settings::handler::HandlerSettings;
 use crate::settings::{Resolved, Settings};
 use files::Found;
 use foreign::{Declared, Served};

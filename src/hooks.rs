@@ -38,7 +38,9 @@ pub fn limits(ttl: Option<&str>) -> anyhow::Result<node::hooks::journal::Limits>
 
 /// Asks the API server of the running instance.
 pub fn run(settings: Settings, arguments: &Arguments) -> anyhow::Result<()> {
-    let kubeconfig = settings.instance().data_dir.join("admin.kubeconfig");
+    let instance = settings.instance();
+    instance.must_run()?;
+    let kubeconfig = instance.admin_kubeconfig();
     wiring::executor()?.block_on(async {
         let (client, _) = wiring::client_from(&kubeconfig).await?;
         let request = http::Request::builder().uri(path(arguments)).body(Vec::new()).context("name the pod")?;

@@ -16,7 +16,7 @@ use crate::wiring;
 pub enum Output {
     /// For people
     Text,
-    /// With digests and whole ids
+    /// For people, with more columns
     Wide,
     /// One JSON document
     Json,

@@ -184,6 +184,14 @@ impl Instance {
         let file = File::open(&path).ok()?;
         try_lock(&file, &path, FlockOperation::NonBlockingLockShared).err()
     }
+
+    /// An error that says what to do, unless this instance runs.
+    pub fn must_run(&self) -> anyhow::Result<()> {
+        match self.running() {
+            Some(_) => Ok(()),
+            None => anyhow::bail!("sampan does not run here; start it first, or name its --data-dir and --run-dir"),
+        }
+    }
 }
 
 /// Locks, or names the process that holds the lock. A holder that is dying is waited for: its leader may be gone while

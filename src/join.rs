@@ -39,6 +39,9 @@ pub fn print(settings: Settings, arguments: &Arguments) -> anyhow::Result<()> {
     if let Some(reason) = api::names::subdomain(node).into_iter().next() {
         bail!("{node:?} is no name of a node: {reason}");
     }
+    if !instance.admin_kubeconfig().exists() {
+        bail!("no cluster was started in {}; start it first, or name its --data-dir", instance.data_dir.display());
+    }
     let server = server(&instance, arguments.server.as_deref())?;
     let (identity, ca) = certificates::for_node(&instance.data_dir.join("pki"), node, &arguments.address)?;
     line(kubeconfig::whole(&instance.name(), &server, &ca, &identity)?.trim_end());

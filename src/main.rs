@@ -3,39 +3,29 @@
 //! `sampan monitor` is looked for before anything is set up: a monitor must start in milliseconds and stay small.
 //! Everything else goes through the command line in [`cli`]. Start reading there.
 
-mod audit_settings;
 mod bootstrap_tokens;
 mod certificates;
 mod check;
 mod cli;
 mod clock;
-mod cluster_settings;
-mod credential_settings;
 mod detach;
 mod down;
-mod eviction_settings;
-mod feature_gates;
-mod handler_settings;
 mod handlers;
 mod hooks;
 mod image_collection;
-mod image_settings;
 mod images;
 mod instance;
 mod join;
 mod kubeconfig;
-mod log_settings;
+mod memory;
 mod node_identity;
 mod output;
 mod pins;
 mod progress;
 mod reach;
-mod restart_settings;
 mod roles;
 mod secrets;
 mod settings;
-mod shutdown_settings;
-mod static_pods;
 mod supervise;
 mod tokens;
 mod up;

@@ -50,10 +50,13 @@ fn rotate(settings: Settings) -> anyhow::Result<()> {
         bail!("this node has joined another cluster; its Secrets are kept there");
     }
     if !file(&instance.data_dir).exists() {
-        bail!("there are no keys in {}: nothing has been started there", instance.data_dir.display());
+        bail!(
+            "there are no keys in {}: nothing has been started there; name the instance's --data-dir",
+            instance.data_dir.display()
+        );
     }
     let mut resolved = settings.over_last(&instance)?.resolve()?;
-    crate::audit_settings::off_stdout(&mut resolved);
+    crate::settings::audit::off_stdout(&mut resolved);
     let answer = wiring::executor()?.block_on(async {
         if instance.running().is_some() {
             let (client, _) = wiring::client_from(&instance.admin_kubeconfig()).await?;

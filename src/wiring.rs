@@ -185,7 +185,9 @@ pub struct Components {
 impl Components {
     /// None yet; all that follow end with the token.
     pub fn new(cancel: CancellationToken) -> Components {
-        Components { cancel, tasks: TaskTracker::new() }
+        let mut components = Components { cancel, tasks: TaskTracker::new() };
+        components.keep("memory", crate::memory::give_back);
+        components
     }
 
     /// Serves the API over TLS.

@@ -48,14 +48,6 @@ fn pod(lab: &Lab, name: &str, grace: u32, lifecycle: &str) {
     ));
 }
 
-fn told(lab: &Lab, pod: &str, reason: &str, beginning: &str) {
-    wait(beginning, || lab.events(pod).iter().any(|(what, words)| what == reason && words.starts_with(beginning)));
-}
-
-fn gone(lab: &Lab, name: &str) {
-    wait("the pod goes", || lab.get("pod", name).is_none());
-}
-
 /// Whether a process of this pod is left anywhere.
 fn has_processes(uid: &str) -> bool {
     let processes = std::fs::read_dir("/proc").unwrap().flatten();
@@ -101,12 +93,12 @@ fn bad_hooks_hurt_nobody_but_their_own_container() {
 
     lab.ready("body");
     assert_eq!(lab.hook_runs("body")[0]["httpStatus"], 200);
-    told(&lab, "redirects", "FailedPostStartHook", "PostStartHook failed (stopped after 10 redirects after ");
-    told(&lab, "suicide", "FailedPostStartHook", "PostStartHook failed (");
+    lab.told("redirects", "FailedPostStartHook", "PostStartHook failed (stopped after 10 redirects after ");
+    lab.told("suicide", "FailedPostStartHook", "PostStartHook failed (");
     lab.ready("drips");
     lab.ask(&["delete", "pod", "drips", "--wait=false"]);
-    told(&lab, "drips", "FailedPreStopHook", "PreStopHook not completed in grace period");
-    gone(&lab, "drips");
+    lab.told("drips", "FailedPreStopHook", "PreStopHook not completed in grace period");
+    lab.gone("drips");
     let drips = lab.hook_runs("drips");
     assert_eq!(drips[0]["result"], "graceExceeded", "it is remembered after its pod: {drips:?}");
 
@@ -121,17 +113,18 @@ fn bad_hooks_hurt_nobody_but_their_own_container() {
     assert!(loud["stdout"]["tail"].as_str().unwrap().ends_with("end\n"));
     assert!(lab.events("loud").iter().all(|(_, words)| !words.contains("SECRET")));
 
-    let endless = lab.get("pod", "endless").unwrap();
-    assert_eq!(endless["status"]["containerStatuses"][0]["state"]["waiting"]["reason"], "ContainerCreating");
-    assert_eq!(lab.hook_runs("endless")[0]["result"], "running");
     // The container is there all the same (HOOK-34, POD-72).
-    assert!(endless["status"]["podIP"].as_str().is_some_and(|ip| !ip.is_empty()), "{endless}");
+    lab.pod_when("endless", "held by its hook", |pod| {
+        let reason = &pod["status"]["containerStatuses"][0]["state"]["waiting"]["reason"];
+        reason == "ContainerCreating" && pod["status"]["podIP"].as_str().is_some_and(|ip| !ip.is_empty())
+    });
+    wait("its hook runs", || lab.hook_runs("endless").iter().any(|run| run["result"] == "running"));
     assert_eq!(lab.ask(&["exec", "endless", "--", "echo", "here"]), "here\n");
     lab.ask(&["logs", "endless"]);
     for name in ["endless", "forks", "redirects", "suicide", "loud", "body"] {
         let uid = lab.get("pod", name).unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
         lab.ask(&["delete", "pod", name, "--wait=false"]);
-        gone(&lab, name);
+        lab.gone(name);
         wait("no process of it is left", || !has_processes(&uid));
     }
     assert_eq!(lab.hook_runs("endless")[0]["result"], "abandoned");

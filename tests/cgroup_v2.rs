@@ -284,6 +284,6 @@ fn main_job(handler: &'static str) {
     step("delete");
     check_says_the_truth(&lab);
     lab.down(true);
-    Machine::look().assert_same(&before);
+    before.assert_back();
     step("down");
 }

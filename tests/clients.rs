@@ -282,7 +282,7 @@ fn an_old_drain_keeps_to_the_budget(old: &Kubectl<'_>) {
     wait("the budget counts", || old.ask(&["get", "pdb", "guard", "-o", "jsonpath={.status.currentHealthy}"]) == "1");
     assert_eq!(old.ask(&["taint", "node", &node, "a=b:PreferNoSchedule"]), format!("node/{node} tainted\n"));
     assert_eq!(old.ask(&["cordon", &node]), format!("node/{node} cordoned\n"));
-    let held = old.fails(&["drain", &node, "--pod-selector=app=web", "--timeout=1s"]);
+    let held = old.fails(&["drain", &node, "--pod-selector=app=web", "--timeout=4s"]);
     assert!(held.contains("Cannot evict pod as it would violate the pod's disruption budget."), "{held}");
     assert_eq!(old.ask(&["delete", "pdb", "guard"]), "poddisruptionbudget.policy \"guard\" deleted\n");
     let drained = old.ask(&["drain", &node, "--pod-selector=app=web", "--timeout=30s"]);

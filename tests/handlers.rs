@@ -148,7 +148,7 @@ fn a_containerd_configuration_is_served_by_runc_crun_and_gvisor_side_by_side() {
 
     lab.ask(&["delete", "pod", "classic", "swift", "gvisor"]);
     lab.down(true);
-    Machine::look().assert_same(&before);
+    before.assert_back();
 }
 
 /// What the node has found out stands on its Node, in wide tables and in warnings.

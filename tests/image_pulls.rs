@@ -49,7 +49,7 @@ fn a_repaired_secret_and_a_registry_that_comes_back_end_the_wait_at_once() {
     lab.right_secret();
     let running = lab.ready("private");
     let took = started(&running).duration_since(repaired);
-    assert!(took.as_millis() < 1500, "Running {took:?} after the Secret was repaired (whole seconds are told)");
+    assert!(took.as_secs() < 10, "Running {took:?} after the Secret was repaired, not after its twenty seconds");
 
     // A Secret that appears.
     lab.ask(&["delete", "secret", "regcred"]);
@@ -58,7 +58,7 @@ fn a_repaired_secret_and_a_registry_that_comes_back_end_the_wait_at_once() {
     let created = Instant::now();
     lab.right_secret();
     lab.ready("early");
-    assert!(created.elapsed() < Duration::from_secs(3), "{:?}", created.elapsed());
+    assert!(created.elapsed() < Duration::from_secs(7), "not after its ten seconds: {:?}", created.elapsed());
 
     // A registry that was away.
     lab.registry.stop().unwrap();
@@ -70,7 +70,7 @@ fn a_repaired_secret_and_a_registry_that_comes_back_end_the_wait_at_once() {
     lab.registry.ensure().unwrap();
     let back = Instant::now();
     lab.ready("cut-off");
-    assert!(back.elapsed() < Duration::from_secs(8), "asked every five seconds: {:?}", back.elapsed());
+    assert!(back.elapsed() < Duration::from_secs(14), "asked every five seconds: {:?}", back.elapsed());
 }
 
 /// A door to the registry that lets so many bytes a second through.
@@ -209,12 +209,8 @@ fn image_volumes_are_pulled_mounted_reported_kept_and_collected() {
     assert_eq!(text(&run("cat /all/www/index.html /page/index.html").stdout), "one\none\n");
     let refused = run("echo x > /page/index.html");
     assert!(!refused.status.success() && text(&refused.stderr).contains("Read-only"), "{}", text(&refused.stderr));
-    let events = lab.events("with");
-    for (reason, message) in
-        [("Pulling", format!("Pulling image {data:?}")), ("Failed", "Error: ImagePullBackOff".into())]
-    {
-        assert!(events.contains(&(reason.into(), message.clone())), "{message}: {events:#?}");
-    }
+    lab.told("with", "Pulling", &format!("Pulling image {data:?}"));
+    lab.told("with", "Failed", "Error: ImagePullBackOff");
 
     // IMG-306: the content is the pod's for its life, whatever the tag does and whoever restarts.
     xtask::image::layout_with_page(&lab.dir().join("volume-layout"), "two\n").unwrap();

@@ -60,7 +60,7 @@ fn crash_and_return(lab: &Lab, after: Duration) {
 }
 
 fn gone(lab: &Lab, name: &str) {
-    wait(&format!("pod {name} is gone"), || lab.get("pod", name).is_none());
+    lab.gone(name);
     wait("nothing of it is left", || held(lab) == (0, 0));
 }
 
@@ -85,7 +85,7 @@ fn a_kill_at_any_point_loses_nothing_and_leaks_nothing() {
                 crash_and_return(&lab, at);
             }
             let first = lab.ready(&name);
-            assert_eq!(held(&lab), (1, 1), "{name}: one pod, one root file system, one monitor");
+            wait(&format!("{name}: one root file system, one monitor"), || held(&lab) == (1, 1));
             if stage == "running" {
                 crash_and_return(&lab, at);
                 let again = lab.ready(&name);
@@ -103,5 +103,5 @@ fn a_kill_at_any_point_loses_nothing_and_leaks_nothing() {
     let left = std::fs::read_dir(partial).map_or(0, |entries| entries.count());
     assert_eq!(left, 0, "partial layers are left after whole pulls");
     lab.down(true);
-    Machine::look().assert_same(&before);
+    before.assert_back();
 }

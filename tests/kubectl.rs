@@ -79,11 +79,13 @@ fn objects_are_applied_shown_and_changed(lab: &Lab) {
     assert_eq!(lab.ask(&["get", "pods", "-o", "name"]), "pod/web\n");
     assert!(lab.ask(&["get", "pods", "-o", "wide"]).contains("NOMINATED NODE"));
     assert!(lab.ask(&["get", "pod", "web", "-o", "yaml"]).contains("\n  restartPolicy: Never\n"));
+    lab.told("web", "Scheduled", "Successfully assigned default/web");
     assert!(lab.ask(&["describe", "pod", "web"]).contains("Successfully assigned default/web"));
     assert!(lab.ask(&["describe", "nodes"]).contains("KubeletReady"));
     lab.ask(&["label", "pod", "web", "x=y"]);
     lab.ask(&["annotate", "pod", "web", "a=b"]);
     assert_eq!(lab.ask(&["get", "pods", "-l", "x=y,tier", "-o", "jsonpath={.items[*].metadata.annotations.a}"]), "b");
+    lab.told("web", "Started", "Container started");
     for words in [&["events", "--for", "pod/web"][..], &["get", "events.events.k8s.io"], &["get", "events"]] {
         assert!(lab.ask(words).contains("Started"), "{words:?}");
     }
@@ -161,7 +163,7 @@ fn commands_run_in_containers(lab: &Lab) {
     assert!(refused(lab, &["exec", "box", "-c", "x", "--", "ls"], "").contains("container x is not valid for pod box"));
     let kubeconfig = lab.data_dir().join("admin.kubeconfig");
     let line = format!(
-        "stty rows 33 cols 77; kubectl --kubeconfig {} exec -it box -- sh -c 'sleep 0.3; stty size; exit 3'",
+        "stty rows 33 cols 77; kubectl --kubeconfig {} exec -it box -- sh -c 'until stty size | grep 77; do sleep 0.05; done; exit 3'",
         kubeconfig.display()
     );
     let output = Command::new("script").args(["-qec", &line, "/dev/null"]).stdin(Stdio::null()).output().unwrap();

@@ -12,6 +12,8 @@ use support::{Lab, wait};
 fn files(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).into_iter().flatten().flatten();
     let mut files: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+    // What is being compressed is not there yet.
+    files.retain(|path| path.extension().is_none_or(|extension| extension != "tmp"));
     // The log itself is the newest, and has the shortest name.
     files.sort_by_key(|path| (path.extension().is_some_and(|extension| extension == "log"), path.clone()));
     files

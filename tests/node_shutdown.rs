@@ -153,7 +153,7 @@ fn hook_97_an_announced_shutdown_stops_pods_by_priority_and_a_cancelled_one_lets
     node.lab.down(true);
     wait("nobody holds a lock", || logind.locks() == 0);
     drop((logind, bus));
-    Machine::look().assert_same(&before);
+    before.assert_back();
 }
 
 /// HOOK-97, TR-16: order, statuses, refusal, the lock; then it is cancelled.

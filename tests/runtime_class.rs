@@ -123,7 +123,7 @@ fn rtc_22_27_38_47_classes_end_in_the_words_of_the_page() {
     let text = lost["status"]["message"].as_str().unwrap();
     assert_eq!(lost["status"]["reason"], "RuntimeClassUnavailable");
     assert!(text.contains("has no runtime handler \"no-such-handler\"; available: "), "{text}");
-    assert!(lab.events("lost").contains(&("FailedCreatePodSandBox".to_owned(), text.to_owned())));
+    lab.told("lost", "FailedCreatePodSandBox", text);
     assert_eq!(line(&lab.ask(&["get", "pod", "lost"]), "lost")[2], "RuntimeClassUnavailable");
 
     // A class that is not there is refused at the door.

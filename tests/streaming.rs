@@ -195,11 +195,12 @@ fn every_client_forwards_ports() {
     lab.right_secret();
     lab.apply(&pod(&lab, "box", &format!("{SERVERS}{UNTIL_TERM}"), &json!({})));
     // The host's loopback is the pod's.
-    let server = format!("httpd -p 127.0.0.1:47007 -h /www; {UNTIL_TERM}");
+    let free = support::free_port();
+    let server = format!("httpd -p 127.0.0.1:{free} -h /www; {UNTIL_TERM}");
     lab.apply(&pod(&lab, "host", &server, &json!({"hostNetwork": true})));
     lab.ready("box");
     lab.ready("host");
-    for (name, port) in [("box", 7007_u16), ("box", 7008), ("host", 47007)] {
+    for (name, port) in [("box", 7007_u16), ("box", 7008), ("host", free)] {
         let listens = format!("grep -q :{port:04X} /proc/net/tcp /proc/net/tcp6");
         wait("the pod's servers listen", || lab.kubectl(&["exec", name, "--", "sh", "-c", &listens]).status.success());
     }
@@ -224,7 +225,7 @@ fn every_client_forwards_ports() {
         }
         assert_eq!(forwarding.exchange(b"again"), b"again", "{name}");
         drop(forwarding);
-        for (pod, port) in [("box", 7008), ("host", 47007)] {
+        for (pod, port) in [("box", 7008), ("host", free)] {
             // Here the server ends the connection, and the client only then.
             let forwarding = client.forward(pod, port);
             let mut stream = forwarding.connect();

@@ -99,7 +99,7 @@ enum Verb {
         #[command(flatten)]
         settings: Settings,
     },
-    /// Look into the image store: list, pull, remove, inspect
+    /// Look into the image store: list, inspect, pull, import, export, pin, remove, collect
     Images {
         #[command(flatten)]
         settings: Settings,

@@ -9,10 +9,10 @@ config.loadFromDefault();
 export const core = config.makeApiClient(k8s.CoreV1Api);
 
 // Who hangs ends.
-setTimeout(() => { console.error('not done within 60 s'); process.exit(1); }, 60_000).unref();
+setTimeout(() => { console.error('not done within 240 s'); process.exit(1); }, 240_000).unref();
 
 /** Waits for something that has no event to wait for. */
-export async function until(what, isSo, seconds = 30) {
+export async function until(what, isSo, seconds = 90) {
   const end = Date.now() + seconds * 1000;
   for (;;) {
     const answer = await isSo();

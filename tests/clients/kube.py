@@ -12,7 +12,7 @@ FOREVER = ["sh", "-c", "trap 'exit 0' TERM; while true; do sleep 0.05; done"]
 
 config.load_kube_config()
 # Who hangs says where.
-faulthandler.dump_traceback_later(60, exit=True)
+faulthandler.dump_traceback_later(240, exit=True)
 
 
 def meta(name, **more):

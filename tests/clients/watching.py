@@ -50,7 +50,7 @@ def a_watch_ends_in_time_with_a_bookmark():
     events = list(watcher.stream(
         core.list_namespaced_config_map, NAMESPACE, label_selector=LABEL, resource_version=version,
         allow_watch_bookmarks=True, timeout_seconds=1))
-    assert 0.9 < time.monotonic() - began < 6, "the server ends it"
+    assert 0.9 < time.monotonic() - began < 30, "the server ends it"
     assert [event["type"] for event in events] == ["BOOKMARK"], events
     assert int(watcher.resource_version) >= int(other.metadata.resource_version)
     assert events[0]["object"]["kind"] == "ConfigMap"

@@ -15,7 +15,9 @@ use xtask::registry::{PASSWORD, Registry, USER};
 use xtask::{image, shell};
 
 /// Longest wait for anything that should happen at once.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const PATIENCE: Duration = Duration::from_secs(90);
+/// How long the machine may take to show what has ended already.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// One instance in a directory of its own; everything is stopped and removed at the end, also of a failed test.
 pub struct Lab {
@@ -270,6 +272,34 @@ impl Lab {
         items.iter().map(|event| (field(event, "reason"), field(event, "message"))).collect()
     }
 
+    /// Waits for an event of a pod; events come by another way than the status and often after it.
+    pub fn told(&self, pod: &str, reason: &str, part: &str) {
+        let is = |(known, message): &(String, String)| known == reason && message.contains(part);
+        let began = Instant::now();
+        while !self.events(pod).iter().any(is) {
+            assert!(began.elapsed() < PATIENCE, "no event {reason} with {part:?}: {:#?}", self.events(pod));
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until a pod's log is this and no more: a container that is ready need not have said anything yet.
+    pub fn says(&self, pod: &str, wanted: &str) {
+        let began = Instant::now();
+        loop {
+            let said = self.ask(&["logs", pod]);
+            if said == wanted {
+                return;
+            }
+            assert!(began.elapsed() < PATIENCE && wanted.starts_with(&said), "{pod} says {said:?}, not {wanted:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until a pod is gone.
+    pub fn gone(&self, pod: &str) {
+        wait(&format!("{pod} is gone"), || self.get("pod", pod).is_none());
+    }
+
     /// The recorded runs of a pod's hooks, as the command line shows them.
     pub fn hook_runs(&self, pod: &str) -> Vec<Value> {
         let answer = self.sampan(&["hooks", pod, "-o", "json"]);
@@ -364,6 +394,7 @@ impl Machine {
             // One that goes away meanwhile is no failure of the look.
             cgroups: lines("sh", &["-c", "find /sys/fs/cgroup -type d 2>/dev/null || true"])
                 .lines()
+                .filter(|path| path.split('/').any(could_be_ours))
                 .map(String::from)
                 .collect(),
             links: lines("ip", &["-o", "link"])
@@ -379,8 +410,18 @@ impl Machine {
         }
     }
 
-    /// Fails with what one look has and the other has not.
-    pub fn assert_same(&self, before: &Machine) {
+    /// Fails with what is there now and was not, or the other way round.
+    pub fn assert_back(&self) {
+        let began = Instant::now();
+        let mut now = Machine::look();
+        while now != *self && began.elapsed() < SETTLED {
+            std::thread::sleep(Duration::from_millis(100));
+            now = Machine::look();
+        }
+        now.assert_same(self);
+    }
+
+    fn assert_same(&self, before: &Machine) {
         let more = |now: &BTreeSet<String>, then: &BTreeSet<String>| -> Vec<String> {
             now.symmetric_difference(then).cloned().collect()
         };
@@ -395,6 +436,12 @@ impl Machine {
         );
         assert_eq!(self.sysctls, before.sysctls, "kernel settings differ");
     }
+}
+
+/// Whether a node or a runtime would name a cgroup so; a machine makes others for itself at any time.
+fn could_be_ours(part: &str) -> bool {
+    let is_id = part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_id || ["sampan", "kubepods", "runc", "crun", "runsc"].iter().any(|ours| part.starts_with(ours))
 }
 
 /// Processes that a node could have left behind.

@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 
@@ -13,6 +13,9 @@ use crate::shell;
 pub const USER: &str = "demo";
 /// The registry's password; it guards a demo image on loopback.
 pub const PASSWORD: &str = "three-planks";
+
+/// How long a registry may take to answer.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A registry that runs in the background, also after this program has ended.
 pub struct Registry {
@@ -74,11 +77,12 @@ impl Registry {
             .spawn()
             .context("start docker-registry")?;
         std::fs::write(self.dir.join("pid"), child.id().to_string())?;
-        for _ in 0..100 {
+        let began = Instant::now();
+        while began.elapsed() < PATIENCE && self.pid().is_some() {
             if TcpStream::connect(&self.address).is_ok() {
                 return Ok(());
             }
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(20));
         }
         bail!("docker-registry does not answer; its log is {dir}/log")
     }

@@ -47,7 +47,7 @@ async fn each_request_is_one_event_of_upstreams_form_without_body_and_token() {
     let (_, said) = cluster.anonymous(&["get", "pods", "--token", TOKEN]).await;
     assert!(said.contains("tom"), "{said}");
     cluster.anonymous(&["get", "pods", "--token", "wrong-canary-token"]).await;
-    cluster.run(&["get", "configmaps", "--watch-only", "--request-timeout", "1s"]).await;
+    cluster.run(&["get", "configmaps", "--watch-only", "--request-timeout", "5s"]).await;
     cluster.end().await;
 
     let text = std::fs::read_to_string(&path).unwrap();

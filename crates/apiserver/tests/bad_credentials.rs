@@ -338,7 +338,7 @@ async fn a_certificate_that_expires_on_an_open_connection_proves_nothing_more() 
     let (wire, _) = wire().await;
     let mut parameters = Pki::client_of("kubernetes-admin", "system:masters");
     #[allow(clippy::disallowed_methods)] // Certificates are of real time.
-    let end = std::time::SystemTime::now() + std::time::Duration::from_secs(2);
+    let end = std::time::SystemTime::now() + std::time::Duration::from_secs(6);
     parameters.not_after = end.into();
     let who = wire.pki.sign(parameters);
     let stream = wire.connect(Some(&who), b"http/1.1").await.unwrap();

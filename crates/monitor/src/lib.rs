@@ -22,3 +22,4 @@ pub mod tree;
 pub mod wire;
 
 pub use start::main;
+pub use sys::trim_memory;

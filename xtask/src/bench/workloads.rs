@@ -28,6 +28,8 @@ const LOOK: Duration = Duration::from_millis(50);
 const READS: usize = 11;
 /// Objects of a page, as kubectl asks for.
 const PAGE: u32 = 500;
+/// After this, memory that is no longer needed should have gone back.
+const SETTLES: Duration = Duration::from_secs(25);
 
 /// A quarter of the pods, then all.
 pub fn run(sampan: Option<&Path>, pods: usize) -> anyhow::Result<()> {
@@ -128,6 +130,8 @@ async fn round(client: &Client, plane: &ControlPlane, pods: usize) -> anyhow::Re
     until("the end", async || Ok(namespaces.get_opt(&name).await?.is_none())).await?;
     println!("  deleted with their namespace   {:.1} s", began.elapsed().as_secs_f64());
     println!("  memory afterwards              {:.1} MB PSS", plane.pss_megabytes());
+    tokio::time::sleep(SETTLES).await;
+    println!("  memory {} s later              {:.1} MB PSS", SETTLES.as_secs(), plane.pss_megabytes());
     Ok(known)
 }
 

@@ -24,7 +24,7 @@ use crate::pki::{Identity, Pki};
 pub mod frames;
 
 /// Nobody waits longer for an answer while others misbehave.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(30);
 /// Path of the config maps of the default namespace.
 pub const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 /// Path of the pods of the default namespace.

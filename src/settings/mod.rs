@@ -3,6 +3,18 @@
 //! A flag wins over its environment variable, that over the file, the file over the default. [`Settings::resolve`] turns
 //! raw options into meaning; nothing else reads the environment.
 
+pub mod audit;
+mod cluster;
+mod credential;
+pub mod eviction;
+mod feature_gates;
+pub mod handler;
+pub mod image;
+mod log;
+mod restart;
+pub mod shutdown;
+mod static_pods;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -13,12 +25,12 @@ use ipnet::Ipv4Net;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::eviction_settings::Statements;
-use crate::handler_settings::HandlerSettings;
 use crate::handlers::files::Places;
-use crate::image_settings::ImageSettings;
 use crate::instance::Instance;
-use crate::shutdown_settings::Groups;
+use crate::settings::eviction::Statements;
+use crate::settings::handler::HandlerSettings;
+use crate::settings::image::ImageSettings;
+use crate::settings::shutdown::Groups;
 
 /// The settings as they were given: nothing is defaulted yet.
 #[derive(clap::Args, Serialize, Deserialize, Default, Clone, Debug)]
@@ -159,10 +171,10 @@ pub struct Settings {
     /// Where the API keeps its objects: sqlite [default: sqlite]
     #[arg(long, env = "SAMPAN_STORE", value_name = "STORE")]
     pub store: Option<String>,
-    /// The container runtime: embedded, or the socket of another one [default: embedded]
+    /// The container runtime: embedded, the only one in this version [default: embedded]
     #[arg(long, env = "SAMPAN_RUNTIME", value_name = "RUNTIME")]
     pub runtime: Option<String>,
-    /// OCI runtime of pods without a RuntimeClass: runc or crun [default: crun if it works here, else runc]
+    /// Handler of pods without a RuntimeClass, by its name [default: that of containerd's or CRI-O's configuration, else crun if it works here, else runc]
     #[arg(long, env = "SAMPAN_DEFAULT_HANDLER", value_name = "NAME")]
     pub default_handler: Option<String>,
     /// Admission plugins to switch on, by their upstream names
@@ -291,7 +303,7 @@ pub struct Settings {
     /// Headers for that URL, by name (configuration file only)
     #[arg(skip)]
     #[serde(rename = "staticPodURLHeader")]
-    pub static_pod_url_header: crate::static_pods::Headers,
+    pub static_pod_url_header: crate::settings::static_pods::Headers,
     /// Between two looks at static pods' files that nobody told of [default: 20s]
     #[arg(long, env = "SAMPAN_FILE_CHECK_FREQUENCY", value_name = "DURATION")]
     pub file_check_frequency: Option<String>,
@@ -419,7 +431,7 @@ impl Settings {
     pub fn resolve(self) -> anyhow::Result<Resolved> {
         only("--store", self.store.as_deref(), "sqlite")?;
         only("--runtime", self.runtime.as_deref(), "embedded")?;
-        crate::feature_gates::known(self.feature_gates.as_deref().unwrap_or_default())?;
+        crate::settings::feature_gates::known(self.feature_gates.as_deref().unwrap_or_default())?;
         let (admission, default_tolerations) = (self.admission()?, self.default_tolerations());
         let node_policy = self.node_policy()?;
         let node_name = match &self.node_name {

@@ -10,7 +10,7 @@ const GRADUATED_GATES: &[&str] =
 
 /// Gates that switch something, with what they are without a word.
 const GATES: &[(&str, bool)] =
-    &[("RuntimeClassInImageCriApi", false), (crate::restart_settings::REDUCED_BACK_OFF, false)];
+    &[("RuntimeClassInImageCriApi", false), (crate::settings::restart::REDUCED_BACK_OFF, false)];
 
 impl Settings {
     /// Whether a gate is on; the last word counts.
