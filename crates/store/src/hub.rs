@@ -19,7 +19,8 @@ const EVENTS_PER_CALL: usize = 512;
 /// Nothing unread: no event has revision 0.
 const NOTHING: u64 = 0;
 
-/// Whether a watcher wants an event. It is asked for each event under the watch's prefix, while writers wait.
+/// Whether a watcher wants an event. It is asked for each event under the watch's prefix, while writers wait; readers
+/// wait for it only when the watch has just been opened.
 pub type Wanted = Arc<dyn Fn(&Event) -> bool + Send + Sync>;
 
 struct Slot {
@@ -35,6 +36,11 @@ struct Slot {
 impl Slot {
     fn concerns(&self, event: &Event) -> bool {
         event.key().starts_with(&*self.prefix) && self.wanted.get().is_none_or(|wanted| wanted(event))
+    }
+
+    /// The first of the changes that the watcher wants to hear of.
+    fn first_of(&self, changes: &[Change]) -> Option<Revision> {
+        changes.iter().find(|change| self.concerns(&change.event)).map(|change| change.event.revision())
     }
 }
 
@@ -82,13 +88,20 @@ impl Hub {
         self.inner.write().expect("the state is intact")
     }
 
-    /// Makes changes visible and wakes the watchers that they concern.
+    /// Makes changes visible and wakes the watchers that they concern. Nobody else publishes meanwhile.
+    ///
+    /// Whom they concern takes a look into objects, so it is found out while readers go on reading.
     pub(crate) fn publish(&self, changes: Vec<Change>) {
+        let slots = self.read().0.slots.clone();
+        let judged: Vec<_> = slots.into_iter().map(|slot| (slot.first_of(&changes), slot)).collect();
         let mut inner = self.write();
-        for change in &changes {
-            let idle = inner.slots.iter().filter(|slot| slot.unread.load(Ordering::Relaxed) == NOTHING);
-            for slot in idle.filter(|slot| slot.concerns(&change.event)) {
-                slot.unread.store(change.event.revision().0, Ordering::Relaxed);
+        // Slots come at the end and go from anywhere, so those that are still there stand in the same order.
+        let mut judged = judged.into_iter();
+        for slot in &inner.slots {
+            let known = judged.find(|(_, known)| Arc::ptr_eq(known, slot));
+            let first = known.map_or_else(|| slot.first_of(&changes), |(first, _)| first);
+            if let Some(first) = first.filter(|_| slot.unread.load(Ordering::Relaxed) == NOTHING) {
+                slot.unread.store(first.0, Ordering::Relaxed);
                 slot.wake.notify_one();
             }
         }
@@ -238,5 +251,68 @@ impl Drop for Watch {
     fn drop(&mut self) {
         let mut inner = self.hub.inner.write().unwrap_or_else(PoisonError::into_inner);
         inner.slots.retain(|slot| !Arc::ptr_eq(slot, &self.slot));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::state::Draft;
+    use crate::{Expect, Put};
+
+    fn publish(hub: &Hub, keys: &[&str]) {
+        let draft = {
+            let state = hub.read();
+            let mut draft = Draft::on(&state);
+            for key in keys {
+                let put = Put { key: (*key).into(), value: Bytes::new(), expect: Expect::Any, ttl: None };
+                draft.put(&state, put, 0).unwrap();
+            }
+            draft
+        };
+        hub.publish(draft.into_changes());
+    }
+
+    fn keys(found: Found) -> Vec<String> {
+        let Found::Events(events) = found else { return Vec::new() };
+        events.iter().map(|event| event.key().to_string()).collect()
+    }
+
+    #[test]
+    fn readers_read_while_watchers_are_asked_what_they_want() {
+        let hub = Hub::new(State::empty());
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let (seen, same) = (asked.clone(), Arc::downgrade(&hub));
+        let watch = hub.watch("/", Revision(1)).unwrap().only(Arc::new(move |event| {
+            seen.lock().unwrap().push(same.upgrade().is_some_and(|hub| hub.inner.try_read().is_ok()));
+            &**event.key() == "/b"
+        }));
+        publish(&hub, &["/a", "/b", "/c"]);
+        assert_eq!(*asked.lock().unwrap(), [true, true]);
+        assert_eq!(keys(watch.look()), ["/b"]);
+    }
+
+    #[test]
+    fn a_watch_that_opens_or_ends_while_others_are_asked_leaves_nobody_without_his_events() {
+        let hub = Hub::new(State::empty());
+        let (first, last) = (hub.watch("/a", Revision(1)).unwrap(), hub.watch("/c", Revision(1)).unwrap());
+        let going = Mutex::new(Some(hub.watch("/b", Revision(1)).unwrap()));
+        let came: Arc<Mutex<Option<Watch>>> = Arc::default();
+        let (coming, same) = (came.clone(), Arc::downgrade(&hub));
+        let _busy = hub.watch("/", Revision(1)).unwrap().only(Arc::new(move |_| {
+            // The second time is under the lock that writes.
+            if let (Some(gone), Some(hub)) = (going.lock().unwrap().take(), same.upgrade()) {
+                drop(gone);
+                *coming.lock().unwrap() = Some(hub.watch("/b", Revision(1)).unwrap());
+            }
+            false
+        }));
+        publish(&hub, &["/c", "/b", "/a"]);
+        assert_eq!((keys(first.look()), keys(last.look())), (vec!["/a".to_owned()], vec!["/c".to_owned()]));
+        assert_eq!(keys(came.lock().unwrap().take().unwrap().look()), ["/b"]);
     }
 }
