@@ -1,6 +1,6 @@
 //! The Node authorizer: a node sees itself, its own pods, and what these refer to. Nothing else.
 //!
-//! Relations (pod on node, Secret in pod) are read from the store at each request, so that they are never stale.
+//! Relations (pod on node, Secret in pod) are as new as the store at each request, and cost the node's own pods alone.
 //! It must not change anything. Start at [`NodeAuthorizer`].
 
 use api::certificate::{GROUP, PLURAL};
@@ -113,10 +113,10 @@ async fn referenced(a: &Attributes<'_>, node: &str, world: &World) -> Decision {
     if !(a.subresource.is_empty() || token) || a.namespace.is_empty() {
         return Decision::NoOpinion(String::new());
     }
-    let pods = world.pods_mentioning(a.namespace, node, &name).await;
-    let related =
-        pods.iter().any(|pod| look::text_at(pod, &["spec", "nodeName"]) == node && refers(pod, a.resource, &name));
-    allow_if(related, &why)
+    match world.pods_on(node, a.namespace).await {
+        Ok(pods) => allow_if(pods.iter().any(|pod| refers(pod, a.resource, &name)), &why),
+        Err(error) => Decision::NoOpinion(format!("{why}: {error}")),
+    }
 }
 
 /// Whether a pod refers to the Secret, ConfigMap or ServiceAccount `name` of its namespace.
@@ -179,9 +179,98 @@ fn selects(fields: &str, field: &str, value: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
     use serde_json::json;
+    use store::{Entry, Error, Expect, List, MemoryStore, Page, Put, Revision, Store, Watch};
 
     use super::*;
+    use crate::object;
+    use crate::user::UserInfo;
+
+    /// A store that counts the entries that were read out of it.
+    #[derive(Default)]
+    struct Counting {
+        inner: MemoryStore,
+        read: AtomicUsize,
+    }
+
+    #[async_trait]
+    impl Store for Counting {
+        async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+            self.read.fetch_add(1, Ordering::Relaxed);
+            self.inner.get(key).await
+        }
+
+        async fn list(&self, list: List) -> Result<Page, Error> {
+            let page = self.inner.list(list).await?;
+            self.read.fetch_add(page.items.len(), Ordering::Relaxed);
+            Ok(page)
+        }
+
+        async fn put(&self, put: Put) -> Result<Entry, Error> {
+            self.inner.put(put).await
+        }
+
+        async fn delete(&self, key: &str, expect: Expect) -> Result<(Entry, Revision), Error> {
+            self.inner.delete(key, expect).await
+        }
+
+        async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, Error> {
+            self.inner.watch(prefix, after).await
+        }
+
+        async fn revision(&self) -> Result<Revision, Error> {
+            self.inner.revision().await
+        }
+
+        async fn compact(&self, through: Revision) -> Result<(), Error> {
+            self.inner.compact(through).await
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nodes_read_costs_each_node_its_own_pods_however_many_there_are() {
+        const PODS: usize = 400;
+        let store = Arc::new(Counting::default());
+        let kind = api::find("", "v1", "pods").unwrap();
+        let put = async |nth: usize| {
+            let name = format!("p{nth}");
+            let object = json!({"metadata": {"name": name, "namespace": "default"}, "spec": {
+                "nodeName": format!("n{}", nth % 20), "volumes": [{"configMap": {"name": format!("c{nth}")}}],
+            }});
+            let (key, value) = (object::key(kind, Some("default"), Some(&name)), object::encode(kind, &object, b""));
+            store.put(Put { key, value, expect: Expect::Any, ttl: None }).await.unwrap();
+        };
+        for nth in 0..PODS {
+            put(nth).await;
+        }
+        let world = World::new(store.clone());
+        let reads = async |node: usize, map: usize| {
+            let (user, name) = (UserInfo::node(&format!("n{node}")), format!("c{map}"));
+            let asked = Attributes {
+                user: &user,
+                verb: "get",
+                group: "",
+                resource: "configmaps",
+                subresource: "",
+                namespace: "default",
+                name: &name,
+                fields: "",
+                path: "",
+            };
+            matches!(NodeAuthorizer { audiences: Vec::new() }.decide(&asked, &world).await, Decision::Allow)
+        };
+        for nth in 0..PODS {
+            assert!(reads(nth % 20, nth).await && !reads((nth + 1) % 20, nth).await, "{nth}");
+        }
+        assert!(!reads(0, PODS).await);
+        put(PODS).await;
+        assert!(reads(0, PODS).await);
+        let read = store.read.load(Ordering::Relaxed);
+        assert!(read <= PODS, "{read} entries were read for {} questions", 2 * PODS + 2);
+    }
 
     #[test]
     fn a_pod_refers_to_secrets_by_pull_secret_volume_projection_and_environment() {

@@ -78,12 +78,7 @@ impl Filter {
         if self.needs_only_key() {
             return self.fits(&entry.key, None);
         }
-        let read = || Facts::read(self.kind, &entry.value);
-        match entry.memo.get_or_init(read) {
-            Some(facts) if std::ptr::eq(facts.kind, self.kind) => self.fits(&entry.key, Some(facts)),
-            // Read as another kind before, which has other fields.
-            _ => self.fits(&entry.key, Some(&read())),
-        }
+        with_facts(self.kind, entry, |facts| self.fits(&entry.key, Some(facts)))
     }
 
     fn fits(&self, key: &str, facts: Option<&Facts>) -> bool {
@@ -99,6 +94,22 @@ impl Filter {
         self.labels.as_ref().is_none_or(|selector| selector.matches(|key| facts?.label(key)))
             && self.fields.as_ref().is_none_or(|selector| selector.matches(field))
     }
+}
+
+/// Looks at what selectors look at. It is read when it is first looked at.
+fn with_facts<T>(kind: &'static Kind, entry: &Entry, look: impl FnOnce(&Facts) -> T) -> T {
+    let read = || Facts::read(kind, &entry.value);
+    match entry.memo.get_or_init(read) {
+        Some(facts) if std::ptr::eq(facts.kind, kind) => look(facts),
+        // Read as another kind before, which has other fields.
+        _ => look(&read()),
+    }
+}
+
+/// The value of a selectable field of a stored object; empty if it has none.
+pub fn field(kind: &'static Kind, entry: &Entry, name: &str) -> Box<str> {
+    let place = kind.rules.fields(&Value::Null).iter().position(|(known, _)| *known == name);
+    place.map_or_else(Box::default, |place| with_facts(kind, entry, |facts| facts.field(place).into()))
 }
 
 impl Facts {

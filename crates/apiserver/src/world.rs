@@ -9,6 +9,7 @@ use serde_json::Value;
 use store::{Entry, List, Store};
 
 use crate::object;
+use crate::placement::Placement;
 use crate::rbac::Rbac;
 
 /// Read access to the stored objects.
@@ -18,12 +19,14 @@ pub struct World {
     pub store: Arc<dyn Store>,
     /// Its roles and bindings, at hand.
     pub rbac: Arc<Rbac>,
+    /// Which pods are on which node.
+    pub placement: Arc<Placement>,
 }
 
 impl World {
     /// What is in a store.
     pub fn new(store: Arc<dyn Store>) -> World {
-        World { store, rbac: Arc::default() }
+        World { store, rbac: Arc::default(), placement: Arc::default() }
     }
 
     /// The stored entry of an object.
@@ -59,17 +62,10 @@ impl World {
         self.find("", "pods", Some(namespace), name).await
     }
 
-    /// The pods of a namespace whose bytes contain both words. Saves decoding all the others.
-    pub async fn pods_mentioning(&self, namespace: &str, a: &str, b: &str) -> Vec<Value> {
-        let Some(kind) = api::find("", "v1", "pods") else { return Vec::new() };
-        let list = List { prefix: object::key(kind, Some(namespace), None), ..List::default() };
-        let Ok(page) = self.store.list(list).await else { return Vec::new() };
-        let (a, b) = (format!("\"{a}\""), format!("\"{b}\""));
-        let mentions = |entry: &&Entry| contains(&entry.value, a.as_bytes()) && contains(&entry.value, b.as_bytes());
-        page.items.iter().filter(mentions).map(|entry| object::decode(kind, entry)).collect()
+    /// The pods of a namespace that are on a node.
+    pub async fn pods_on(&self, node: &str, namespace: &str) -> Result<Vec<Value>, store::Error> {
+        let entries = self.placement.pods(&*self.store, node, namespace).await?;
+        let kind = api::find("", "v1", "pods").expect("the table of kinds has pods");
+        Ok(entries.iter().map(|entry| object::decode(kind, entry)).collect())
     }
-}
-
-fn contains(bytes: &[u8], word: &[u8]) -> bool {
-    bytes.windows(word.len()).any(|window| window == word)
 }

@@ -10,14 +10,13 @@ pub mod gathering;
 mod index;
 
 use std::ops::ControlFlow;
-use std::sync::{Mutex, PoisonError};
 
 use api::rbac::{Asked, Rule};
 use async_trait::async_trait;
-use futures_util::FutureExt;
-use store::{Event, List, Store, Watch};
+use store::{Entry, Store};
 
 use crate::authz::{Attributes, Authorizer, Decision};
+use crate::follow::{self, Followed};
 use crate::user::UserInfo;
 use crate::world::World;
 use index::Index;
@@ -28,14 +27,7 @@ const PREFIX: &str = "/registry/rbac.authorization.k8s.io/";
 /// The roles and bindings of the store.
 #[derive(Default)]
 pub struct Rbac {
-    kept: Mutex<Kept>,
-}
-
-#[derive(Default)]
-struct Kept {
-    index: Index,
-    /// What has happened since; None before the first reading, or when it was too much.
-    watch: Option<Watch>,
+    kept: Followed<Index>,
 }
 
 /// What the roles say to a question.
@@ -56,56 +48,27 @@ pub struct Rights {
     pub missing: Vec<String>,
 }
 
-impl Kept {
-    /// Takes in what has happened; false if everything has to be read again.
-    fn follow(&mut self) -> bool {
-        let Some(watch) = &mut self.watch else { return false };
-        loop {
-            match watch.next().now_or_never() {
-                None => return true,
-                Some(Some(Ok(events))) => {
-                    for event in events {
-                        self.index.take(&event);
-                    }
-                }
-                Some(Some(Err(_)) | None) => {
-                    self.watch = None;
-                    return false;
-                }
-            }
+impl follow::Index for Index {
+    const PREFIX: &str = PREFIX;
+
+    fn put(&mut self, entry: &Entry) {
+        if let Some(key) = entry.key.strip_prefix(PREFIX) {
+            Index::put(self, key, &entry.value);
         }
     }
-}
 
-impl Index {
-    fn take(&mut self, event: &Event) {
-        let Some(key) = event.key().strip_prefix(PREFIX) else { return };
-        match event {
-            Event::Put { entry, .. } => self.put(key, &entry.value),
-            Event::Delete { .. } => self.remove(key),
+    fn remove(&mut self, key: &str) {
+        if let Some(key) = key.strip_prefix(PREFIX) {
+            Index::remove(self, key);
         }
     }
 }
 
 impl Rbac {
-    /// Asks the index, as new as the store.
-    async fn ask<T>(&self, store: &dyn Store, question: impl FnOnce(&mut Index) -> T) -> Result<T, store::Error> {
-        loop {
-            {
-                let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-                if kept.follow() {
-                    return Ok(question(&mut kept.index));
-                }
-            }
-            let read = read(store).await?;
-            *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = read;
-        }
-    }
-
     /// Whether a role allows it.
     pub async fn answer(&self, store: &dyn Store, a: &Attributes<'_>) -> Result<Answer, store::Error> {
         let (asked, mut missing) = (asked(a), Vec::new());
-        let allowed = self.ask(store, |index| {
+        let allowed = self.kept.ask(store, |index| {
             index.visit(a.user, a.namespace, |visit| {
                 match visit.rules {
                     Some(rules) if rules.iter().any(|rule| rule.allows(&asked)) => {
@@ -126,7 +89,7 @@ impl Rbac {
     /// Whether a role allows it, without the words.
     pub async fn allows(&self, store: &dyn Store, a: &Attributes<'_>) -> Result<bool, store::Error> {
         let asked = asked(a);
-        let found = self.ask(store, |index| {
+        let found = self.kept.ask(store, |index| {
             index.visit(a.user, a.namespace, |visit| {
                 match visit.rules.is_some_and(|rules| rules.iter().any(|rule| rule.allows(&asked))) {
                     true => ControlFlow::Break(()),
@@ -139,40 +102,29 @@ impl Rbac {
 
     /// Everything that a user may in a namespace.
     pub async fn rights(&self, store: &dyn Store, user: &UserInfo, namespace: &str) -> Result<Rights, store::Error> {
-        self.ask(store, |index| {
-            let mut rights = Rights::default();
-            index.visit(user, namespace, |visit| {
-                match visit.rules {
-                    Some(rules) => rights.rules.extend_from_slice(rules),
-                    None => rights.missing.push(visit.binding.role_missing()),
-                }
-                ControlFlow::<()>::Continue(())
-            });
-            rights
-        })
-        .await
+        self.kept
+            .ask(store, |index| {
+                let mut rights = Rights::default();
+                index.visit(user, namespace, |visit| {
+                    match visit.rules {
+                        Some(rules) => rights.rules.extend_from_slice(rules),
+                        None => rights.missing.push(visit.binding.role_missing()),
+                    }
+                    ControlFlow::<()>::Continue(())
+                });
+                rights
+            })
+            .await
     }
 
     /// The rules of a role by its key.
     async fn rules(&self, store: &dyn Store, key: &str) -> Result<Option<Vec<Rule>>, store::Error> {
-        self.ask(store, |index| index.rules(key).map(<[Rule]>::to_vec)).await
+        self.kept.ask(store, |index| index.rules(key).map(<[Rule]>::to_vec)).await
     }
 }
 
 fn asked<'a>(a: &Attributes<'a>) -> Asked<'a> {
     Asked { verb: a.verb, group: a.group, resource: a.resource, subresource: a.subresource, name: a.name, path: a.path }
-}
-
-async fn read(store: &dyn Store) -> Result<Kept, store::Error> {
-    let page = store.list(List { prefix: PREFIX.to_owned(), ..List::default() }).await?;
-    let watch = store.watch(PREFIX, page.revision).await?;
-    let mut index = Index::default();
-    for entry in &page.items {
-        if let Some(key) = entry.key.strip_prefix(PREFIX) {
-            index.put(key, &entry.value);
-        }
-    }
-    Ok(Kept { index, watch: Some(watch) })
 }
 
 /// Allows what a role allows that is bound to who asks.
