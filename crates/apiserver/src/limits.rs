@@ -50,6 +50,9 @@ impl Default for Limits {
 
 /// The largest body this server reads, in bytes (upstream's `MaxRequestBodyBytes`).
 pub const BODY_BYTES_MAX: usize = 3 << 20;
+/// The largest object that is stored, as JSON, in bytes: room for what one body brings and for the owners of its fields.
+/// Upstream's bound is its store's, 1.5 MiB of a denser encoding.
+pub const OBJECT_BYTES_MAX: usize = 2 * BODY_BYTES_MAX;
 /// 99 of 100 objects are smaller, upstream found.
 pub const LIGHT_BODY_BYTES: usize = 256 << 10;
 /// Streams of one HTTP/2 connection (upstream's `MaxConcurrentStreams`).

@@ -15,6 +15,7 @@ use store::{Expect, Put, Revision};
 
 use crate::admission::{self, Operation};
 use crate::clock;
+use crate::limits::OBJECT_BYTES_MAX;
 use crate::object;
 use crate::owners;
 use crate::query::Query;
@@ -196,6 +197,7 @@ impl Registry {
         }
         self.admission.validate(&request, Some(&object)).await?;
         let stored = object::to_stored(kind, &object, &managed);
+        check_size(&stored, 0)?;
         let key = object::key(kind, call.namespace, Some(&name));
         if call.dry_run {
             let taken = self.world.store.get(&key).await.map_err(|e| from_store(kind, &name, &e))?.is_some();
@@ -325,6 +327,16 @@ impl Registry {
             return Ok(Some(Written::from_entry(entry.clone(), false)));
         }
         let stored = object::to_stored(call.kind, new, managed);
+        check_size(&stored, entry.value.len())?;
+        self.write(call, entry, (new, stored)).await
+    }
+
+    async fn write(
+        &self,
+        call: &Call<'_>,
+        entry: &store::Entry,
+        (new, stored): (&Value, Bytes),
+    ) -> Result<Option<Written>, Status> {
         if call.dry_run {
             return Ok(Some(Written { stored, revision: Some(entry.modified), created: false, removed: false }));
         }
@@ -353,10 +365,14 @@ impl Registry {
         self.admission.validate(&request, None).await
     }
 
-    /// Writes an object that is being deleted, or removes it; no rules run. None: another writer was faster.
+    /// Writes an object that is being deleted, or removes it; no rules run, and no object is too large to go. None: another
+    /// writer was faster.
     pub async fn mark(&self, call: &Call<'_>, entry: &store::Entry, new: &Value) -> Result<Option<Written>, Status> {
-        let old = object::decode(call.kind, entry);
-        self.commit(call, entry, (new, &old), object::managed(&entry.value)).await
+        if *new == object::decode(call.kind, entry) {
+            return Ok(Some(Written::from_entry(entry.clone(), false)));
+        }
+        let stored = object::to_stored(call.kind, new, object::managed(&entry.value));
+        self.write(call, entry, (new, stored)).await
     }
 
     /// Changes an object without the rules of updates: what the server itself does to it, such as a binding.
@@ -391,6 +407,14 @@ impl Registry {
 impl Written {
     fn from_entry(entry: store::Entry, created: bool) -> Written {
         Written { stored: entry.value, revision: Some(entry.modified), created, removed: false }
+    }
+}
+
+/// 413 for an object that is too large to be stored, unless it was larger still.
+fn check_size(stored: &Bytes, before: usize) -> Result<(), Status> {
+    match stored.len() > OBJECT_BYTES_MAX.max(before) {
+        true => Err(Status::too_large(OBJECT_BYTES_MAX)),
+        false => Ok(()),
     }
 }
 

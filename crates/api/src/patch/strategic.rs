@@ -3,6 +3,8 @@
 //! Directives: `$patch` (replace, delete, merge), `$retainKeys`, `$setElementOrder/<list>`,
 //! `$deleteFromPrimitiveList/<list>`. Start at [`merge_map`].
 
+use std::collections::{HashMap, HashSet};
+
 use serde_json::{Map, Value};
 
 use super::PatchError;
@@ -96,20 +98,30 @@ fn merge_list(known: Known, key: Option<&str>, old: &[Value], changes: &[Value])
         let kept = changes.iter().filter(|item| item[DIRECTIVE] != "replace");
         return Ok(kept.map(drop_directives).collect());
     }
-    let mut out = old.to_vec();
+    // Deleted items leave a hole, so that the places of the others stay.
+    let mut out: Vec<Option<Value>> = old.iter().cloned().map(Some).collect();
+    let mut at: HashMap<Value, Vec<usize>> = HashMap::new();
+    for (place, item) in old.iter().enumerate().filter_map(|(place, item)| Some((place, item.get(key)?))) {
+        at.entry(item.clone()).or_default().push(place);
+    }
     let mut order = Vec::new();
     for item in changes {
         let identity = identity(item, key)?;
         if item[DIRECTIVE] == "delete" {
-            out.retain(|other| other.get(key) != Some(identity));
+            at.remove(identity).into_iter().flatten().for_each(|place| out[place] = None);
             continue;
         }
         order.push(identity.clone());
-        match out.iter_mut().find(|other| other.get(key) == Some(identity)) {
+        let places = at.entry(identity.clone()).or_default();
+        match places.first().and_then(|place| out[*place].as_mut()) {
             Some(slot) => *slot = merge_map(known, slot, item)?,
-            None => out.push(drop_directives(item)),
+            None => {
+                places.push(out.len());
+                out.push(Some(drop_directives(item)));
+            }
         }
     }
+    let out = out.into_iter().flatten().collect();
     Ok(arranged(out, &order, old, |item| item.get(key).unwrap_or(&Value::Null)))
 }
 
@@ -126,24 +138,21 @@ fn is_directive_item(item: &Value) -> bool {
 
 /// A list of scalars: what is new is added.
 fn merge_set(old: &[Value], changes: &[Value]) -> Vec<Value> {
-    let mut out: Vec<Value> = Vec::new();
-    for item in old.iter().chain(changes) {
-        if !out.contains(item) {
-            out.push(item.clone());
-        }
-    }
+    let mut seen = HashSet::new();
+    let out = old.iter().chain(changes).filter(|item| seen.insert(*item)).cloned().collect();
     arranged(out, changes, old, |item| item)
 }
 
 /// Puts a list into order: items of the patch in the patch's order, the others where they stood relative to them.
 fn arranged<'a>(
     items: Vec<Value>,
-    order: &[Value],
+    order: &'a [Value],
     old: &'a [Value],
     identity: impl for<'v> Fn(&'v Value) -> &'v Value,
 ) -> Vec<Value> {
-    let place = |item: &Value| order.iter().position(|other| other == identity(item));
-    let stood = |item: &Value| old.iter().position(|other| identity(other) == identity(item));
+    let (placed, stood) = (places(order.iter()), places(old.iter().map(&identity)));
+    let place = |item: &Value| placed.get(identity(item)).copied();
+    let stood = |item: &Value| stood.get(identity(item)).copied();
     let (mut named, mut others): (Vec<Value>, Vec<Value>) = items.into_iter().partition(|item| place(item).is_some());
     named.sort_by_key(|item| place(item));
     others.sort_by_key(|item| stood(item).unwrap_or(usize::MAX));
@@ -160,6 +169,15 @@ fn arranged<'a>(
         };
         out.extend(if other_first { others.next() } else { named.next() });
     }
+}
+
+/// Where each value is first.
+fn places<'a>(values: impl Iterator<Item = &'a Value>) -> HashMap<&'a Value, usize> {
+    let mut places = HashMap::new();
+    for (place, value) in values.enumerate() {
+        places.entry(value).or_insert(place);
+    }
+    places
 }
 
 /// `$setElementOrder/<list>`: the order that the client wants, of items or of their keys.
@@ -193,6 +211,7 @@ fn delete_from(out: &mut Map<String, Value>, name: &str, gone: &Value) -> Result
         return malformed(format!("the directive {DELETE_FROM}{name} wants a list"));
     };
     if let Some(Value::Array(items)) = out.get_mut(name) {
+        let gone: HashSet<&Value> = gone.iter().collect();
         items.retain(|item| !gone.contains(item));
     }
     Ok(())
@@ -287,6 +306,31 @@ mod tests {
             containers(json!([{"$patch": "delete", "name": "a"}, {"name": "b"}])),
             containers(json!([{"name": "b"}])),
         );
+    }
+
+    #[test]
+    fn lists_as_long_as_a_body_are_merged_and_arranged_without_a_look_at_each_other() {
+        const ITEMS: usize = 60_000;
+        let named = |nth: usize| json!({"name": format!("c{nth}")});
+        let all: Vec<Value> = (0..ITEMS).map(named).collect();
+        let back: Vec<Value> = (0..ITEMS).rev().map(named).collect();
+        let gone: Vec<Value> =
+            (0..ITEMS).step_by(2).map(|nth| json!({"$patch": "delete", "name": format!("c{nth}")})).collect();
+        check(containers(json!(all)), containers(json!(back)), containers(json!(back)));
+        let left: Vec<Value> = (0..ITEMS).skip(1).step_by(2).map(named).collect();
+        check(containers(json!(all)), containers(json!(gone)), containers(json!(left)));
+        let texts = |from: usize| -> Vec<String> { (from..from + ITEMS).map(|nth| format!("f{nth}")).collect() };
+        let finalizers = |list: &[String]| json!({"metadata": {"finalizers": list}});
+        let both: Vec<String> = texts(ITEMS / 2).into_iter().chain(texts(0).into_iter().take(ITEMS / 2)).collect();
+        let merged = strategic_type("core.v1.Pod", &finalizers(&texts(0)), &finalizers(&texts(ITEMS / 2))).unwrap();
+        let mut found = merged["metadata"]["finalizers"].as_array().unwrap().clone();
+        found.sort_by(|a, b| a.as_str().cmp(&b.as_str()));
+        let mut expected = both;
+        expected.sort();
+        assert_eq!(json!(found), json!(expected));
+        let less = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": texts(ITEMS / 2)}});
+        let expected: Vec<String> = texts(0).into_iter().take(ITEMS / 2).collect();
+        check(finalizers(&texts(0)), less, finalizers(&expected));
     }
 
     #[test]
