@@ -1,8 +1,11 @@
-//! What one client costs others is bounded: how large an object gets. In process.
+//! What one client costs others is bounded: how large an object gets, and that a crowd is let in. In process.
 #![allow(missing_docs)]
 
-use door::{Door, PODS, door, pod};
+use std::sync::Arc;
+
+use door::{Door, PODS, door, pod, server_with};
 use serde_json::{Value, json};
+use tokio::task::JoinSet;
 
 mod door;
 
@@ -97,4 +100,35 @@ async fn a_scale_cannot_outgrow_its_object() {
     }
     assert!(codes.contains(&413) && codes.iter().all(|code| [200, 413].contains(code)), "{codes:?}");
     assert!(door.get(&path).await.1.to_string().len() <= LIMIT + 100);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_crowd_that_comes_at_once_is_charged_one_after_the_other_and_let_in() {
+    const CROWD: usize = 200;
+    let dir = tempfile::tempdir().unwrap();
+    let store = store::DiskStore::open(dir.path()).unwrap();
+    let server = server_with(|options| options.store = Arc::new(store)).await;
+    let door = Arc::new(Door { server, user: apiserver::UserInfo::admin() });
+    let quotas = "/api/v1/namespaces/default/resourcequotas";
+    for name in ["a", "b"] {
+        let quota = json!({"metadata": {"name": name}, "spec": {"hard": {"pods": (CROWD - 10).to_string()}}});
+        assert_eq!(door.post(quotas, &quota).await.0, 201);
+    }
+    let mut crowd = JoinSet::new();
+    for nth in 0..CROWD {
+        let door = door.clone();
+        crowd.spawn(async move { door.post(PODS, &pod(&format!("p{nth}"))).await });
+    }
+    let answers = crowd.join_all().await;
+    let codes = |code: u16| answers.iter().filter(|(found, _)| *found == code).count();
+    assert_eq!(
+        (codes(201), codes(403)),
+        (CROWD - 10, 10),
+        "{:?}",
+        answers.iter().find(|(code, _)| ![201, 403].contains(code))
+    );
+    for name in ["a", "b"] {
+        let used = door.get(&format!("{quotas}/{name}")).await.1["status"]["used"]["pods"].clone();
+        assert_eq!(used, json!((CROWD - 10).to_string()), "{name}");
+    }
 }

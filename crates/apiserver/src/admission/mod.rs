@@ -147,7 +147,7 @@ impl Chain {
         let mut plugins = plugins(tolerations);
         plugins.retain(|plugin| enabled.iter().any(|name| name == plugin.name()));
         let pins = enabled.iter().any(|name| name == pin_image_digests::NAME).then_some(pins);
-        let quota = enabled.iter().any(|name| name == resource_quota::NAME).then_some(ResourceQuota);
+        let quota = enabled.iter().any(|name| name == resource_quota::NAME).then(ResourceQuota::new);
         Ok(Chain { plugins, pins, webhooks: Webhooks::new(client, enabled), quota })
     }
 

@@ -1,16 +1,19 @@
 //! `ResourceQuota`: a new object is charged to the quotas of its namespace, or refused when they have no room for it.
 //!
 //! It comes after everything else, so that nothing is charged for what another plugin refuses. A charge is a
-//! compare-and-swap on the status of the quota: of creates at the same time each sees what the others took. A charge whose
-//! object then fails to be stored is given back by the controller that counts. Start at [`ResourceQuota::charge`].
+//! compare-and-swap on the status of the quota: of creates at the same time each sees what the others took, and they take
+//! turns, so that none of a crowd loses all its tries to the others. A charge whose object then fails to be stored is given
+//! back by the controller that counts. Start at [`ResourceQuota::charge`].
 
 use std::collections::BTreeSet;
+use std::hash::{BuildHasher, RandomState};
 
 use api::pod::{Resources, resources};
 use api::quantity::Quantity;
 use api::{Timestamp, look, quota};
 use serde_json::{Map, Value, json};
 use store::{Entry, Expect, Put};
+use tokio::sync::{Mutex, MutexGuard};
 
 use super::{Operation, Request};
 use crate::object;
@@ -19,18 +22,40 @@ use crate::status::{Status, from_store};
 /// The plugin's name.
 pub const NAME: &str = "ResourceQuota";
 
-/// How often a charge is tried anew after a faster writer.
+/// How often a charge is tried anew after a faster writer: the controller that counts, or another server.
 const RETRIES: usize = 100;
 
+/// How many namespaces can be charged at a time; which of them share a turn is chance.
+const TURNS: usize = 64;
+
 /// The plugin. It is no [`super::Plugin`] because it writes.
-pub struct ResourceQuota;
+pub struct ResourceQuota {
+    /// Whose turn it is, for each share of the namespaces.
+    turns: [Mutex<()>; TURNS],
+    shares: RandomState,
+}
 
 impl ResourceQuota {
+    /// Nobody is charged yet.
+    pub fn new() -> ResourceQuota {
+        ResourceQuota { turns: [const { Mutex::const_new(()) }; TURNS], shares: RandomState::new() }
+    }
+
+    /// A turn in a namespace, in the order of those who wait. It guards no memory: what is charged is in the store.
+    async fn turn(&self, namespace: &str) -> MutexGuard<'_, ()> {
+        let share = self.shares.hash_one(namespace) % TURNS as u64;
+        self.turns[share as usize].lock().await
+    }
+
     /// Charges a new object to every quota that is about it, or refuses it.
     pub async fn charge(&self, request: &Request<'_>, new: &Value, now: Timestamp) -> Result<(), Status> {
         if request.operation != Operation::Create || !request.subresource.is_empty() || request.namespace.is_empty() {
             return Ok(());
         }
+        if request.world.all_in("", "resourcequotas", request.namespace).await.is_empty() {
+            return Ok(());
+        }
+        let _turn = self.turn(request.namespace).await;
         let mut charged = BTreeSet::new();
         for _ in 0..RETRIES {
             let quotas = request.world.all_in("", "resourcequotas", request.namespace).await;
