@@ -216,6 +216,27 @@ impl Registry {
         self.world.store.put(Put { key, value, expect, ttl }).await
     }
 
+    /// Runs admission for what is sent to a subresource instead of the object: a binding, an eviction, the options of an
+    /// exec. Returns it as the plugins left it.
+    pub async fn admit(&self, call: &Call<'_>, operation: Operation, mut sent: Value) -> Result<Value, Status> {
+        if !sent.is_object() {
+            return Err(Status::bad_request("the document is not an object"));
+        }
+        let request = admission::Request { operation, ..self.request(call, call.name, None) };
+        if let Some(kind) = request.sent() {
+            let version = if kind.group.is_empty() {
+                kind.version.to_owned()
+            } else {
+                format!("{}/{}", kind.group, kind.version)
+            };
+            look::set(&mut sent, "apiVersion", version);
+            look::set(&mut sent, "kind", kind.kind);
+        }
+        self.admission.mutate(&request, &mut sent).await?;
+        self.admission.validate(&request, Some(&sent)).await?;
+        Ok(sent)
+    }
+
     /// Lets the plugins judge what is asked of a subresource that stores nothing.
     pub async fn restrict(&self, call: &Call<'_>, asked: &Value) -> Result<(), Status> {
         let request = admission::Request { operation: Operation::Create, ..self.request(call, call.name, None) };

@@ -9,9 +9,10 @@ use axum::response::{IntoResponse, Response};
 use bytes::BytesMut;
 use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::admission::Operation;
 use crate::answer::{self, Form, Include};
 use crate::authz::{self, Attributes};
 use crate::body::{self, Checked};
@@ -94,9 +95,11 @@ pub async fn respond(core: &Core, target: Target, user: UserInfo, request: Reque
     authorize(core, &target, (&user, verb), (&query, request.uri().path())).await?;
     check_served(&target, verb)?;
     check_names(&target)?;
-    if let Some(response) = subresource(core, &target, &query).await? {
-        let mut response = streaming(core, response, request).await?;
+    let warnings = Warnings::default();
+    if let Some(onward) = subresource(core, (&target, &user), &query, &warnings).await? {
+        let mut response = streaming(core, onward, request).await?;
         response.extensions_mut().insert(Unhurried);
+        answer::warn(&mut response, &warnings.all());
         return Ok(response);
     }
     // Errors are JSON whatever the client accepts, so the form is settled only now.
@@ -109,7 +112,7 @@ pub async fn respond(core: &Core, target: Target, user: UserInfo, request: Reque
     let form = Form { format, include, now: clock::precise(), others: others.into() };
     let (parts, body) = request.into_parts();
     let manager = owners::manager(&query, &parts.headers, &user);
-    let asked = Asked { target, user, query, headers: parts.headers, form, warnings: Warnings::default(), manager };
+    let asked = Asked { target, user, query, headers: parts.headers, form, warnings, manager };
     match parts.method {
         Method::GET | Method::HEAD => read(core, asked).await,
         method => {
@@ -234,15 +237,28 @@ enum Onward {
     Stream { node: Value, path: String, upgrade_only: bool },
 }
 
-/// The subresources that are served by the node; None for all others.
-async fn subresource(core: &Core, target: &Target, query: &Query) -> Result<Option<Onward>, Status> {
+/// The subresources that are served by the node; None for all others. What leads into a running object is admitted first.
+async fn subresource(
+    core: &Core,
+    (target, user): (&Target, &UserInfo),
+    query: &Query,
+    warnings: &Warnings,
+) -> Result<Option<Onward>, Status> {
     let world = &core.registry.world;
     let (Some(name), Some(sub)) = (target.name.as_deref(), target.subresource.as_deref()) else { return Ok(None) };
+    let connect = async |options: Value| {
+        let (kind, namespace, subresource) = (target.kind, target.namespace.as_deref(), Some(sub));
+        let (dry_run, now, manager) = (false, clock::now(), "");
+        let call = Call { kind, namespace, name, subresource, user, dry_run, now, query, warnings, manager };
+        core.registry.admit(&call, Operation::Connect, options).await
+    };
     match (target.kind.plural, sub) {
         ("pods", "log" | "exec" | "attach" | "portforward") => {}
         ("nodes", "proxy") => {
+            let options = connect(json!({"path": format!("/{}", target.rest)})).await?;
             let node = world.find("", "nodes", None, name).await.ok_or_else(|| Status::not_found(target.kind, name))?;
-            let path: String = target.rest.split('/').map(|part| format!("/{}", percent_encode(part))).collect();
+            let rest = look::text(&options, "path").trim_start_matches('/');
+            let path: String = rest.split('/').map(|part| format!("/{}", percent_encode(part))).collect();
             return Ok(Some(Onward::Stream { node, path, upgrade_only: false }));
         }
         _ => return Ok(None),
@@ -261,7 +277,8 @@ async fn subresource(core: &Core, target: &Target, query: &Query) -> Result<Opti
         }
         return Ok(Some(Onward::Log { pod, node, query: query.clone() }));
     }
-    let path = stream::location(&pod, sub, query)?;
+    let options = connect(stream::options(sub, query)?).await?;
+    let path = stream::location(&pod, sub, &options)?;
     if node_name.is_empty() {
         return Err(Status::bad_request(format!("pod {name} does not have a host assigned")));
     }
@@ -358,11 +375,11 @@ async fn create(core: &Core, asked: &Asked, body: &[u8]) -> Result<Response, Sta
     match call.subresource {
         None => {}
         Some("binding") => {
-            let status = binding::bind(&core.registry, &call, &document.value).await?;
+            let status = binding::bind(&core.registry, &call, document.value).await?;
             return Ok(answer::value(201, &status, asked.form.format));
         }
         Some("eviction") => {
-            let status = eviction::evict(&core.registry, &call, &document.value, &asked.query).await?;
+            let status = eviction::evict(&core.registry, &call, document.value, &asked.query).await?;
             return Ok(answer::value(201, &status, asked.form.format));
         }
         Some("token") => {

@@ -507,3 +507,137 @@ async fn rtc_25_a_class_that_a_webhook_chooses_is_merged_and_what_it_breaks_is_r
         assert_eq!((code, &status["message"]), (403, &json!(format!("pods \"b\" is forbidden: pod rejected: {why}"))));
     }
 }
+
+/// A configuration about what is sent to subresources.
+fn on_ways_in(webhook: &Webhook, name: &str, more: Value) -> Value {
+    let rules = json!([
+        {"operations": ["CONNECT"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/*", "nodes/proxy"]},
+        {"operations": ["CREATE"], "apiGroups": [""], "apiVersions": ["v1"], "resources": ["pods/binding", "pods/eviction"]},
+    ]);
+    let mut configuration = webhook.configuration(name, "/", json!({"rules": rules}));
+    configuration["webhooks"][0].as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+    configuration
+}
+
+#[tokio::test]
+async fn every_way_into_a_pod_and_off_its_node_is_asked_about_before_it_is_gone() {
+    let webhook = Webhook::start(|_, review| {
+        answer(review, json!({"allowed": false, "status": {"code": 403, "message": "closed"}, "warnings": ["careful"]}))
+    })
+    .await;
+    let door = door().await;
+    door.bound_pod("p", "n").await;
+    assert_eq!(door.post(PODS, &pod("free")).await.0, 201);
+    assert_eq!(door.post("/api/v1/nodes", &json!({"metadata": {"name": "n"}})).await.0, 201);
+    register(&door, VALIDATING, &on_ways_in(&webhook, "deny", json!({}))).await;
+    let binding = json!({"metadata": {"name": "free", "labels": {"a": "b"}}, "target": {"kind": "Node", "name": "n"}});
+    let eviction = json!({"metadata": {"name": "p"}, "deleteOptions": {"gracePeriodSeconds": 3}});
+    let exec = json!({"container": "c", "command": ["sh", "-c"], "stdout": true, "tty": true});
+    let requested = |kind: Value, more: Value| (kind, more);
+    let core = |kind: &str| json!({"group": "", "version": "v1", "kind": kind});
+    for (path, body, (kind, object)) in [
+        (
+            "p/exec?container=c&command=sh&command=-c&stdout=1&tty=true",
+            json!({}),
+            requested(core("PodExecOptions"), exec),
+        ),
+        ("p/attach?stdin=1", json!({}), requested(core("PodAttachOptions"), json!({"stdin": true}))),
+        ("p/portforward?ports=80", json!({}), requested(core("PodPortForwardOptions"), json!({"ports": [80]}))),
+        ("free/binding", binding.clone(), requested(core("Binding"), binding.clone())),
+        (
+            "p/eviction",
+            eviction.clone(),
+            requested(json!({"group": "policy", "version": "v1", "kind": "Eviction"}), eviction.clone()),
+        ),
+    ] {
+        let (code, status, warnings) = door.post_warned(&format!("{PODS}/{path}"), &body).await;
+        let message = "admission webhook \"deny.policy.example.com\" denied the request: closed";
+        assert_eq!((code, &status["message"]), (403, &json!(message)), "{path}");
+        if !path.contains('?') {
+            assert_eq!(warnings, ["299 - \"careful\""], "{path}");
+        }
+        let asked = webhook.asked().pop().unwrap();
+        let (name, sub) = path.split('?').next().unwrap().split_once('/').unwrap();
+        assert_eq!((&asked["kind"], &asked["requestKind"]), (&kind, &kind), "{path}");
+        assert_eq!(asked["resource"], json!({"group": "", "version": "v1", "resource": "pods"}), "{path}");
+        assert_eq!((&asked["subResource"], &asked["name"]), (&json!(sub), &json!(name)), "{path}");
+        assert_eq!((&asked["namespace"], &asked["oldObject"]), (&json!("default"), &Value::Null), "{path}");
+        let connects = path.contains('?');
+        assert_eq!(asked["operation"], if connects { "CONNECT" } else { "CREATE" }, "{path}");
+        assert_eq!(asked["options"].is_null(), connects, "{path}");
+        let mut shown = asked["object"].clone();
+        assert_eq!(look::remove(&mut shown, "kind"), Some(kind["kind"].clone()), "{path}");
+        let version = look::remove(&mut shown, "apiVersion").unwrap();
+        assert_eq!(version, if kind["group"] == "" { "v1" } else { "policy/v1" }, "{path}");
+        assert_eq!(shown, object, "{path}");
+    }
+    // A GET is a way in as well.
+    assert_eq!(door.get(&format!("{PODS}/p/exec?command=sh")).await.0, 403);
+    let (code, status) = door.get("/api/v1/nodes/n/proxy/pods/a?b=c").await;
+    assert_eq!(code, 403, "{status}");
+    let asked = webhook.asked().pop().unwrap();
+    assert_eq!((&asked["kind"], &asked["subResource"]), (&core("NodeProxyOptions"), &json!("proxy")));
+    assert_eq!((&asked["object"]["path"], asked.get("namespace")), (&json!("/pods/a"), None));
+    let dry = json!({"metadata": {"name": "p"}, "deleteOptions": {"dryRun": ["All"]}});
+    assert_eq!(door.post(&format!("{PODS}/p/eviction"), &dry).await.0, 403);
+    assert_eq!(webhook.asked().pop().unwrap()["dryRun"], true);
+    let (_, left) = door.get(&format!("{PODS}/p")).await;
+    assert!(look::at(&left, &["metadata", "deletionTimestamp"]).is_none(), "{left}");
+    let (_, left) = door.get(&format!("{PODS}/free")).await;
+    assert_eq!(look::text_at(&left, &["spec", "nodeName"]), "");
+    // Logs are read, not entered; and what has no labels is selected by none.
+    let before = webhook.asked().len();
+    door.get(&format!("{PODS}/p/log")).await;
+    let labelled = json!({"objectSelector": {"matchExpressions": [{"key": "x", "operator": "DoesNotExist"}]}});
+    assert_eq!(door.put(&format!("{VALIDATING}/deny"), &on_ways_in(&webhook, "deny", labelled)).await.0, 200);
+    assert_ne!(door.post(&format!("{PODS}/p/exec?command=sh"), &json!({})).await.0, 403);
+    assert_eq!(webhook.asked().len(), before);
+    assert_eq!(door.post(&format!("{PODS}/free/binding"), &binding).await.0, 403);
+}
+
+#[tokio::test]
+async fn what_is_sent_is_taken_as_a_webhook_left_it() {
+    let webhook = Webhook::start(|_, review| match review["request"]["subResource"].as_str() {
+        Some("binding") => {
+            patch(review, &json!([{"op": "add", "path": "/metadata/annotations", "value": {"why": "told"}}]))
+        }
+        Some("eviction") => {
+            patch(review, &json!([{"op": "add", "path": "/deleteOptions", "value": {"dryRun": ["All"]}}]))
+        }
+        Some("exec") => patch(review, &json!([{"op": "replace", "path": "/container", "value": "other"}])),
+        _ => patch(review, &json!([{"op": "replace", "path": "/kind", "value": "Pod"}])),
+    })
+    .await;
+    let door = door().await;
+    register(&door, MUTATING, &on_ways_in(&webhook, "change", json!({}))).await;
+    door.bound_pod("p", "n").await;
+    let (_, bound) = door.get(&format!("{PODS}/p")).await;
+    assert_eq!((&bound["spec"]["nodeName"], &bound["metadata"]["annotations"]["why"]), (&json!("n"), &json!("told")));
+    assert_eq!(door.post(&format!("{PODS}/p/eviction"), &json!({"metadata": {"name": "p"}})).await.0, 201);
+    assert_eq!(door.get(&format!("{PODS}/p")).await.1["metadata"].get("deletionTimestamp"), None);
+    let (code, status) = door.post(&format!("{PODS}/p/exec?container=c&command=sh"), &json!({})).await;
+    assert_eq!((code, &status["message"]), (400, &json!("container other is not valid for pod p")));
+    let (code, status) = door.post(&format!("{PODS}/p/attach"), &json!({})).await;
+    assert_eq!(code, 500, "{status}");
+}
+
+#[tokio::test]
+async fn nothing_is_bound_or_evicted_in_a_namespace_that_goes_but_its_pods_can_be_entered() {
+    let door = door().await;
+    let namespace = json!({"metadata": {"name": "going"}, "spec": {"finalizers": ["kubernetes"]}});
+    assert_eq!(door.post("/api/v1/namespaces", &namespace).await.0, 201);
+    let pods = "/api/v1/namespaces/going/pods";
+    assert_eq!(door.post(pods, &pod("p")).await.0, 201);
+    assert_eq!(door.delete("/api/v1/namespaces/going", &json!({})).await.0, 200);
+    let binding = json!({"metadata": {"name": "p"}, "target": {"name": "n"}});
+    for (sub, body) in [("binding", binding), ("eviction", json!({"metadata": {"name": "p"}}))] {
+        let (code, status) = door.post(&format!("{pods}/p/{sub}"), &body).await;
+        assert_eq!(
+            (code, &status["details"]["causes"][0]["reason"]),
+            (403, &json!("NamespaceTerminating")),
+            "{status}"
+        );
+    }
+    let (code, status) = door.post(&format!("{pods}/p/exec?command=sh"), &json!({})).await;
+    assert_eq!((code, &status["message"]), (400, &json!("pod p does not have a host assigned")));
+}

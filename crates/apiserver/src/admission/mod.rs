@@ -49,6 +49,23 @@ pub enum Operation {
     Connect,
 }
 
+/// A kind by its names alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// API group; empty for core.
+    pub group: &'static str,
+    /// Version in the group.
+    pub version: &'static str,
+    /// Kind.
+    pub kind: &'static str,
+}
+
+impl From<&Kind> for Named {
+    fn from(kind: &Kind) -> Named {
+        Named { group: kind.group, version: kind.version, kind: kind.kind }
+    }
+}
+
 /// One request as plugins see it.
 pub struct Request<'a> {
     /// Kind of the object.
@@ -81,6 +98,16 @@ impl Request<'_> {
     /// Whether this is the main resource `plural` of `group`.
     pub fn is_on(&self, group: &str, plural: &str) -> bool {
         self.subresource.is_empty() && self.kind.group == group && self.kind.plural == plural
+    }
+
+    /// What is sent where that is not the object in the path: a Scale, a Binding, an Eviction, PodExecOptions.
+    pub fn sent(&self) -> Option<Named> {
+        if (self.kind.plural, self.subresource) == ("nodes", "proxy") {
+            return Some(Named { group: "", version: "v1", kind: "NodeProxyOptions" });
+        }
+        let sub = self.kind.subresource(self.subresource)?;
+        let sent = Named { group: sub.group, version: sub.version, kind: sub.kind };
+        (sent != Named::from(self.kind)).then_some(sent)
     }
 
     /// 403 in the words of this request.

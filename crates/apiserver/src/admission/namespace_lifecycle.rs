@@ -32,7 +32,8 @@ impl Plugin for NamespaceLifecycle {
 }
 
 async fn exists(request: &Request<'_>) -> Result<(), Status> {
-    if request.namespace.is_empty() || request.operation == Operation::Delete || request.kind.plural == "namespaces" {
+    let concerns = matches!(request.operation, Operation::Create | Operation::Update);
+    if request.namespace.is_empty() || !concerns || request.kind.plural == "namespaces" {
         return Ok(());
     }
     let Some(namespace) = request.world.find("", "namespaces", None, request.namespace).await else {

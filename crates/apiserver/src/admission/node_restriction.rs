@@ -25,7 +25,9 @@ impl Plugin for NodeRestriction {
     }
 
     async fn validate(&self, request: &Request<'_>, object: Option<&Value>) -> Result<(), Status> {
-        let Some(node) = request.user.node_name() else { return Ok(()) };
+        let Some(node) = request.user.node_name().filter(|_| request.operation != Operation::Connect) else {
+            return Ok(());
+        };
         match (request.kind.group, request.kind.plural) {
             ("", "nodes") if request.name != node => {
                 Err(request.forbidden(format!("node {node:?} is not allowed to modify node {:?}", request.name)))

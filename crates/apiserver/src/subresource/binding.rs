@@ -3,12 +3,14 @@
 use api::look;
 use serde_json::{Value, json};
 
+use crate::admission::Operation;
 use crate::object;
 use crate::registry::{Call, Registry};
 use crate::status::Status;
 
-/// Binds a pod to `target.name` of a Binding.
-pub async fn bind(registry: &Registry, call: &Call<'_>, binding: &Value) -> Result<Value, Status> {
+/// Binds a pod to `target.name` of a Binding, if admission lets it.
+pub async fn bind(registry: &Registry, call: &Call<'_>, binding: Value) -> Result<Value, Status> {
+    let binding = &registry.admit(call, Operation::Create, binding).await?;
     let named = object::name(binding);
     if !named.is_empty() && named != call.name {
         return Err(Status::bad_request("name in URL does not match name in Binding object"));

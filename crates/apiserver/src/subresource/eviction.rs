@@ -9,6 +9,7 @@ use api::{Kind, Timestamp, look};
 use serde_json::{Value, json};
 use store::List;
 
+use crate::admission::Operation;
 use crate::delete::{self, DeleteOptions};
 use crate::object;
 use crate::query::Query;
@@ -32,19 +33,21 @@ const REFUSAL: &str = "Cannot evict pod as it would violate the pod's disruption
 const SEVERAL: &str =
     "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
 
-/// Deletes the pod of an Eviction with its delete options, if it may go.
-pub async fn evict(registry: &Registry, call: &Call<'_>, eviction: &Value, query: &Query) -> Result<Value, Status> {
-    let (version, kind) = (look::text(eviction, "apiVersion"), look::text(eviction, "kind"));
+/// Deletes the pod of an Eviction with its delete options, if admission lets it and it may go.
+pub async fn evict(registry: &Registry, call: &Call<'_>, eviction: Value, query: &Query) -> Result<Value, Status> {
+    let (version, kind) = (look::text(&eviction, "apiVersion"), look::text(&eviction, "kind"));
     if !VERSIONS.contains(&version) || !["", "Eviction"].contains(&kind) {
         let why =
             format!("no kind {kind:?} is registered for version {version:?} at this path: an Eviction is expected");
         return Err(Status::bad_request(why));
     }
-    if object::name(eviction) != call.name {
+    if object::name(&eviction) != call.name {
         return Err(Status::bad_request("name in URL does not match name in Eviction object"));
     }
-    let options = DeleteOptions::parse(look::get(eviction, "deleteOptions"), query)?;
-    let call = Call { subresource: None, dry_run: call.dry_run || options.dry_run, ..*call };
+    let options = |eviction: &Value| DeleteOptions::parse(look::get(eviction, "deleteOptions"), query);
+    let call = Call { dry_run: call.dry_run || options(&eviction)?.dry_run, ..*call };
+    let options = options(&registry.admit(&call, Operation::Create, eviction).await?)?;
+    let call = Call { subresource: None, dry_run: call.dry_run || options.dry_run, ..call };
     let mut refusal = Status::modified(call.kind, call.name);
     for _ in 0..TRIES {
         match attempt(registry, &call, &options).await {

@@ -7,7 +7,7 @@ use axum::body::Body;
 use axum::response::Response;
 use http::{Request, header};
 use hyper_util::rt::TokioIo;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::node_port::{NodePort, Target};
 use crate::query::{Query, percent_encode};
@@ -41,20 +41,47 @@ pub fn container(pod: &Value, wanted: Option<&str>) -> Result<String, Status> {
     }
 }
 
-/// Path and query at the node port for a streaming subresource.
-pub fn location(pod: &Value, subresource: &str, query: &Query) -> Result<String, Status> {
+/// What a request for a stream asks for, as the object that admission judges: PodExecOptions and its like.
+pub fn options(subresource: &str, query: &Query) -> Result<Value, Status> {
+    let mut options = json!({});
+    if subresource == "portforward" {
+        let ports: Result<Vec<u16>, _> =
+            query.all("ports").flat_map(|ports| ports.split(',')).map(str::parse).collect();
+        let ports = ports.map_err(|error| Status::bad_request(format!("the ports cannot be read: {error}")))?;
+        if !ports.is_empty() {
+            look::set(&mut options, "ports", ports);
+        }
+        return Ok(options);
+    }
+    for stream in ["stdin", "stdout", "stderr", "tty"].into_iter().filter(|stream| query.flag(stream)) {
+        look::set(&mut options, stream, true);
+    }
+    if let Some(container) = query.get("container") {
+        look::set(&mut options, "container", container);
+    }
+    let command: Vec<&str> = query.all("command").collect();
+    if subresource == "exec" && !command.is_empty() {
+        look::set(&mut options, "command", command);
+    }
+    Ok(options)
+}
+
+/// Path and query at the node port for the options of a stream.
+pub fn location(pod: &Value, subresource: &str, options: &Value) -> Result<String, Status> {
     let name = look::text_at(pod, &["metadata", "name"]);
     let namespace = look::text_at(pod, &["metadata", "namespace"]);
     if subresource == "portforward" {
-        let ports: Vec<&str> = query.all("ports").collect();
+        let ports: Vec<String> = look::list(options, "ports").iter().map(Value::to_string).collect();
         let ports = if ports.is_empty() { String::new() } else { format!("?port={}", ports.join(",")) };
         return Ok(format!("/portForward/{namespace}/{name}{ports}"));
     }
-    let container = container(pod, query.get("container"))?;
+    let wanted = Some(look::text(options, "container")).filter(|name| !name.is_empty());
+    let container = container(pod, wanted)?;
     let mut parameters: Vec<String> =
-        query.all("command").map(|word| format!("command={}", percent_encode(word))).collect();
+        look::texts(options, "command").into_iter().map(|word| format!("command={}", percent_encode(word))).collect();
     let streams = [("stdin", "input"), ("stdout", "output"), ("stderr", "error"), ("tty", "tty")];
-    parameters.extend(streams.iter().filter(|(ours, _)| query.flag(ours)).map(|(_, node)| format!("{node}=1")));
+    let asked = streams.iter().filter(|(ours, _)| look::flag(options, ours));
+    parameters.extend(asked.map(|(_, node)| format!("{node}=1")));
     Ok(format!("/{subresource}/{namespace}/{name}/{container}?{}", parameters.join("&")))
 }
 
@@ -110,8 +137,6 @@ async fn join(client: hyper::upgrade::OnUpgrade, node: hyper::upgrade::OnUpgrade
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn pod() -> Value {
@@ -136,9 +161,16 @@ mod tests {
     fn the_query_is_translated_to_the_node_ports_words() {
         let query =
             Query::parse(Some("container=a&command=sh&command=-c&command=echo+%26+x&stdout=true&stdin=false&tty=1"));
-        let path = location(&pod(), "exec", &query).unwrap();
+        let asked = options("exec", &query).unwrap();
+        let expected = json!({"container": "a", "command": ["sh", "-c", "echo & x"], "stdout": true, "tty": true});
+        assert_eq!(asked, expected);
+        let path = location(&pod(), "exec", &asked).unwrap();
         assert_eq!(path, "/exec/n/p/a?command=sh&command=-c&command=echo%20%26%20x&output=1&tty=1");
-        let query = Query::parse(Some("ports=80"));
-        assert_eq!(location(&pod(), "portforward", &query).unwrap(), "/portForward/n/p?port=80");
+        let forward = |text: &str| options("portforward", &Query::parse(Some(text)));
+        for (text, path) in [("ports=80", "?port=80"), ("ports=80&ports=81,82", "?port=80,81,82"), ("", "")] {
+            let found = location(&pod(), "portforward", &forward(text).unwrap()).unwrap();
+            assert_eq!(found, format!("/portForward/n/p{path}"));
+        }
+        assert_eq!(forward("ports=http").unwrap_err().code, 400);
     }
 }

@@ -22,7 +22,7 @@ use tower::ServiceExt;
 
 use self::client::{WebhookCall, WebhookClient};
 use self::review::{Answer, Subject};
-use super::Request;
+use super::{Named, Request};
 use crate::status::Status;
 
 /// Names of the two plugins.
@@ -178,7 +178,7 @@ impl Webhooks {
         let ca_bundle = STANDARD.decode(look::text(client, "caBundle")).map_err(|error| fail(error.to_string()))?;
         let uid = uuid::Uuid::new_v4().to_string();
         let old = request.old.map(|old| form.show(old));
-        let subject = Subject { kind: form.kind, resource: form.resource, object, old: old.as_ref() };
+        let subject = Subject { kind: form.kind(), resource: form.resource, object, old: old.as_ref() };
         let body = review::question(request, &subject, &uid).to_string();
         let seconds = look::integer(webhook, "timeoutSeconds").unwrap_or(SECONDS).clamp(1, SECONDS_MAX);
         let url = format!("{url}?timeout={seconds}s");
@@ -241,27 +241,32 @@ async fn concerned(
     Ok(selected.then_some(kind))
 }
 
-/// The form in which a webhook sees an object: that of another view of it, or its Scale.
+/// The form in which a webhook sees an object: that of another view of it, or what is sent instead of it.
 struct Form<'a> {
-    kind: &'static Kind,
     resource: &'static Kind,
     request: &'a Request<'a>,
+    sent: Option<Named>,
 }
 
 impl<'a> Form<'a> {
-    fn of(kind: &'static Kind, request: &'a Request<'a>) -> Form<'a> {
-        let shown = if request.subresource == "scale" { api::kind::scale() } else { kind };
-        Form { kind: shown, resource: kind, request }
+    fn of(resource: &'static Kind, request: &'a Request<'a>) -> Form<'a> {
+        Form { resource, request, sent: request.sent() }
     }
 
+    fn kind(&self) -> Named {
+        self.sent.unwrap_or_else(|| self.resource.into())
+    }
+
+    /// A Scale stands for the object that the plugins see; what else is sent they see themselves.
     fn is_scale(&self) -> bool {
         self.request.subresource == "scale"
     }
 
     fn show(&self, object: &Value) -> Value {
-        match self.is_scale() {
-            true => scale::of(self.request.kind, object),
-            false => convert(object, self.request.kind, self.resource),
+        match self.sent {
+            Some(_) if self.is_scale() => scale::of(self.request.kind, object),
+            Some(_) => object.clone(),
+            None => convert(object, self.request.kind, self.resource),
         }
     }
 
@@ -272,19 +277,29 @@ impl<'a> Form<'a> {
                 return Err(Status::internal(format!("a webhook changed the {field} of the object")));
             }
         }
-        let report = api::schema::check(self.kind, &patched);
-        if let Some(mistyped) = report.mistyped.first() {
+        let schema = match self.sent {
+            Some(Named { group, version, kind }) => {
+                format!("{}.{version}.{kind}", if group.is_empty() { "core" } else { group })
+            }
+            None => self.resource.schema.to_owned(),
+        };
+        if let Some(mistyped) = api::schema::check_type(&schema, &patched).mistyped.first() {
             return Err(Status::internal(format!(
                 "a webhook made an object that cannot be decoded: {}",
                 mistyped.message
             )));
         }
-        api::schema::prune(self.kind, &mut patched);
-        self.kind.rules.default(&mut patched);
-        if self.is_scale() {
-            return Ok(scale::applied(&patched, object));
+        let kind = match self.sent {
+            Some(_) if self.is_scale() => api::kind::scale(),
+            Some(_) => return Ok(patched),
+            None => self.resource,
+        };
+        api::schema::prune(kind, &mut patched);
+        kind.rules.default(&mut patched);
+        match self.sent {
+            Some(_) => Ok(scale::applied(&patched, object)),
+            None => Ok(convert(&patched, self.resource, self.request.kind)),
         }
-        Ok(convert(&patched, self.resource, self.request.kind))
     }
 }
 

@@ -6,7 +6,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
-use super::super::{Operation, Request};
+use super::super::{Named, Operation, Request};
 use super::select::operation;
 use crate::status::Status;
 
@@ -16,7 +16,7 @@ const KIND: &str = "AdmissionReview";
 /// What a webhook is asked about.
 pub struct Subject<'a> {
     /// Kind in whose form the object is.
-    pub kind: &'a Kind,
+    pub kind: Named,
     /// Kind of the resource in the path of that form.
     pub resource: &'a Kind,
     /// The object; None on deletions.
@@ -36,7 +36,7 @@ pub struct Answer {
     pub warnings: Vec<String>,
 }
 
-fn kind_of(kind: &Kind) -> Value {
+fn kind_of(kind: Named) -> Value {
     json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
 }
 
@@ -54,7 +54,7 @@ pub fn question(request: &Request<'_>, subject: &Subject<'_>, uid: &str) -> Valu
     if !user.extra.is_empty() {
         user_info["extra"] = json!(user.extra);
     }
-    let requested = if request.subresource == "scale" { api::kind::scale() } else { request.kind };
+    let requested = request.sent().unwrap_or_else(|| request.kind.into());
     let mut asked = json!({
         "uid": uid,
         "kind": kind_of(subject.kind), "resource": resource_of(subject.resource),

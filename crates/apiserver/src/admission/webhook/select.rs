@@ -74,7 +74,7 @@ pub fn namespace_is_selected(webhook: &Value, namespace: &Value) -> bool {
     selects(webhook, "namespaceSelector", look::at(namespace, &["metadata", "labels"]))
 }
 
-/// Whether the object is selected, as it is or as it was.
+/// Whether the object is selected, as it is or as it was. What has no metadata is not, as upstream.
 pub fn object_is_selected(webhook: &Value, object: Option<&Value>, old: Option<&Value>) -> bool {
     let selector = look::get(webhook, "objectSelector");
     if selector.is_none_or(|selector| LabelSelector::from_object(Some(selector)).is_ok_and(|found| found.is_empty())) {
@@ -83,6 +83,6 @@ pub fn object_is_selected(webhook: &Value, object: Option<&Value>, old: Option<&
     [object, old]
         .into_iter()
         .flatten()
-        .filter(|object| object.is_object())
+        .filter(|object| look::get(object, "metadata").is_some())
         .any(|object| selects(webhook, "objectSelector", look::at(object, &["metadata", "labels"])))
 }
