@@ -26,6 +26,7 @@ pub mod quantity;
 pub mod quota;
 pub mod rbac;
 pub mod rules;
+pub mod schedule;
 pub mod schema;
 pub mod selector;
 pub mod table;

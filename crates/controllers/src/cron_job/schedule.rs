@@ -1,68 +1,16 @@
-//! When the times of a schedule are, in a time zone.
+//! When the times of a schedule are, in a time zone. What a schedule says is read by `api::schedule`.
 
 use api::Timestamp;
+use api::schedule::{self, Field, Times};
+use jiff::ToSpan;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use jiff::{SignedDuration, ToSpan};
-
-const MONTHS: [&str; 12] = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"];
-const DAYS: [&str; 7] = ["sun", "mon", "tue", "wed", "thu", "fri", "sat"];
 
 /// How far back the last time is looked for, in steps: enough for the 29th of February.
 const BACK_SECONDS: [i64; 5] = [7_200, 172_800, 5_356_800, 63_244_800, 315_576_000];
 
 /// How many years ahead the next time may be.
 const YEARS_AHEAD: i16 = 9;
-
-/// The values of a field, as bits, and whether it is `*`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Field {
-    bits: u64,
-    is_any: bool,
-}
-
-impl Field {
-    fn has(self, value: i8) -> bool {
-        u32::try_from(value).is_ok_and(|value| self.bits & (1 << value) != 0)
-    }
-
-    fn read(text: &str, low: u32, high: u32, names: &[&str]) -> Option<Field> {
-        let number = |text: &str| {
-            let named = names.iter().position(|name| text.eq_ignore_ascii_case(name));
-            named.and_then(|index| u32::try_from(index).ok()).map(|index| index + low).or_else(|| text.parse().ok())
-        };
-        let mut field = Field { bits: 0, is_any: false };
-        for part in text.split(',') {
-            let (range, step) = part.split_once('/').map_or((part, None), |(range, step)| (range, Some(step)));
-            let step: u32 = step.map_or(Some(1), |step| step.parse().ok())?;
-            let (from, to) = match range.split_once('-') {
-                Some((from, to)) => (number(from)?, number(to)?),
-                None if matches!(range, "*" | "?") => {
-                    field.is_any |= step == 1;
-                    (low, high)
-                }
-                None => (number(range)?, if part.contains('/') { high } else { number(range)? }),
-            };
-            if step == 0 || from < low || to > high {
-                return None;
-            }
-            let mut value = from;
-            while value <= to {
-                field.bits |= 1 << value;
-                value += step;
-            }
-        }
-        Some(field)
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Times {
-    /// Minute, hour, day of the month, month, day of the week.
-    Fields([Field; 5]),
-    /// So long after the last one.
-    Every(SignedDuration),
-}
 
 /// The times of a CronJob.
 #[derive(Debug, Clone)]
@@ -74,18 +22,15 @@ pub struct Schedule {
 impl Schedule {
     /// Reads a schedule and the name of a time zone; empty is UTC.
     pub fn read(text: &str, zone: &str) -> Result<Schedule, (&'static str, String)> {
-        let (prefix, text) = match text.strip_prefix("TZ=").or_else(|| text.strip_prefix("CRON_TZ=")) {
-            Some(rest) => rest.split_once(' ').unwrap_or((rest, "")),
-            None => ("", text),
-        };
+        let (prefix, text) = schedule::split_zone(text);
         let zone = if zone.is_empty() { prefix } else { zone };
         let zone = match zone {
             "" | "UTC" => Ok(TimeZone::UTC),
             named => TimeZone::get(named),
         };
         let zone = zone.map_err(|error| ("UnknownTimeZone", format!("invalid timeZone: {error}")))?;
-        let unparseable = || ("UnparseableSchedule", format!("unparseable schedule: {text}"));
-        Ok(Schedule { times: times(text.trim()).ok_or_else(unparseable)?, zone })
+        let unparseable = |_| ("UnparseableSchedule", format!("unparseable schedule: {text}"));
+        Ok(Schedule { times: schedule::parse(text).map_err(unparseable)?, zone })
     }
 
     /// The first time after a moment.
@@ -160,31 +105,6 @@ fn next_match(fields: &[Field; 5], mut at: DateTime, last: i16) -> Option<DateTi
     None
 }
 
-fn times(text: &str) -> Option<Times> {
-    let text = match text {
-        "@yearly" | "@annually" => "0 0 1 1 *",
-        "@monthly" => "0 0 1 * *",
-        "@weekly" => "0 0 * * 0",
-        "@daily" | "@midnight" => "0 0 * * *",
-        "@hourly" => "0 * * * *",
-        text => text,
-    };
-    if let Some(duration) = text.strip_prefix("@every ") {
-        let duration: SignedDuration = duration.trim().parse().ok()?;
-        // Shorter than a second is a second.
-        return Some(Times::Every(duration.max(SignedDuration::from_secs(1))));
-    }
-    let all: Vec<&str> = text.split_whitespace().collect();
-    let [minute, hour, day, month, weekday] = all[..] else { return None };
-    Some(Times::Fields([
-        Field::read(minute, 0, 59, &[])?,
-        Field::read(hour, 0, 23, &[])?,
-        Field::read(day, 1, 31, &[])?,
-        Field::read(month, 1, 12, &MONTHS)?,
-        Field::read(weekday, 0, 6, &DAYS)?,
-    ]))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,6 +130,7 @@ mod tests {
         );
         check("0 0 29 2 *", "", "2026-01-01T00:00:00Z", &["2028-02-29T00:00:00Z", "2032-02-29T00:00:00Z"]);
         check("@every 90s", "", "2026-01-01T00:00:00Z", &["2026-01-01T00:01:30Z", "2026-01-01T00:03:00Z"]);
+        check("5-59/4294967295 * * * *", "", "2026-01-01T00:00:00Z", &["2026-01-01T00:05:00Z", "2026-01-01T01:05:00Z"]);
         assert!(Schedule::read("0 0 30 2 *", "").unwrap().after(Timestamp::UNIX_EPOCH).is_none());
     }
 

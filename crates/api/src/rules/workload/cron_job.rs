@@ -3,10 +3,10 @@
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{cells, job, schedule};
+use super::{cells, job};
 use crate::field::{FieldError, Path};
-use crate::look;
 use crate::rules::Rules;
+use crate::{look, schedule};
 
 /// Rules of `batch/v1 CronJob`.
 pub struct CronJobs;
@@ -94,7 +94,7 @@ fn times(spec: &Value, old: Option<&Value>, path: &Path, errors: &mut Vec<FieldE
     if text.is_empty() {
         errors.push(FieldError::required(&path_schedule, ""));
     } else {
-        if let Some(complaint) = schedule::complaint(text) {
+        if let Err(complaint) = schedule::parse(schedule::split_zone(text).1) {
             errors.push(FieldError::invalid(&path_schedule, text, complaint));
         }
         let had_zone = old.is_some_and(|old| look::text(old, "schedule").contains("TZ"));

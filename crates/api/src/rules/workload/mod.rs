@@ -1,7 +1,7 @@
 //! Workloads: the kinds that hold a pod template and are meant to make pods of it.
 //!
 //! Here is what they share: the template's defaults and checks, selectors, counts, generations, warnings. One module a
-//! kind says what is special; [`scale`] is the `scale` subresource, `cells` the columns, `schedule` the times of CronJobs.
+//! kind says what is special; [`scale`] is the `scale` subresource, `cells` the columns.
 
 use serde_json::{Value, json};
 
@@ -21,7 +21,6 @@ mod job_policy;
 mod job_status;
 pub mod replicas;
 pub mod scale;
-mod schedule;
 pub mod stateful_set;
 
 pub(super) use cells::{containers, pairs};
