@@ -25,8 +25,6 @@ pub enum FieldErrorKind {
     TooLong,
     /// A list with too many items.
     TooMany,
-    /// A value of the wrong type.
-    TypeInvalid,
     /// A fault of ours.
     Internal,
 }
@@ -43,7 +41,6 @@ impl FieldErrorKind {
             Self::Forbidden => "FieldValueForbidden",
             Self::TooLong => "FieldValueTooLong",
             Self::TooMany => "FieldValueTooMany",
-            Self::TypeInvalid => "FieldValueTypeInvalid",
             Self::Internal => "InternalError",
         }
     }
@@ -53,7 +50,7 @@ impl FieldErrorKind {
             Self::NotFound => "Not found",
             Self::Required => "Required value",
             Self::Duplicate => "Duplicate value",
-            Self::Invalid | Self::TypeInvalid => "Invalid value",
+            Self::Invalid => "Invalid value",
             Self::NotSupported => "Unsupported value",
             Self::Forbidden => "Forbidden",
             Self::TooLong => "Too long",
@@ -104,11 +101,6 @@ impl FieldError {
     /// A malformed value.
     pub fn invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> FieldError {
         Self::new(FieldErrorKind::Invalid, path, value.into(), detail)
-    }
-
-    /// A value of the wrong type.
-    pub fn type_invalid(path: &Path, value: impl Into<Value>, detail: impl Into<String>) -> FieldError {
-        Self::new(FieldErrorKind::TypeInvalid, path, value.into(), detail)
     }
 
     /// A value outside of an enumeration.

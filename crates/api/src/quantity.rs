@@ -14,7 +14,7 @@ const NANO_MAX: i128 = (i64::MAX as i128) * NANO;
 
 /// How a quantity writes itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Format {
+enum Format {
     /// `m`, none, `k`, `M`, … powers of 1000.
     #[default]
     Decimal,
@@ -98,17 +98,6 @@ impl Quantity {
         Quantity { nanos: i128::from(bytes) * NANO, format: Format::Binary }
     }
 
-    /// The same value, written otherwise.
-    #[must_use]
-    pub fn with_format(self, format: Format) -> Quantity {
-        Quantity { format, ..self }
-    }
-
-    /// How this quantity writes itself.
-    pub fn format(self) -> Format {
-        self.format
-    }
-
     /// Whether the value is nothing.
     pub fn is_zero(self) -> bool {
         self.nanos == 0
@@ -122,11 +111,6 @@ impl Quantity {
     /// Whether the value is a whole number of units.
     pub fn is_whole(self) -> bool {
         self.nanos % NANO == 0
-    }
-
-    /// Whether the value is a whole number of thousandths.
-    pub fn is_whole_milli(self) -> bool {
-        self.nanos % (NANO / 1000) == 0
     }
 
     /// Whole units, rounded up (away from zero).
@@ -146,14 +130,6 @@ impl Quantity {
         Quantity { nanos: divide_up(self.nanos, step) * step, ..self }
     }
 
-    /// The value divided by a divisor, in whole steps rounded up, as the downward API shows it.
-    pub fn divided_up(self, divisor: Quantity) -> i64 {
-        match divisor.nanos {
-            0 => self.value(),
-            nanos => clamp(divide_up(self.nanos, nanos)),
-        }
-    }
-
     /// How many times as large as another, which is not nothing, this is; roughly.
     pub fn ratio_to(self, other: Quantity) -> f64 {
         self.nanos as f64 / other.nanos as f64
@@ -164,13 +140,6 @@ impl Quantity {
     pub fn plus(self, other: Quantity) -> Quantity {
         let format = if self.is_zero() { other.format } else { self.format };
         Quantity { nanos: (self.nanos + other.nanos).clamp(-NANO_MAX, NANO_MAX), format }
-    }
-
-    /// Difference, held within bounds.
-    #[must_use]
-    pub fn minus(self, other: Quantity) -> Quantity {
-        let format = if self.is_zero() { other.format } else { self.format };
-        Quantity { nanos: (self.nanos - other.nanos).clamp(-NANO_MAX, NANO_MAX), format }
     }
 }
 
@@ -412,8 +381,6 @@ mod tests {
         assert_eq!(q("-1.1").value(), -2);
         assert_eq!(q("1u").milli_value(), 1);
         assert_eq!(q("100.2Mi").rounded_to_milli(), q("100.2Mi").rounded_to_milli().rounded_to_milli());
-        assert_eq!(q("1500m").divided_up(q("1")), 2);
-        assert_eq!(q("1Gi").divided_up(q("1Mi")), 1024);
         assert_eq!(q("99999999999999999999E").value(), i64::MAX);
         assert_eq!(q("1").plus(q("500m")).to_string(), "1500m");
         assert_eq!(Quantity::ZERO.plus(q("64Mi")).to_string(), "64Mi");

@@ -197,7 +197,7 @@ fn judge_again(call: &Call<'_>, options: &DeleteOptions, old: &Value) -> Verdict
         return Verdict::Remove;
     }
     let deadline = api::time::parse(look::text(metadata, "deletionTimestamp")).unwrap_or(call.now);
-    let shorter = deadline.as_second() - period + wanted;
+    let shorter = deadline.as_second().saturating_sub(period).saturating_add(wanted);
     let (at, seconds) = if shorter < call.now.as_second() && wanted > 0 {
         (call.now.as_second(), 1)
     } else {
@@ -214,6 +214,8 @@ fn judge_again(call: &Call<'_>, options: &DeleteOptions, old: &Value) -> Verdict
 /// HOOK-70: the object with its deadline. A namespace also shows its phase.
 fn marked(call: &Call<'_>, old: &Value, grace_seconds: i64) -> Value {
     let mut new = old.clone();
+    // No later than times can be told.
+    let grace_seconds = grace_seconds.min(api::Timestamp::MAX.as_second() - call.now.as_second());
     let deadline = api::Timestamp::from_second(call.now.as_second() + grace_seconds).unwrap_or(call.now);
     let metadata = object::metadata_mut(&mut new);
     look::set(metadata, "deletionTimestamp", object::timestamp(deadline));
@@ -226,4 +228,58 @@ fn marked(call: &Call<'_>, old: &Value, grace_seconds: i64) -> Value {
         look::set(look::child(&mut new, "status"), "phase", "Terminating");
     }
     new
+}
+
+#[cfg(test)]
+mod tests {
+    use api::Timestamp;
+    use serde_json::json;
+
+    use super::*;
+    use crate::registry::Server;
+
+    fn judged(second: i64, grace_seconds: Option<i64>, pod: &Value) -> Verdict {
+        let (server, kind) = (Server::new(), api::find("", "v1", "pods").unwrap());
+        let call = Call { now: Timestamp::from_second(second).unwrap(), ..server.call(kind, "p") };
+        judge(&call, &DeleteOptions { grace_seconds, ..DeleteOptions::default() }, pod)
+    }
+
+    fn pod() -> Value {
+        json!({"metadata": {"name": "p"}, "spec": {"nodeName": "n", "terminationGracePeriodSeconds": 60},
+            "status": {"phase": "Running"}})
+    }
+
+    /// The pod with its deadline and its grace.
+    fn going(second: i64, grace_seconds: i64) -> Value {
+        let mut pod = pod();
+        let at = object::timestamp(Timestamp::from_second(second).unwrap());
+        pod["metadata"] = json!({
+            "name": "p", "deletionTimestamp": at, "deletionGracePeriodSeconds": grace_seconds,
+        });
+        pod
+    }
+
+    #[test]
+    fn hook_70_to_72_a_deletion_may_only_be_shortened() {
+        const BEGIN: i64 = 1_000_000;
+        assert_eq!(judged(BEGIN, None, &pod()), Verdict::Mark(going(BEGIN + 60, 60)));
+        let marked = going(BEGIN + 60, 60);
+        let again = |second: i64, wanted| judged(BEGIN + second, wanted, &marked);
+        assert_eq!(again(5, None), Verdict::Leave);
+        assert_eq!(again(5, Some(90)), Verdict::Leave);
+        assert_eq!(again(5, Some(10)), Verdict::Mark(going(BEGIN + 10, 10)));
+        assert_eq!(again(20, Some(10)), Verdict::Mark(going(BEGIN + 20, 1)));
+        assert_eq!(again(20, Some(0)), Verdict::Remove);
+    }
+
+    #[test]
+    fn a_grace_beyond_the_end_of_time_ends_with_it_and_can_be_shortened() {
+        const BEGIN: i64 = 1_000_000;
+        let last = Timestamp::MAX.as_second();
+        let marked = going(last, last - BEGIN);
+        assert_eq!(judged(BEGIN, Some(i64::MAX), &pod()), Verdict::Mark(marked.clone()));
+        assert_eq!(judged(BEGIN + 5, Some(30), &marked), Verdict::Mark(going(BEGIN + 30, 30)));
+        let absurd = going(BEGIN, i64::MAX);
+        assert_eq!(judged(BEGIN, Some(30), &absurd), Verdict::Mark(going(BEGIN, 1)));
+    }
 }

@@ -209,11 +209,6 @@ impl Status {
         Status::plain(503, "ServiceUnavailable", message)
     }
 
-    /// 501 for what upstream has and this server has not yet.
-    pub fn not_implemented(what: &str) -> Status {
-        Status::plain(501, "NotImplemented", format!("{what} is not implemented by this server"))
-    }
-
     /// The refusal as the JSON object that travels.
     pub fn to_value(&self) -> Value {
         let mut object = json!({

@@ -55,9 +55,11 @@ pub struct Requester<'a> {
 
 /// The rules of one kind. Every method has a default that does nothing, so that a kind says only what is special.
 ///
-/// The order for a create is: `default` → `prepare_create` → admission → `meta::validate_create` + `validate_create` →
-/// `convert(Storage)` → store. For an update: `default` → `prepare_update` → admission → `meta::validate_update` +
-/// `validate_update` → store. `sub` is the subresource of the request, such as `Some("status")`.
+/// The order for a create is: `default` → mutating admission → who may give rights away → `prepare_create`, `ask` →
+/// `meta::validate_create` + `validate_create` → validating admission → `convert(Storage)` → store. For an update: `default`
+/// → mutating admission → who may give rights away → `prepare_update`, `stamp` → `meta::validate_update` +
+/// `validate_update` → validating admission → `convert(Storage)` → store. `sub` is the subresource of the request, such as
+/// `Some("status")`.
 pub trait Rules: Sync + Send {
     /// Upstream's defaulting. Runs on every decoded object, whether new, changed or patched. Idempotent.
     fn default(&self, _object: &mut Value) {}

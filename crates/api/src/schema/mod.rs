@@ -134,14 +134,6 @@ pub fn types() -> impl Iterator<Item = &'static Type> {
     TYPES.values()
 }
 
-/// The type of a field of a type, following objects only.
-pub fn object_field(parent: Option<&'static Type>, name: &str) -> Option<&'static Type> {
-    match parent?.field(name)?.shape {
-        Shape::Object(target) => find(target),
-        _ => None,
-    }
-}
-
 /// The name of a type in OpenAPI: `io.k8s.api.core.v1.Pod`.
 pub fn openapi_name(short: &str) -> String {
     match short.split('.').next() {

@@ -18,7 +18,6 @@ pub struct AlwaysPullImages;
 const ALWAYS: &str = "Always";
 const EPHEMERAL: &str = "ephemeralContainers";
 const LISTS: [&str; 3] = ["initContainers", "containers", EPHEMERAL];
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// What of a pod a request may bring in.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -45,7 +44,7 @@ fn scope(request: &Request<'_>, pod: &Value) -> Result<Option<Scope>, Status> {
         let message = "Resource was marked with kind Pod but was unable to be converted";
         return Err(Status::bad_request(message));
     }
-    let mirror = look::at(pod, &["metadata", "annotations", MIRROR]).is_some();
+    let mirror = api::pod::is_mirror(pod);
     if mirror && request.user.node_name().is_some() {
         return Ok(None);
     }

@@ -26,7 +26,6 @@ pub const NAME: &str = "PinImageDigests";
 /// How long all look-ups of one object may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 const AT_ONCE_MAX: usize = 16;
-const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// One look-up.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -64,7 +63,7 @@ impl PinImageDigests {
     /// Pins the images of a new object.
     pub async fn mutate(&self, request: &Request<'_>, object: &mut Value) -> Result<(), Status> {
         let place = request.kind.rules.pod_spec_path();
-        let mirror = look::at(object, &["metadata", "annotations", MIRROR]).is_some();
+        let mirror = api::pod::is_mirror(object);
         let own_mirror = mirror && request.user.node_name().is_some();
         if request.operation != Operation::Create || !request.subresource.is_empty() || place.is_empty() || own_mirror {
             return Ok(());

@@ -14,7 +14,6 @@ use crate::status::Status;
 /// The plugin.
 pub struct ServiceAccount;
 
-const MIRROR: &str = "kubernetes.io/config.mirror";
 const VOLUME: &str = "kube-api-access-";
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const ROOT_CA: &str = "kube-root-ca.crt";
@@ -29,7 +28,7 @@ impl Plugin for ServiceAccount {
     }
 
     async fn mutate(&self, request: &Request<'_>, pod: &mut Value) -> Result<(), Status> {
-        if !request.is_on("", "pods") || request.operation != Operation::Create || is_mirror(pod) {
+        if !request.is_on("", "pods") || request.operation != Operation::Create || api::pod::is_mirror(pod) {
             return Ok(());
         }
         let spec = look::child(pod, "spec");
@@ -60,7 +59,7 @@ impl Plugin for ServiceAccount {
         let empty = Value::Null;
         let spec = look::get(pod, "spec").unwrap_or(&empty);
         match (request.operation, request.subresource) {
-            (Operation::Create, "") if is_mirror(pod) => refuse_mirror(request, spec),
+            (Operation::Create, "") if api::pod::is_mirror(pod) => refuse_mirror(request, spec),
             (Operation::Create, "") => {
                 let Some(account) = account_of(request, spec).await? else { return Ok(()) };
                 let lists = [("init container", "initContainers"), ("container", "containers")];
@@ -112,10 +111,6 @@ fn mount_token(spec: &mut Value) {
         ]}}));
         look::set(spec, "volumes", volumes);
     }
-}
-
-fn is_mirror(pod: &Value) -> bool {
-    look::at(pod, &["metadata", "annotations", MIRROR]).is_some()
 }
 
 /// The pod's account; None when it is `default` and not there yet.

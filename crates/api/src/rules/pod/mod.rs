@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::Rules;
-use crate::field::{FieldError, Path};
+use crate::field::FieldError;
 use crate::look;
 use crate::names;
 use crate::pod::qos;
@@ -122,61 +122,6 @@ impl Rules for Pods {
     }
 }
 
-/// Checks the body of `pods/binding`.
-pub fn validate_binding(binding: &Value) -> Vec<FieldError> {
-    let path = Path::new("target");
-    let mut errors = Vec::new();
-    let kind = look::text_at(binding, &["target", "kind"]);
-    if !matches!(kind, "" | "Node") {
-        errors.push(FieldError::not_supported(&path.child("kind"), kind, &["Node", "<empty>"]));
-    }
-    if look::text_at(binding, &["target", "name"]).is_empty() {
-        errors.push(FieldError::required(&path.child("name"), ""));
-    }
-    errors
-}
-
-/// A deletion that is under way or asked for: what a DELETE of a gracefully deleted object does (HOOK-70 to HOOK-72).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Deletion {
-    /// Write these: `deletionTimestamp`, `deletionGracePeriodSeconds`. With a grace of 0 the object goes afterwards.
-    Mark {
-        /// When the grace ends.
-        at: Timestamp,
-        /// Seconds of grace.
-        grace_seconds: i64,
-    },
-    /// Already going at least as fast: nothing changes.
-    Keep,
-}
-
-/// What to write for a DELETE with `grace_seconds` as `Rules::graceful_delete` gave it; `explicit` says whether the
-/// request named a grace itself. A second DELETE may only shorten (HOOK-71).
-#[must_use]
-pub fn deletion(object: &Value, grace_seconds: i64, explicit: bool, now: Timestamp) -> Deletion {
-    let add = |time: Timestamp, seconds: i64| {
-        time.checked_add(jiff::SignedDuration::from_secs(seconds)).unwrap_or(Timestamp::MAX)
-    };
-    let empty = Value::Null;
-    let meta = look::get(object, "metadata").unwrap_or(&empty);
-    let Some(deadline) = crate::time::parse(look::text(meta, "deletionTimestamp")) else {
-        return Deletion::Mark { at: add(now, grace_seconds), grace_seconds };
-    };
-    let current = look::integer(meta, "deletionGracePeriodSeconds").unwrap_or(0);
-    if !explicit && grace_seconds > 0 || grace_seconds >= current {
-        return Deletion::Keep;
-    }
-    if grace_seconds == 0 {
-        return Deletion::Mark { at: now, grace_seconds: 0 };
-    }
-    // Counted from the first DELETE, but never into the past.
-    let at = add(deadline, grace_seconds - current);
-    match at < now {
-        true => Deletion::Mark { at: now, grace_seconds: 1 },
-        false => Deletion::Mark { at, grace_seconds },
-    }
-}
-
 /// Complaints about a pod's name that are warnings only: it becomes a host name.
 fn name_warnings(name: &str) -> Option<String> {
     let complaints = names::label(name);
@@ -212,35 +157,6 @@ mod tests {
         for (object, requested, expected) in cases {
             assert_eq!(Pods.graceful_delete(&object, requested), Some(expected), "{object} {requested:?}");
         }
-    }
-
-    #[test]
-    fn hook_70_to_72_a_deletion_may_only_be_shortened() {
-        let at = |second: i64| Timestamp::from_second(1_000_000 + second).unwrap();
-        let fresh = pod(60, "n", "Running");
-        assert_eq!(deletion(&fresh, 60, false, at(0)), Deletion::Mark { at: at(60), grace_seconds: 60 });
-        let mut going = fresh.clone();
-        going["metadata"] =
-            json!({"deletionTimestamp": crate::time::seconds(at(60)), "deletionGracePeriodSeconds": 60});
-        assert_eq!(deletion(&going, 60, false, at(5)), Deletion::Keep);
-        assert_eq!(deletion(&going, 90, true, at(5)), Deletion::Keep);
-        assert_eq!(deletion(&going, 10, true, at(5)), Deletion::Mark { at: at(10), grace_seconds: 10 });
-        assert_eq!(deletion(&going, 10, true, at(20)), Deletion::Mark { at: at(20), grace_seconds: 1 });
-        assert_eq!(deletion(&going, 0, true, at(20)), Deletion::Mark { at: at(20), grace_seconds: 0 });
-    }
-
-    #[test]
-    fn a_binding_names_a_node() {
-        assert!(validate_binding(&json!({"target": {"kind": "Node", "name": "n"}})).is_empty());
-        let texts: Vec<String> =
-            validate_binding(&json!({"target": {"kind": "X"}})).iter().map(|e| e.to_string()).collect();
-        assert_eq!(
-            texts,
-            [
-                "target.kind: Unsupported value: \"X\": supported values: \"Node\", \"<empty>\"",
-                "target.name: Required value",
-            ]
-        );
     }
 
     #[test]
