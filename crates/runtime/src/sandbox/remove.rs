@@ -30,7 +30,8 @@ pub(crate) async fn unmake(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(
 }
 
 fn erase(core: &Core, sandbox: &Sandbox) -> Result<(), Error> {
-    if sandbox.record.own_cgroup {
+    // The last one of a pod takes it away: another attempt may live there.
+    if sandbox.record.own_cgroup && !core.state.shares_cgroup(sandbox) {
         let cgroup = &sandbox.record.cgroup;
         core.hierarchies.remove(cgroup).map_err(Error::file("remove cgroup", cgroup))?;
     }
