@@ -145,9 +145,10 @@ impl Network {
         let links = Links::open()?;
         let mtu = links.outward_mtu().await;
         links.ensure_bridge(&options.bridge, gateway, options.pod_cidr.prefix_len(), mtu).await?;
-        // Packets to 127.0.0.1 that a host port leads to a pod would be dropped as martians otherwise.
-        sysctl::set(&format!("net/ipv4/conf/{}/route_localnet", options.bridge), "1")?;
+        // Packets to 127.0.0.1 that a host port leads to a pod would be dropped as martians otherwise. With it pods
+        // could reach what listens on the host's loopback alone, so the rules refuse that first.
         nft::run(&rules::table(&options.table, &options.bridge, options.pod_cidr, records.all())).await?;
+        sysctl::set(&format!("net/ipv4/conf/{}/route_localnet", options.bridge), "1")?;
         let lanes = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
         Ok(Network { options, gateway, mtu, links, records: Mutex::new(records), lanes })
     }

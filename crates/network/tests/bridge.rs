@@ -200,6 +200,73 @@ async fn host_ports_lead_to_the_pod_from_everywhere() {
     net.network.tear_down().await.expect("tear down");
 }
 
+/// Gives the pod a way to the host's 127.0.0.1, as one with NET_ADMIN can.
+fn escape(pod: &Pod) {
+    pod.inside(|| run("ip addr flush dev lo && ip route add 127.0.0.0/8 via 10.90.0.1"));
+}
+
+#[tokio::test]
+async fn what_listens_on_the_hosts_loopback_alone_is_no_pods_business() {
+    let _neighbour = host();
+    let net = network().await;
+    let (a, b) = (Pod::new(), Pod::new());
+    net.attach("a", &a, &[port(8080, 80, None)]).await;
+    net.attach("b", &b, &[]).await;
+    escape(&b);
+    serve(&a, 80);
+    let service = UdpSocket::bind("0.0.0.0:7001").expect("bind");
+    service.set_read_timeout(Some(Duration::from_secs(60))).expect("time-out");
+    let heard = || {
+        let mut bytes = [0; 64];
+        let length = service.recv(&mut bytes).expect("a datagram");
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    };
+    // One way after the other, so what comes first tells which of them are open.
+    let knock = || {
+        b.inside(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+            socket.send_to(b"by the back door", "127.0.0.1:7001").expect("send");
+            socket.send_to(b"by the front door", "10.90.0.1:7001").expect("send");
+        });
+    };
+    knock();
+    assert_eq!(heard(), "by the front door");
+    assert!(ask(([127, 0, 0, 1], 8080)).is_some(), "the host's own loopback leads to the pod");
+    // A restart of the network, as after an upgrade from a version without the rule, puts it there.
+    run("nft flush chain ip sampan loopback");
+    knock();
+    assert_eq!([heard(), heard()], ["by the back door", "by the front door"], "nothing else keeps them out");
+    let again = Network::start(net.options.clone()).await.expect("start");
+    knock();
+    assert_eq!(heard(), "by the front door");
+    assert!(ask(([127, 0, 0, 1], 8080)).is_some());
+    again.tear_down().await.expect("tear down");
+}
+
+#[tokio::test]
+async fn a_pod_cannot_pass_for_the_hosts_loopback() {
+    let _neighbour = host();
+    let net = network().await;
+    let b = Pod::new();
+    net.attach("b", &b, &[]).await;
+    // The kernel lets a sender do that by its own setting, and refuses here no more than 127.0.0.1 itself.
+    b.inside(|| {
+        run("echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet")
+    });
+    let service = UdpSocket::bind("10.90.0.1:7001").expect("bind");
+    service.set_read_timeout(Some(Duration::from_secs(60))).expect("time-out");
+    b.inside(|| {
+        let masked = UdpSocket::bind("127.0.0.2:0").expect("bind");
+        masked.send_to(b"masked", "10.90.0.1:7001").expect("send");
+        let plain = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        plain.send_to(b"plain", "10.90.0.1:7001").expect("send");
+    });
+    let mut bytes = [0; 64];
+    let length = service.recv(&mut bytes).expect("a datagram");
+    assert_eq!(&bytes[..length], b"plain");
+    net.network.tear_down().await.expect("tear down");
+}
+
 #[tokio::test]
 async fn fifty_pods_at_once_get_fifty_addresses() {
     let _neighbour = host();
