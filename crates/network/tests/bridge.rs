@@ -292,6 +292,36 @@ async fn fifty_pods_at_once_get_fifty_addresses() {
     assert_eq!(picture(), before);
 }
 
+/// The ports of the host that lead to a pod, as the kernel has them.
+fn open_ports() -> BTreeSet<u16> {
+    let text = run("nft list map ip sampan tcp_any");
+    let elements = text.split_once("elements = {").map_or("", |(_, rest)| rest);
+    elements.split(',').filter_map(|element| element.split(':').next()?.trim().parse().ok()).collect()
+}
+
+#[tokio::test]
+async fn host_ports_that_come_and_go_at_once_are_in_the_end_those_of_the_pods_that_stay() {
+    const EACH: u16 = 8;
+    let _neighbour = host();
+    let net = network().await;
+    let pods: Vec<Pod> = (0..2 * EACH).map(|_| Pod::new()).collect();
+    let names: Vec<String> = (0..2 * EACH).map(|number| format!("pod{number}")).collect();
+    let attach = async |number: u16| {
+        let at = usize::from(number);
+        net.attach(&names[at], &pods[at], &[port(8000 + number, 80, None)]).await;
+    };
+    for round in 0..4 {
+        let (come, go) = if round % 2 == 0 { (0..EACH, EACH..2 * EACH) } else { (EACH..2 * EACH, 0..EACH) };
+        let expected: BTreeSet<u16> = come.clone().map(|number| 8000 + number).collect();
+        let coming = futures_util::future::join_all(come.map(&attach));
+        let going = futures_util::future::join_all(go.map(|number| net.network.detach(&names[usize::from(number)])));
+        let (_, gone) = tokio::join!(coming, going);
+        gone.into_iter().for_each(|gone| gone.expect("detach"));
+        assert_eq!(open_ports(), expected, "round {round}");
+    }
+    net.network.tear_down().await.expect("tear down");
+}
+
 #[tokio::test]
 async fn attaching_twice_mends_and_keeps_the_address() {
     let _neighbour = host();
