@@ -72,7 +72,15 @@ fn host() -> Pod {
     run("ip link set up0 up");
     run(&format!("nsenter --net=/proc/{pid}/ns/net sh -c 'ip addr add 192.0.2.2/24 dev n0; ip link set n0 up'"));
     run("ip route add default via 192.0.2.2");
-    neighbour
+    // The link comes up by itself, a moment after both ends have; before that its flags and routes are others.
+    let is_up = || run("ip -o link show up0").contains("LOWER_UP") && !run("ip route").contains("linkdown");
+    for _ in 0..6000 {
+        if is_up() {
+            return neighbour;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the uplink does not come up: {} {}", run("ip -o link show up0"), run("ip route"));
 }
 
 fn run(line: &str) -> String {
@@ -83,9 +91,9 @@ fn run(line: &str) -> String {
 
 /// What must be the same before and after.
 fn picture() -> String {
-    // Without counters and link-local addresses, which come and go by themselves.
+    // Without states and link-local addresses, which come and go by themselves.
     run(
-        "ip -o link | sed 's/ state [A-Z]* / /'; ip -4 -o addr; ip route; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward",
+        "ip -o link | sed 's/ state [A-Z]* / /; s/<[^>]*>//'; ip -4 -o addr; ip route; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward",
     )
 }
 
