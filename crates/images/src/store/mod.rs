@@ -165,22 +165,31 @@ impl Store {
         let target = self.layer_directory(&record.diff_id);
         let record = LayerRecord { boot: self.boot.clone(), ..record };
         std::fs::write(layer.path().join("layer.json"), serde_json::to_vec(&record)?)?;
-        if target.exists() {
-            // Left behind by a removal that was interrupted; the list of layers does not know it.
-            self.discard(&target)?;
-        }
+        // The list of layers and their directories change together, so that no removal takes this one for its own.
+        let mut state = self.state();
+        let left = if target.exists() {
+            if state.layers.contains_key(&record.diff_id) {
+                // Another one was as quick, and may be mounted already.
+                return Ok(());
+            }
+            // Left behind by a removal that was interrupted.
+            Some(self.bury(&target)?)
+        } else {
+            None
+        };
         std::fs::rename(layer.path(), &target)?;
         layer.directory = None;
-        self.state().layers.insert(record.diff_id.clone(), record);
-        Ok(())
+        state.layers.insert(record.diff_id.clone(), record);
+        drop(state);
+        left.map_or(Ok(()), std::fs::remove_dir_all)
     }
 
-    /// Takes a layer's directory out of sight in one step, then removes it.
-    fn discard(&self, directory: &Path) -> io::Result<()> {
+    /// Takes a layer's directory out of sight in one step; returns where it waits for its removal.
+    fn bury(&self, directory: &Path) -> io::Result<PathBuf> {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let grave = self.root.join("layers").join(format!("tmp-gone-{number}"));
         std::fs::rename(directory, &grave)?;
-        std::fs::remove_dir_all(&grave)
+        Ok(grave)
     }
 
     /// Keeps a manifest or config.
@@ -271,15 +280,16 @@ impl Store {
     /// Removes those of the given layers that nothing needs.
     pub(crate) fn collect(&self, layers: &[Digest]) -> io::Result<()> {
         for diff_id in layers {
-            {
+            let grave = {
                 let mut state = self.state();
                 let used = state.images.values().any(|image| image.layers.contains(diff_id));
                 if used || state.pins.contains_key(diff_id) || state.layers.remove(diff_id).is_none() {
                     continue;
                 }
-            }
-            // Out of the list first: a pull that comes now fetches it anew.
-            self.discard(&self.layer_directory(diff_id))?;
+                // Out of the list and out of sight in one step: a pull that comes now fetches it anew, to its place.
+                self.bury(&self.layer_directory(diff_id))?
+            };
+            std::fs::remove_dir_all(grave)?;
         }
         Ok(())
     }
@@ -364,5 +374,43 @@ impl Drop for NewLayer {
             // If it cannot be removed now, the next opening sweeps it.
             let _ = std::fs::remove_dir_all(directory);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::digest_of;
+    use reference::Algorithm;
+
+    fn store(directory: &Path) -> Store {
+        Store::open(directory).expect("open")
+    }
+
+    fn add_layer(store: &Store, diff_id: &Digest) {
+        let fresh = store.begin_layer().expect("begin");
+        std::fs::write(fresh.files().join("file"), diff_id.as_str()).expect("write");
+        let record = LayerRecord { diff_id: diff_id.clone(), bytes: 1, inodes: 1, boot: String::new(), durable: false };
+        store.commit_layer(fresh, record).expect("commit");
+    }
+
+    #[test]
+    fn a_layer_that_comes_while_it_goes_is_on_the_list_exactly_if_it_is_there() {
+        let directory = tempfile::tempdir().expect("directory");
+        let store = store(directory.path());
+        let diff_id = digest_of(Algorithm::Sha256, b"layer");
+        for round in 0..500 {
+            add_layer(&store, &diff_id);
+            std::thread::scope(|scope| {
+                let goes = scope.spawn(|| store.collect(std::slice::from_ref(&diff_id)));
+                add_layer(&store, &diff_id);
+                goes.join().expect("thread").expect("collect");
+            });
+            let is_there = store.layer_files(&diff_id).join("file").exists();
+            assert_eq!(store.has_layer(&diff_id), is_there, "round {round}");
+            store.collect(std::slice::from_ref(&diff_id)).expect("collect");
+            assert!(!store.layer_files(&diff_id).exists() && !store.has_layer(&diff_id));
+        }
+        assert_eq!(std::fs::read_dir(directory.path().join("layers")).expect("layers").count(), 0);
     }
 }
