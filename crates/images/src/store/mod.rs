@@ -192,8 +192,8 @@ impl Store {
         Ok(grave)
     }
 
-    /// Keeps a manifest or config.
-    pub(crate) fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+    /// Keeps a manifest or config. Under the writer's lock, or a removal could take it away before an image names it.
+    fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
         let path = self.blob(digest);
         if path.exists() {
             return Ok(());
@@ -210,8 +210,13 @@ impl Store {
         std::fs::read(self.blob(digest))
     }
 
-    /// Makes an image visible, or adds names to one; a tag that moves leaves the image it stood for (IMG-112).
-    pub(crate) fn commit_image(&self, new: &NewImage) -> Result<Arc<Image>, PullError> {
+    /// Keeps the documents of an image and makes it visible, or adds names to one; a tag that moves leaves the image it
+    /// stood for (IMG-112).
+    pub(crate) fn commit_image(
+        &self,
+        new: &NewImage,
+        documents: &[(Digest, Vec<u8>)],
+    ) -> Result<Arc<Image>, PullError> {
         let writing = |error: io::Error| PullError::storage("recording an image", &error);
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut images, missing, bytes) = {
@@ -222,6 +227,10 @@ impl Store {
         };
         if let Some(diff_id) = missing {
             return Err(writing(io::Error::other(format!("layer {diff_id} has vanished"))));
+        }
+        for (digest, bytes) in documents {
+            let keeping = |error| PullError::storage(format!("keeping {digest}"), &error);
+            self.write_blob(digest, bytes).map_err(keeping)?;
         }
         for image in images.values_mut() {
             if new.tag.as_ref().is_some_and(|tag| image.tags.contains(tag)) && image.id != new.id.as_str() {
@@ -271,9 +280,9 @@ impl Store {
             self.state().images.insert(image.id.clone(), image);
             return Err(error);
         }
+        self.collect_blobs(&image);
         drop(writer);
         self.collect(&image.layers)?;
-        self.collect_blobs(&image);
         Ok(Some(image))
     }
 
@@ -294,6 +303,7 @@ impl Store {
         Ok(())
     }
 
+    /// Removes the documents of an image that no other one names. Under the writer's lock, like all that writes them.
     fn collect_blobs(&self, image: &Image) {
         let used = |blob: &Digest| self.state().images.values().any(|other| other.blobs.contains(blob));
         for blob in image.blobs.iter().filter(|blob| !used(blob)) {
@@ -392,6 +402,39 @@ mod tests {
         std::fs::write(fresh.files().join("file"), diff_id.as_str()).expect("write");
         let record = LayerRecord { diff_id: diff_id.clone(), bytes: 1, inodes: 1, boot: String::new(), durable: false };
         store.commit_layer(fresh, record).expect("commit");
+    }
+
+    fn image(config: &[u8]) -> (NewImage, Vec<(Digest, Vec<u8>)>) {
+        let id = digest_of(Algorithm::Sha256, config);
+        let new = NewImage {
+            id: id.clone(),
+            config: config.to_vec(),
+            tag: Some("registry.test/app:v1".into()),
+            digest: None,
+            layers: Vec::new(),
+            blobs: vec![id.clone()],
+            pulled_at: crate::machine::now(),
+            pinned: false,
+        };
+        (new, vec![(id, config.to_vec())])
+    }
+
+    #[test]
+    fn an_image_that_comes_while_it_goes_has_its_documents_exactly_if_it_is_there() {
+        let directory = tempfile::tempdir().expect("directory");
+        let store = store(directory.path());
+        let (new, documents) = image(br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#);
+        for round in 0..200 {
+            store.commit_image(&new, &documents).expect("commit");
+            std::thread::scope(|scope| {
+                let goes = scope.spawn(|| store.remove(new.id.as_str()));
+                store.commit_image(&new, &documents).expect("commit");
+                goes.join().expect("thread").expect("remove");
+            });
+            if store.resolve(new.id.as_str()).is_some() {
+                assert_eq!(store.read_blob(&new.id).expect("config"), new.config, "round {round}");
+            }
+        }
     }
 
     #[test]
