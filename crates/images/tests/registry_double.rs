@@ -236,6 +236,30 @@ async fn a_redirect_elsewhere_sees_no_credential_even_if_it_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_with_blanks_that_a_server_echoes_is_shown_in_no_spelling() {
+    let bench = bench().await;
+    let echo = async |credential: Credential, told: &str| {
+        let body = json!({ "errors": [{ "code": "DENIED", "message": told }] }).to_string();
+        bench.double.next("HEAD /v2/app/manifests/v1", Turn::Status(403, Vec::new(), String::new()));
+        bench.double.next("/v2/app/manifests/v1", Turn::Status(403, Vec::new(), body));
+        let error = bench.pull_as("app:v1", Some(credential)).await.unwrap_err();
+        assert!(matches!(error, PullError::AccessDenied { .. }), "{error:?}");
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("[redacted] is wrong"), "the server's other words stay: {text}");
+        for word in ["correct", "horse", "staple", "bold"] {
+            assert!(!text.contains(word), "{word}: {text}");
+        }
+    };
+    let secret = "correct horse staple";
+    echo(password("u", secret).unwrap(), &format!("{secret} is wrong")).await;
+    echo(password("u", secret).unwrap(), "correct%20horse%20staple is wrong").await;
+    echo(password("u", "correct horse x").unwrap(), "correct horse x is wrong").await;
+    let identity = Credential { identity_token: "bold+horse/staple=".into(), ..Credential::default() };
+    echo(identity.clone(), "bold%2Bhorse/staple%3D is wrong").await;
+    echo(identity, "bold+horse/staple= is wrong").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_limited_rate_is_waited_out() {
     let bench = bench().await;
     bench.double.serve("app", "v1", &small());
