@@ -132,7 +132,7 @@ async fn transfer(
     if let Some(lease) = Lease::of_root(core, &resolved.digest) {
         let id = Digest::parse(&lease.image.id).expect("the store loads images with digests as ids only");
         let known = NewImage { layers: lease.image.layers.clone(), ..names(&id) };
-        return blocking(core, "recording an image", move |core| core.store.commit_image(&known)).await;
+        return blocking(core, "recording an image", move |core| core.store.commit_image(&known, &[])).await;
     }
     let body = match resolved.body {
         Some(body) => (resolved.media_type, body),
@@ -146,11 +146,7 @@ async fn transfer(
     let new = NewImage { config: plan.config_bytes, layers, blobs, ..names(&plan.config_digest) };
     let (documents, partials) = (plan.documents, plan.layers);
     let image = blocking(core, "recording an image", move |core| {
-        for (digest, bytes) in &documents {
-            let writing = |error| PullError::storage(format!("keeping {digest}"), &error);
-            core.store.write_blob(digest, bytes).map_err(writing)?;
-        }
-        let image = core.store.commit_image(&new)?;
+        let image = core.store.commit_image(&new, &documents)?;
         partials.iter().for_each(|layer| core.store.drop_partial(&layer.descriptor.digest));
         Ok(image)
     })

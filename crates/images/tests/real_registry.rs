@@ -32,6 +32,18 @@ fn command(program: &str) -> Command {
 
 async fn registry() -> Registry {
     assert!(rustix::process::geteuid().is_root(), "these tests unpack layers and need root");
+    for _ in 0..5 {
+        match try_registry().await {
+            Ok(registry) => return registry,
+            // Somebody else may have taken the port meanwhile.
+            Err(said) => eprintln!("docker-registry does not listen: {said}"),
+        }
+    }
+    panic!("docker-registry does not listen");
+}
+
+/// A registry on a port that was free a moment ago; or what it says if it does not come to listen there.
+async fn try_registry() -> Result<Registry, String> {
     let directory = tempfile::tempdir().unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap().to_string();
@@ -54,17 +66,32 @@ async fn registry() -> Registry {
         .spawn()
         .expect("docker-registry is installed");
     let log = at("log");
-    let registry = Registry { process, address, directory };
-    for _ in 0..300 {
-        if tokio::net::TcpStream::connect(&registry.address).await.is_ok() {
-            return registry;
+    let mut registry = Registry { process, address, directory };
+    for _ in 0..1200 {
+        if registry.process.try_wait().unwrap().is_some() {
+            break;
+        }
+        if registry.is_listening() {
+            return Ok(registry);
         }
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    panic!("docker-registry does not listen: {}", std::fs::read_to_string(log).unwrap());
+    Err(std::fs::read_to_string(log).unwrap())
 }
 
 impl Registry {
+    /// Whether it is this process that listens at the address, and not whoever was quicker.
+    fn is_listening(&self) -> bool {
+        let port: u16 = self.address.rsplit(':').next().unwrap().parse().unwrap();
+        let listens = format!(":{port:04X} 00000000:0000 0A ");
+        let sockets = std::fs::read_to_string("/proc/net/tcp").unwrap();
+        let inodes = sockets.lines().filter(|line| line.contains(&listens)).filter_map(|l| l.split_whitespace().nth(9));
+        let links: Vec<String> = inodes.map(|inode| format!("socket:[{inode}]")).collect();
+        let open = std::fs::read_dir(format!("/proc/{}/fd", self.process.id())).into_iter().flatten().flatten();
+        let mut targets = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
+        targets.any(|target| links.iter().any(|link| target.as_os_str() == link.as_str()))
+    }
+
     fn push(&self, name: &str, image: &Made) {
         let layout = self.directory.path().join("layout");
         write_layout(&layout, image);

@@ -236,6 +236,30 @@ async fn a_redirect_elsewhere_sees_no_credential_even_if_it_asks() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_secret_with_blanks_that_a_server_echoes_is_shown_in_no_spelling() {
+    let bench = bench().await;
+    let echo = async |credential: Credential, told: &str| {
+        let body = json!({ "errors": [{ "code": "DENIED", "message": told }] }).to_string();
+        bench.double.next("HEAD /v2/app/manifests/v1", Turn::Status(403, Vec::new(), String::new()));
+        bench.double.next("/v2/app/manifests/v1", Turn::Status(403, Vec::new(), body));
+        let error = bench.pull_as("app:v1", Some(credential)).await.unwrap_err();
+        assert!(matches!(error, PullError::AccessDenied { .. }), "{error:?}");
+        let text = format!("{error} {error:?}");
+        assert!(text.contains("[redacted] is wrong"), "the server's other words stay: {text}");
+        for word in ["correct", "horse", "staple", "bold"] {
+            assert!(!text.contains(word), "{word}: {text}");
+        }
+    };
+    let secret = "correct horse staple";
+    echo(password("u", secret).unwrap(), &format!("{secret} is wrong")).await;
+    echo(password("u", secret).unwrap(), "correct%20horse%20staple is wrong").await;
+    echo(password("u", "correct horse x").unwrap(), "correct horse x is wrong").await;
+    let identity = Credential { identity_token: "bold+horse/staple=".into(), ..Credential::default() };
+    echo(identity.clone(), "bold%2Bhorse/staple%3D is wrong").await;
+    echo(identity, "bold+horse/staple= is wrong").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_limited_rate_is_waited_out() {
     let bench = bench().await;
     bench.double.serve("app", "v1", &small());
@@ -577,7 +601,7 @@ async fn a_token_that_never_serves_ends_after_two_tries_in_the_servers_words() {
 async fn a_silent_registry_is_given_up_within_the_no_progress_time() {
     let directory = tempfile::tempdir().unwrap();
     let mut options = Options::new(directory.path().join("images"));
-    options.no_progress = Duration::from_millis(700);
+    options.no_progress = Duration::from_secs(3);
     let images = Images::open(options).await.unwrap();
     let double = Double::start().await;
     let image = big(25);
@@ -587,9 +611,9 @@ async fn a_silent_registry_is_given_up_within_the_no_progress_time() {
     let request = PullRequest { image: double.name("app:v1"), ..PullRequest::default() };
     let started = tokio::time::Instant::now();
     let pull = images.pull(request.clone(), ProgressSink::none(), CancellationToken::new());
-    let error = tokio::time::timeout(Duration::from_secs(10), pull).await.unwrap().unwrap_err();
+    let error = tokio::time::timeout(Duration::from_secs(60), pull).await.unwrap().unwrap_err();
     assert!(matches!(error, PullError::TimedOut { .. }) && error.class() == "timeout", "{error:?}");
-    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
     assert_eq!(error.host(), Some(format!("http://{}", double.address).as_str()));
     // A pause that is shorter does no harm.
     let double = Double::start().await;
@@ -603,11 +627,13 @@ async fn a_silent_registry_is_given_up_within_the_no_progress_time() {
 async fn at_most_three_layers_of_a_pull_come_at_once() {
     let bench = bench().await;
     let layers = (30..38).map(|seed| Layer::gzip(&tar_of(&[("f", &noise(400_000, seed))])));
-    bench.double.serve("app", "v1", &Made::new(layers.collect()));
+    let image = Made::new(layers.collect());
+    bench.double.serve("app", "v1", &image);
     bench.double.cut_always(Some(150_000));
+    // However slow the machine is: the first ones wait for the third.
+    bench.double.gather(3, &image);
     bench.pull("app:v1").await.unwrap();
-    let most = bench.double.most_under_way();
-    assert!((2..=3).contains(&most), "{most}");
+    assert_eq!(bench.double.most_under_way(), 3);
 }
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";

@@ -131,6 +131,8 @@ pub struct Network {
     links: Links,
     records: Mutex<Records>,
     lanes: [tokio::sync::Mutex<()>; LANES],
+    /// Held while the rules change, so that they say in the end what the records do.
+    rules: tokio::sync::Mutex<()>,
 }
 
 impl Network {
@@ -145,11 +147,20 @@ impl Network {
         let links = Links::open()?;
         let mtu = links.outward_mtu().await;
         links.ensure_bridge(&options.bridge, gateway, options.pod_cidr.prefix_len(), mtu).await?;
-        // Packets to 127.0.0.1 that a host port leads to a pod would be dropped as martians otherwise.
-        sysctl::set(&format!("net/ipv4/conf/{}/route_localnet", options.bridge), "1")?;
+        // Packets to 127.0.0.1 that a host port leads to a pod would be dropped as martians otherwise. With it pods
+        // could reach what listens on the host's loopback alone, so the rules refuse that first.
         nft::run(&rules::table(&options.table, &options.bridge, options.pod_cidr, records.all())).await?;
+        sysctl::set(&format!("net/ipv4/conf/{}/route_localnet", options.bridge), "1")?;
         let lanes = std::array::from_fn(|_| tokio::sync::Mutex::new(()));
-        Ok(Network { options, gateway, mtu, links, records: Mutex::new(records), lanes })
+        Ok(Network {
+            options,
+            gateway,
+            mtu,
+            links,
+            records: Mutex::new(records),
+            lanes,
+            rules: tokio::sync::Mutex::new(()),
+        })
     }
 
     /// Gives the network namespace at `netns` an interface `eth0` with an address, and the host the given ports.
@@ -181,10 +192,9 @@ impl Network {
         };
         self.links.connect(&pod, netns).await?;
         // Pods without host ports, nearly all, need no change of the rules.
-        match rules::add_ports(&self.options.table, record) {
-            Some(text) => nft::run(&text).await,
-            None => Ok(()),
-        }
+        let Some(text) = rules::add_ports(&self.options.table, record) else { return Ok(()) };
+        let _rules = self.rules.lock().await;
+        nft::run(&text).await
     }
 
     /// Takes the sandbox out of the network and frees its address. Idempotent; its network namespace may be gone.
@@ -200,11 +210,15 @@ impl Network {
         let record = self.records().find(sandbox).cloned();
         self.links.remove(&self.link_name(sandbox)).await?;
         let Some(record) = record else { return Ok(()) };
-        if !record.ports.is_empty() {
-            let all = self.records().without(sandbox);
-            let Options { table, bridge, pod_cidr, .. } = &self.options;
-            nft::run(&rules::table(table, bridge, *pod_cidr, all.iter())).await?;
+        if record.ports.is_empty() {
+            return self.records().free(sandbox);
         }
+        // The table is written anew from the records. Whoever came after they were read adds its ports afterwards; whoever
+        // goes finds this one's record gone.
+        let _rules = self.rules.lock().await;
+        let all = self.records().without(sandbox);
+        let Options { table, bridge, pod_cidr, .. } = &self.options;
+        nft::run(&rules::table(table, bridge, *pod_cidr, all.iter())).await?;
         self.records().free(sandbox)
     }
 

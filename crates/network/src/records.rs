@@ -83,9 +83,10 @@ impl Records {
         // The network's own address, the gateway and the broadcast address are no pod's.
         let first = u32::from(self.pods.network()) + 2;
         let count = u32::from(self.pods.broadcast()) - first;
-        let start = u32::from(self.last).wrapping_sub(first).wrapping_add(1);
+        // Where none was given yet, the last one is the network's own.
+        let start = u32::from(self.last).checked_sub(first).map_or(0, |offset| (offset % count + 1) % count);
         (0..count)
-            .map(|step| Ipv4Addr::from(first + (start.wrapping_add(step)) % count))
+            .map(|step| Ipv4Addr::from(first + (start + step) % count))
             .find(|address| !self.taken.contains_key(address))
     }
 
@@ -190,6 +191,17 @@ mod tests {
         it.free("s3").expect("free");
         it.free("s3").expect("again");
         assert_eq!(it.allocate("new", &[]).expect("free").address.to_string(), "10.9.0.5");
+    }
+
+    #[test]
+    fn a_fresh_network_begins_at_its_beginning() {
+        let directory = tempfile::tempdir().expect("tempdir");
+        for (pods, first) in
+            [("10.9.0.0/24", "10.9.0.2"), ("10.0.0.0/8", "10.0.0.2"), ("255.255.255.0/24", "255.255.255.2")]
+        {
+            let mut it = Records::load(&directory.path().join(first), pods.parse().expect("CIDR")).expect("load");
+            assert_eq!(it.allocate("a", &[]).expect("free").address.to_string(), first, "{pods}");
+        }
     }
 
     #[test]

@@ -34,6 +34,11 @@ pub fn table<'a>(name: &str, bridge: &str, pods: Ipv4Net, records: impl Iterator
     type nat hook output priority -100; policy accept;
     fib daddr type local jump ports
   }}
+  chain loopback {{
+    type filter hook prerouting priority raw; policy accept;
+    iifname "{bridge}" ip daddr 127.0.0.0/8 drop
+    iifname "{bridge}" ip saddr 127.0.0.0/8 drop
+  }}
   chain postrouting {{
     type nat hook postrouting priority srcnat; policy accept;
     ip saddr {pods} ip daddr != {pods} ip daddr != 224.0.0.0/4 oifname != "{bridge}" masquerade

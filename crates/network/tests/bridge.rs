@@ -72,7 +72,15 @@ fn host() -> Pod {
     run("ip link set up0 up");
     run(&format!("nsenter --net=/proc/{pid}/ns/net sh -c 'ip addr add 192.0.2.2/24 dev n0; ip link set n0 up'"));
     run("ip route add default via 192.0.2.2");
-    neighbour
+    // The link comes up by itself, a moment after both ends have; before that its flags and routes are others.
+    let is_up = || run("ip -o link show up0").contains("LOWER_UP") && !run("ip route").contains("linkdown");
+    for _ in 0..6000 {
+        if is_up() {
+            return neighbour;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    panic!("the uplink does not come up: {} {}", run("ip -o link show up0"), run("ip route"));
 }
 
 fn run(line: &str) -> String {
@@ -83,9 +91,9 @@ fn run(line: &str) -> String {
 
 /// What must be the same before and after.
 fn picture() -> String {
-    // Without counters and link-local addresses, which come and go by themselves.
+    // Without states and link-local addresses, which come and go by themselves.
     run(
-        "ip -o link | sed 's/ state [A-Z]* / /'; ip -4 -o addr; ip route; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward",
+        "ip -o link | sed 's/ state [A-Z]* / /; s/<[^>]*>//'; ip -4 -o addr; ip route; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward",
     )
 }
 
@@ -200,6 +208,73 @@ async fn host_ports_lead_to_the_pod_from_everywhere() {
     net.network.tear_down().await.expect("tear down");
 }
 
+/// Gives the pod a way to the host's 127.0.0.1, as one with NET_ADMIN can.
+fn escape(pod: &Pod) {
+    pod.inside(|| run("ip addr flush dev lo && ip route add 127.0.0.0/8 via 10.90.0.1"));
+}
+
+#[tokio::test]
+async fn what_listens_on_the_hosts_loopback_alone_is_no_pods_business() {
+    let _neighbour = host();
+    let net = network().await;
+    let (a, b) = (Pod::new(), Pod::new());
+    net.attach("a", &a, &[port(8080, 80, None)]).await;
+    net.attach("b", &b, &[]).await;
+    escape(&b);
+    serve(&a, 80);
+    let service = UdpSocket::bind("0.0.0.0:7001").expect("bind");
+    service.set_read_timeout(Some(Duration::from_secs(60))).expect("time-out");
+    let heard = || {
+        let mut bytes = [0; 64];
+        let length = service.recv(&mut bytes).expect("a datagram");
+        String::from_utf8_lossy(&bytes[..length]).into_owned()
+    };
+    // One way after the other, so what comes first tells which of them are open.
+    let knock = || {
+        b.inside(|| {
+            let socket = UdpSocket::bind("0.0.0.0:0").expect("bind");
+            socket.send_to(b"by the back door", "127.0.0.1:7001").expect("send");
+            socket.send_to(b"by the front door", "10.90.0.1:7001").expect("send");
+        });
+    };
+    knock();
+    assert_eq!(heard(), "by the front door");
+    assert!(ask(([127, 0, 0, 1], 8080)).is_some(), "the host's own loopback leads to the pod");
+    // A restart of the network, as after an upgrade from a version without the rule, puts it there.
+    run("nft flush chain ip sampan loopback");
+    knock();
+    assert_eq!([heard(), heard()], ["by the back door", "by the front door"], "nothing else keeps them out");
+    let again = Network::start(net.options.clone()).await.expect("start");
+    knock();
+    assert_eq!(heard(), "by the front door");
+    assert!(ask(([127, 0, 0, 1], 8080)).is_some());
+    again.tear_down().await.expect("tear down");
+}
+
+#[tokio::test]
+async fn a_pod_cannot_pass_for_the_hosts_loopback() {
+    let _neighbour = host();
+    let net = network().await;
+    let b = Pod::new();
+    net.attach("b", &b, &[]).await;
+    // The kernel lets a sender do that by its own setting, and refuses here no more than 127.0.0.1 itself.
+    b.inside(|| {
+        run("echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet; echo 1 > /proc/sys/net/ipv4/conf/all/route_localnet")
+    });
+    let service = UdpSocket::bind("10.90.0.1:7001").expect("bind");
+    service.set_read_timeout(Some(Duration::from_secs(60))).expect("time-out");
+    b.inside(|| {
+        let masked = UdpSocket::bind("127.0.0.2:0").expect("bind");
+        masked.send_to(b"masked", "10.90.0.1:7001").expect("send");
+        let plain = UdpSocket::bind("0.0.0.0:0").expect("bind");
+        plain.send_to(b"plain", "10.90.0.1:7001").expect("send");
+    });
+    let mut bytes = [0; 64];
+    let length = service.recv(&mut bytes).expect("a datagram");
+    assert_eq!(&bytes[..length], b"plain");
+    net.network.tear_down().await.expect("tear down");
+}
+
 #[tokio::test]
 async fn fifty_pods_at_once_get_fifty_addresses() {
     let _neighbour = host();
@@ -223,6 +298,36 @@ async fn fifty_pods_at_once_get_fifty_addresses() {
     assert!(net.network.attachment("pod10").await.is_none());
     net.network.tear_down().await.expect("tear down");
     assert_eq!(picture(), before);
+}
+
+/// The ports of the host that lead to a pod, as the kernel has them.
+fn open_ports() -> BTreeSet<u16> {
+    let text = run("nft list map ip sampan tcp_any");
+    let elements = text.split_once("elements = {").map_or("", |(_, rest)| rest);
+    elements.split(',').filter_map(|element| element.split(':').next()?.trim().parse().ok()).collect()
+}
+
+#[tokio::test]
+async fn host_ports_that_come_and_go_at_once_are_in_the_end_those_of_the_pods_that_stay() {
+    const EACH: u16 = 8;
+    let _neighbour = host();
+    let net = network().await;
+    let pods: Vec<Pod> = (0..2 * EACH).map(|_| Pod::new()).collect();
+    let names: Vec<String> = (0..2 * EACH).map(|number| format!("pod{number}")).collect();
+    let attach = async |number: u16| {
+        let at = usize::from(number);
+        net.attach(&names[at], &pods[at], &[port(8000 + number, 80, None)]).await;
+    };
+    for round in 0..4 {
+        let (come, go) = if round % 2 == 0 { (0..EACH, EACH..2 * EACH) } else { (EACH..2 * EACH, 0..EACH) };
+        let expected: BTreeSet<u16> = come.clone().map(|number| 8000 + number).collect();
+        let coming = futures_util::future::join_all(come.map(&attach));
+        let going = futures_util::future::join_all(go.map(|number| net.network.detach(&names[usize::from(number)])));
+        let (_, gone) = tokio::join!(coming, going);
+        gone.into_iter().for_each(|gone| gone.expect("detach"));
+        assert_eq!(open_ports(), expected, "round {round}");
+    }
+    net.network.tear_down().await.expect("tear down");
 }
 
 #[tokio::test]

@@ -98,20 +98,12 @@ impl Hierarchies {
             // Version 2 kills a whole tree at once, forks included.
             let _ = fs::write(directory.join("cgroup.kill"), "1");
         }
-        for round in 0..KILL_ROUNDS {
-            let mut alive = 0;
-            for directory in &directories {
-                alive += signal_tree(directory)?;
-            }
-            if alive == 0 {
-                return Ok(());
-            }
-            if round > 0 {
-                // Dying takes a moment, and cgroups of version 1 tell nobody when it is over.
-                pause();
-            }
-        }
-        Err(io::Error::other(format!("processes of cgroup {path} do not die")))
+        signal_until_none(path, &directories, signal_tree)
+    }
+
+    /// Kills every process right in a cgroup, and none of those below it. Nothing there is fine.
+    pub(crate) fn kill_alone(&self, path: &str) -> io::Result<()> {
+        signal_until_none(path, &self.directories(path), signal)
     }
 
     /// Removes a cgroup and those below it. Processes in it must be dead.
@@ -157,12 +149,40 @@ fn subdirectories(directory: &Path) -> Vec<PathBuf> {
     entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()).collect()
 }
 
+/// Repeats a signal until there is nobody to get it.
+fn signal_until_none(
+    path: &str,
+    directories: &[PathBuf],
+    signal: impl Fn(&Path) -> io::Result<usize>,
+) -> io::Result<()> {
+    for round in 0..KILL_ROUNDS {
+        let mut alive = 0;
+        for directory in directories {
+            alive += signal(directory)?;
+        }
+        if alive == 0 {
+            return Ok(());
+        }
+        if round > 0 {
+            // Dying takes a moment, and cgroups of version 1 tell nobody when it is over.
+            pause();
+        }
+    }
+    Err(io::Error::other(format!("processes of cgroup {path} do not die")))
+}
+
 /// Sends SIGKILL to all processes of a tree; returns how many there were.
 fn signal_tree(directory: &Path) -> io::Result<usize> {
     let mut count = 0;
     for child in subdirectories(directory) {
         count += signal_tree(&child)?;
     }
+    Ok(count + signal(directory)?)
+}
+
+/// Sends SIGKILL to the processes of one directory; returns how many there were.
+fn signal(directory: &Path) -> io::Result<usize> {
+    let mut count = 0;
     let procs = match fs::read_to_string(directory.join("cgroup.procs")) {
         Ok(procs) => procs,
         Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENODEV | libc::EOPNOTSUPP)) => {

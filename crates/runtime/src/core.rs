@@ -144,10 +144,8 @@ impl Core {
             return;
         }
         tracing::warn!(sandbox = sandbox.id(), "the monitor died");
-        let (core, cgroup) = (self.clone(), sandbox.record.cgroup.clone());
-        let killed = tokio::task::spawn_blocking(move || core.hierarchies.kill(&cgroup)).await;
-        if !matches!(killed, Ok(Ok(()))) {
-            tracing::warn!(sandbox = sandbox.id(), ?killed, "kill what the monitor left");
+        if let Err(error) = crate::sandbox::stop::kill_remains(&self, &sandbox).await {
+            tracing::warn!(sandbox = sandbox.id(), %error, "kill what the monitor left");
         }
         for container in self.state.containers_in(sandbox.id()) {
             self.end_unwatched(&container);

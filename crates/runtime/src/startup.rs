@@ -17,7 +17,7 @@ use crate::record::{self, ContainerRecord, EXIT, FAILURE, IDENTITY, SIGNALLED, S
 use crate::rootfs;
 use crate::state::{Container, Phase, Sandbox, Stage};
 
-/// Takes over. Sandboxes first, because containers belong to them.
+/// Takes over. Sandboxes first, because containers belong to them. The word of a monitor that answers counts.
 pub(crate) async fn take_over(core: &Arc<Core>) -> Result<(), Error> {
     for id in names(&core.layout.sandbox_data("")) {
         match record::load::<SandboxRecord>(&core.layout.sandbox_data(&id)) {
@@ -25,8 +25,21 @@ pub(crate) async fn take_over(core: &Arc<Core>) -> Result<(), Error> {
             None => tracing::info!(sandbox = %id, "a sandbox was half made"),
         }
     }
+    let mut dead = Vec::new();
     for sandbox in core.state.sandboxes_all() {
-        connect(core, &sandbox).await?;
+        if let Err(error) = core.listen(&sandbox).await {
+            tracing::info!(sandbox = sandbox.id(), %error, "the monitor is gone");
+            sandbox.change(|live| live.phase = Phase::NotReady);
+            dead.push(sandbox);
+            continue;
+        }
+        let ips = core.network.attachment(sandbox.id()).await.map(|attachment| attachment.ips);
+        sandbox.change(|live| live.ips = ips.unwrap_or_default());
+        core.declare_ready(&sandbox).await;
+    }
+    // Once it is known who lives: the attempts of a pod share a cgroup.
+    for sandbox in dead {
+        settle(core, &sandbox).await?;
     }
     sweep(core).await
 }
@@ -70,30 +83,15 @@ fn recall(container: &Container, data: &Path) {
     container.end(exit.exit_code, nanoseconds(exit.finished_at), reason, &failure.unwrap_or_default());
 }
 
-/// Connects to the monitor, whose word on its containers then counts; or settles what it left.
-async fn connect(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
-    match core.listen(sandbox).await {
-        Ok(_) => {
-            let ips = core.network.attachment(sandbox.id()).await.map(|attachment| attachment.ips);
-            sandbox.change(|live| live.ips = ips.unwrap_or_default());
-            core.declare_ready(sandbox).await;
+/// Ends what a dead monitor has left.
+async fn settle(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    crate::sandbox::stop::kill_remains(core, sandbox).await?;
+    for container in core.state.containers_in(sandbox.id()) {
+        // Whether it was started, nobody can tell but the OCI runtime's own record.
+        if container.stage() == Stage::Created && sandbox.record.root.join(container.id()).exists() {
+            container.change(|live| live.stage = Stage::Running);
         }
-        Err(error) => {
-            tracing::info!(sandbox = sandbox.id(), %error, "the monitor is gone");
-            sandbox.change(|live| live.phase = Phase::NotReady);
-            let (inner, cgroup) = (core.clone(), sandbox.record.cgroup.clone());
-            let killed = tokio::task::spawn_blocking(move || inner.hierarchies.kill(&cgroup)).await;
-            killed
-                .map_err(|e| Error::step("kill what a dead monitor left", e))?
-                .map_err(Error::file("kill cgroup", &sandbox.record.cgroup))?;
-            for container in core.state.containers_in(sandbox.id()) {
-                // Whether it was started, nobody can tell but the OCI runtime's own record.
-                if container.stage() == Stage::Created && sandbox.record.root.join(container.id()).exists() {
-                    container.change(|live| live.stage = Stage::Running);
-                }
-                core.end_unwatched(&container);
-            }
-        }
+        core.end_unwatched(&container);
     }
     Ok(())
 }
@@ -146,6 +144,7 @@ fn sweep_files(core: &Core) -> Result<(), Error> {
             let torn = fs::read(layout.sandbox_data(id).join(record::RECORD)).ok();
             if let Some(record) = torn.and_then(|bytes| serde_json::from_slice::<SandboxRecord>(&bytes).ok())
                 && record.own_cgroup
+                && !core.state.has_cgroup(&record.cgroup)
             {
                 erase_cgroup(core, &record.cgroup)?;
             }

@@ -76,6 +76,11 @@ impl Sandbox {
         change(&mut lock(&self.live))
     }
 
+    /// Whether this is its cgroup.
+    fn is_in(&self, cgroup: &str) -> bool {
+        self.record.cgroup.trim_matches('/') == cgroup.trim_matches('/')
+    }
+
     /// The monitor, or why there is none.
     pub(crate) fn link(&self) -> Result<Arc<Link>, Error> {
         let live = lock(&self.live);
@@ -272,6 +277,17 @@ impl State {
         }
         all.insert(sandbox.record.id.clone(), sandbox.clone());
         Ok(())
+    }
+
+    /// Whether another sandbox that is not dead has the same cgroup: the attempts of a pod share the node's.
+    pub(crate) fn shares_cgroup(&self, sandbox: &Sandbox) -> bool {
+        let others = self.sandboxes_all().into_iter().filter(|other| other.id() != sandbox.id());
+        others.filter(|other| other.live().phase != Phase::NotReady).any(|other| other.is_in(&sandbox.record.cgroup))
+    }
+
+    /// Whether any sandbox has this cgroup.
+    pub(crate) fn has_cgroup(&self, path: &str) -> bool {
+        self.sandboxes_all().iter().any(|sandbox| sandbox.is_in(path))
     }
 
     /// Takes a container in. The name and attempt must be free within its sandbox.

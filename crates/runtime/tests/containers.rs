@@ -186,3 +186,44 @@ async fn what_cannot_be_is_refused_with_its_reason() {
     assert!(error.message().starts_with("RegistryUnavailable: "), "{error}");
     runtime.tear_down().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn containers_that_are_made_while_their_sandbox_goes_leave_nothing() {
+    let world = World::new();
+    let runtime = world.runtime().await;
+    let client = runtime.client();
+    let image = pull(&client, &world.image()).await;
+    let mut pod = sandbox_config(&world, "brief");
+    for round in 0..6 {
+        pod.metadata.as_mut().unwrap().attempt = round;
+        let sandbox = sandbox(&client, &pod).await;
+        let creations = (0..8).map(|number| {
+            let config = container_config(&image, &format!("c{number}"), &["sleep", "1000"]);
+            let request = CreateContainerRequest {
+                pod_sandbox_id: sandbox.clone(),
+                config: Some(config),
+                sandbox_config: Some(pod.clone()),
+            };
+            let mut runtime = client.runtime.clone();
+            async move { runtime.create_container(request).await.map(|answer| answer.into_inner().container_id) }
+        });
+        let mut runtime = client.runtime.clone();
+        let request = RemovePodSandboxRequest { pod_sandbox_id: sandbox.clone() };
+        let (created, removed) =
+            tokio::join!(futures_util::future::join_all(creations), runtime.remove_pod_sandbox(request));
+        removed.expect("removed");
+        for refused in created.into_iter().filter_map(Result::err) {
+            let code = refused.code();
+            assert!(matches!(code, tonic::Code::FailedPrecondition | tonic::Code::NotFound), "{refused}");
+        }
+        let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+        let run = world.run().join("containers");
+        let left: Vec<&str> = mounts.lines().filter(|line| line.contains(run.to_str().unwrap())).collect();
+        assert_eq!(left, [""; 0], "round {round}");
+        assert_eq!(std::fs::read_dir(run).map_or(0, Iterator::count), 0, "round {round}");
+    }
+    let request = ListContainersRequest::default();
+    assert_eq!(client.runtime.clone().list_containers(request).await.unwrap().into_inner().containers, []);
+    runtime.tear_down().await.unwrap();
+    assert_eq!(world.traces(), [""; 0]);
+}

@@ -58,7 +58,12 @@ async fn a_client_runs_commands_and_attaches() {
     let end: serde_json::Value = serde_json::from_slice(&end).unwrap();
     assert_eq!(end["details"]["causes"][0]["message"], "9");
 
-    let url = exec(&["sh", "-c", "test -t 0 && sleep 0.2 && stty size"], true, true).await;
+    let url = exec(
+        &["sh", "-c", "test -t 0 && until stty size | grep -q '27 91'; do sleep 0.1; done; stty size"],
+        true,
+        true,
+    )
+    .await;
     let mut socket = open(&url, "v4.channel.k8s.io").await;
     socket.send(Message::Binary(b"\x04{\"Width\":91,\"Height\":27}".as_slice().into())).await.unwrap();
     let [_, stdout, _, end] = gather(socket).await;
@@ -104,9 +109,10 @@ async fn ports_of_a_sandbox_are_reached_by_channels() {
     let script = "echo hello > index.html; busybox httpd -p 127.0.0.1:8080; busybox httpd -f -p '[::1]:8081'";
     let id = create(&client, &sandbox, &pod, container_config(&image, "main", &["sh", "-c", script])).await;
     start(&client, &id).await;
-    let listening = "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do \
-                     grep -q :1F90 /proc/net/tcp && grep -q :1F91 /proc/net/tcp6 && exit 0; sleep 0.2; done; exit 1";
-    assert_eq!(exec(&client, &id, &["sh", "-c", listening]).await.exit_code, 0, "the servers listen");
+    let listening = "until grep -q :1F90 /proc/net/tcp && grep -q :1F91 /proc/net/tcp6; do sleep 0.1; done";
+    let cmd = ["sh", "-c", listening].map(str::to_owned).into();
+    let request = ExecSyncRequest { container_id: id.clone(), cmd, timeout: 60 };
+    client.runtime.clone().exec_sync(request).await.expect("the servers listen");
     let ask = async |port: &[i32]| {
         let request = PortForwardRequest { pod_sandbox_id: sandbox.clone(), port: port.to_vec() };
         client.runtime.clone().port_forward(request).await

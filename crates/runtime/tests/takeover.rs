@@ -135,6 +135,88 @@ async fn a_dead_monitor_ends_its_sandbox_and_its_containers() {
     assert_eq!(world.down(), [""; 0]);
 }
 
+/// What a verbose status of a sandbox or a container tells beside the status.
+fn told(info: &std::collections::BTreeMap<String, String>) -> i32 {
+    let info: serde_json::Value = serde_json::from_str(&info["info"]).unwrap();
+    i32::try_from(info["pid"].as_i64().unwrap()).unwrap()
+}
+
+async fn monitor(client: &cri::Client, sandbox: &str) -> i32 {
+    let request = PodSandboxStatusRequest { pod_sandbox_id: sandbox.into(), verbose: true };
+    told(&client.runtime.clone().pod_sandbox_status(request).await.unwrap().into_inner().info)
+}
+
+async fn process(client: &cri::Client, container: &str) -> i32 {
+    let request = ContainerStatusRequest { container_id: container.into(), verbose: true };
+    let shown = client.runtime.clone().container_status(request).await.unwrap().into_inner();
+    assert_eq!(shown.status.unwrap().state, ContainerState::ContainerRunning as i32);
+    told(&shown.info)
+}
+
+fn is_alive(pid: i32) -> bool {
+    // A zombie has no command line any more.
+    fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|line| !line.is_empty())
+}
+
+/// As the node makes a pod's cgroup: in every hierarchy, before any sandbox.
+fn make_cgroup(path: &str) -> Vec<std::path::PathBuf> {
+    let hierarchies = fs::read_dir("/sys/fs/cgroup").unwrap().flatten().map(|entry| entry.path());
+    let v1 = hierarchies.filter(|path| path.is_dir() && path.join("cgroup.procs").exists());
+    let mut made: Vec<_> = v1.map(|root| root.join(path.trim_start_matches('/'))).collect();
+    made.retain(|directory| fs::create_dir_all(directory).is_ok());
+    made
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_living_attempt_of_a_pod_outlives_the_end_of_the_dead_one() {
+    let mut world = World::new();
+    let client = world.serve().await;
+    let image = pull(&client, &world.image()).await;
+    let parent = format!("{}/pod", world.cgroup());
+    let directories = make_cgroup(&parent);
+    let mut pod = sandbox_config(&world, "twice");
+    pod.linux.as_mut().unwrap().cgroup_parent = parent;
+    let dead = sandbox(&client, &pod).await;
+    let sleeps = ["sleep", "1000"];
+    let old = create(&client, &dead, &pod, container_config(&image, "main", &sleeps)).await;
+    start(&client, &old).await;
+    let old_pid = process(&client, &old).await;
+    pod.metadata.as_mut().unwrap().attempt = 1;
+    let living = sandbox(&client, &pod).await;
+    let new = create(&client, &living, &pod, container_config(&image, "main", &sleeps)).await;
+    start(&client, &new).await;
+    let pid = process(&client, &new).await;
+
+    let monitor = rustix::process::Pid::from_raw(monitor(&client, &dead).await).unwrap();
+    rustix::process::kill_process(monitor, rustix::process::Signal::KILL).unwrap();
+    assert_eq!(ended(&client, &old).await.exit_code, 255);
+    within("the end of the dead sandbox's container", || !is_alive(old_pid)).await;
+    assert_eq!(process(&client, &new).await, pid);
+    assert!(is_alive(pid), "the dead monitor's end is not the other's");
+
+    world.kill_server();
+    let client = world.serve().await;
+    assert_eq!(process(&client, &new).await, pid);
+    assert!(is_alive(pid), "taking over");
+    assert_eq!(exec(&client, &new, &["echo", "here"]).await.stdout, b"here\n");
+
+    let request = StopPodSandboxRequest { pod_sandbox_id: dead.clone() };
+    client.runtime.clone().stop_pod_sandbox(request).await.unwrap();
+    assert!(is_alive(pid), "stopping the dead one");
+    let request = RemovePodSandboxRequest { pod_sandbox_id: dead };
+    client.runtime.clone().remove_pod_sandbox(request).await.unwrap();
+    assert_eq!(process(&client, &new).await, pid);
+    assert!(is_alive(pid), "removing the dead one");
+
+    let request = RemovePodSandboxRequest { pod_sandbox_id: living };
+    client.runtime.clone().remove_pod_sandbox(request).await.unwrap();
+    assert!(!is_alive(pid), "its own end");
+    assert_eq!(world.down(), [""; 0]);
+    for directory in directories {
+        fs::remove_dir(&directory).unwrap_or_else(|error| panic!("{}: {error}", directory.display()));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_half_made_is_swept() {
     let mut world = World::new();

@@ -246,16 +246,12 @@ impl Importer<'_> {
         for (layer, diff_id) in found.layers.iter().zip(&config.diff_ids) {
             self.unpack(layer, diff_id)?;
         }
-        for (digest, bytes) in &found.documents {
-            let written = self.core.store.write_blob(digest, bytes);
-            written.map_err(ArchiveError::io(format!("keeping {digest}")))?;
-        }
         let names = if found.names.is_empty() { vec![None] } else { found.names.into_iter().map(Some).collect() };
         let mut image = None;
         for name in names {
             let tag = name.as_ref().filter(|name| name.digest().is_none()).map(Reference::canonical);
             let digest = name.zip(found.root.clone()).map(|(name, root)| name.with_digest(root).canonical());
-            image = Some(self.core.store.commit_image(&NewImage {
+            let new = NewImage {
                 id: found.config_digest.clone(),
                 config: found.config.clone(),
                 tag,
@@ -264,7 +260,8 @@ impl Importer<'_> {
                 blobs: found.documents.iter().map(|(digest, _)| digest.clone()).collect(),
                 pulled_at: machine::now(),
                 pinned: self.options.pinned,
-            })?);
+            };
+            image = Some(self.core.store.commit_image(&new, &found.documents)?);
         }
         Ok(image.expect("there is at least one round"))
     }

@@ -203,7 +203,8 @@ fn encode_pairs(pairs: &[(&str, String)]) -> String {
     encoded.join("&")
 }
 
-fn encode(value: &str) -> String {
+/// A value as a form or a query spells it.
+pub(super) fn encode(value: &str) -> String {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'/');
     value.bytes().map(|byte| if plain(byte) { (byte as char).to_string() } else { format!("%{byte:02X}") }).collect()
 }

@@ -7,6 +7,8 @@ const PAUSE_SHORT: Duration = Duration::from_millis(50);
 const PAUSE_SERVER: Duration = Duration::from_millis(250);
 const BACKOFF_FIRST: Duration = Duration::from_millis(500);
 const BACKOFF_MAX: Duration = Duration::from_secs(20);
+/// No budget is as long: what is beyond is as good as for ever, and can be reckoned with.
+const RETRY_AFTER_MAX: Duration = Duration::from_secs(7 * 24 * 60 * 60);
 const WAIT_BEFORE_OTHERS_MAX: Duration = Duration::from_secs(10);
 
 /// What came of an attempt.
@@ -58,7 +60,7 @@ impl Retry {
             Outcome::ServerError => PAUSE_SERVER,
             Outcome::TimedOut => PAUSE_SHORT,
         };
-        self.waited += wait;
+        self.waited = self.waited.saturating_add(wait);
         (self.attempts < ATTEMPTS_MAX && self.waited <= self.budget).then_some(wait)
     }
 }
@@ -66,10 +68,11 @@ impl Retry {
 /// Reads `Retry-After`: seconds or an HTTP date.
 pub(crate) fn retry_after(value: &str, now: jiff::Timestamp) -> Option<Duration> {
     if let Ok(seconds) = value.trim().parse::<u64>() {
-        return Some(Duration::from_secs(seconds));
+        return Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX));
     }
     let date = jiff::fmt::rfc2822::parse(value.trim()).ok()?.timestamp();
-    Some(Duration::from_secs(u64::try_from(date.as_second() - now.as_second()).unwrap_or(0)))
+    let seconds = u64::try_from(date.as_second() - now.as_second()).unwrap_or(0);
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
 #[cfg(test)]
@@ -88,6 +91,19 @@ mod tests {
         assert_eq!(retry.next(limited, 0.5), None, "five attempts are enough");
         let endless = Outcome::RateLimited { retry_after: Some(Duration::from_secs(3600)) };
         assert_eq!(Retry::new(MINUTES, true).next(endless, 0.5), None, "an hour is beyond the budget");
+    }
+
+    #[test]
+    fn a_registry_that_asks_for_eternity_is_given_up() {
+        let now: jiff::Timestamp = "1994-11-06T08:49:30Z".parse().unwrap();
+        for value in ["18446744073709551615", "Fri, 01 Jan 9999 00:00:00 GMT"] {
+            let asked = retry_after(value, now).unwrap();
+            assert!(asked > MINUTES, "{value}");
+            let mut retry = Retry::new(MINUTES, true);
+            for wait in [asked, Duration::MAX, asked] {
+                assert_eq!(retry.next(Outcome::RateLimited { retry_after: Some(wait) }, 0.5), None, "{value}");
+            }
+        }
     }
 
     #[test]

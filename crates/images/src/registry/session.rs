@@ -7,6 +7,7 @@ use super::body::{Body, coding, read_document};
 use super::endpoint::Endpoint;
 use super::fault::{Fault, RequestError};
 use super::hosts::HostsError;
+use super::login::encode;
 use super::pulse::Pulse;
 use super::transport::{Ask, Reply, Transport, range_from};
 use super::trust::Trust;
@@ -109,23 +110,27 @@ impl Session {
         self.options.stall
     }
 
-    /// Remembers what no message may show: a secret, or the header that holds it.
+    /// Remembers what no message may show: a secret, or the header that holds it after a blank; also as a form spells it.
     pub(super) fn hide(&self, text: &str) {
-        let secret = text.rsplit(' ').next().unwrap_or_default();
-        if secret.len() >= REDACTED_BYTES_MIN {
-            self.secrets.lock().unwrap_or_else(PoisonError::into_inner).insert(secret.to_owned());
-        }
+        let bare = text.rsplit(' ').next().unwrap_or_default();
+        let spellings = [text, bare].into_iter().flat_map(|secret| [secret.to_owned(), encode(secret)]);
+        let mut secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        secrets.extend(spellings.filter(|secret| secret.len() >= REDACTED_BYTES_MIN));
+    }
+
+    fn redacted(&self, text: &str) -> String {
+        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
+        // The longest first: what is part of another secret must not leave the rest of it.
+        let mut secrets: Vec<&String> = secrets.iter().collect();
+        secrets.sort_by_key(|secret| std::cmp::Reverse(secret.len()));
+        secrets.into_iter().fold(text.to_owned(), |text, secret| text.replace(secret, "[redacted]"))
     }
 
     /// Makes a request's error the pull's, without anything secret that a server may have echoed.
     pub(crate) fn fail(&self, mut error: RequestError) -> PullError {
-        let secrets = self.secrets.lock().unwrap_or_else(PoisonError::into_inner);
         for attempt in &mut error.tried {
-            for secret in secrets.iter() {
-                attempt.failure = attempt.failure.replace(secret, "[redacted]");
-            }
+            attempt.failure = self.redacted(&attempt.failure);
         }
-        drop(secrets);
         error.into_pull(&self.name)
     }
 

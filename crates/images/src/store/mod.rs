@@ -165,26 +165,35 @@ impl Store {
         let target = self.layer_directory(&record.diff_id);
         let record = LayerRecord { boot: self.boot.clone(), ..record };
         std::fs::write(layer.path().join("layer.json"), serde_json::to_vec(&record)?)?;
-        if target.exists() {
-            // Left behind by a removal that was interrupted; the list of layers does not know it.
-            self.discard(&target)?;
-        }
+        // The list of layers and their directories change together, so that no removal takes this one for its own.
+        let mut state = self.state();
+        let left = if target.exists() {
+            if state.layers.contains_key(&record.diff_id) {
+                // Another one was as quick, and may be mounted already.
+                return Ok(());
+            }
+            // Left behind by a removal that was interrupted.
+            Some(self.bury(&target)?)
+        } else {
+            None
+        };
         std::fs::rename(layer.path(), &target)?;
         layer.directory = None;
-        self.state().layers.insert(record.diff_id.clone(), record);
-        Ok(())
+        state.layers.insert(record.diff_id.clone(), record);
+        drop(state);
+        left.map_or(Ok(()), std::fs::remove_dir_all)
     }
 
-    /// Takes a layer's directory out of sight in one step, then removes it.
-    fn discard(&self, directory: &Path) -> io::Result<()> {
+    /// Takes a layer's directory out of sight in one step; returns where it waits for its removal.
+    fn bury(&self, directory: &Path) -> io::Result<PathBuf> {
         let number = self.counter.fetch_add(1, Ordering::Relaxed);
         let grave = self.root.join("layers").join(format!("tmp-gone-{number}"));
         std::fs::rename(directory, &grave)?;
-        std::fs::remove_dir_all(&grave)
+        Ok(grave)
     }
 
-    /// Keeps a manifest or config.
-    pub(crate) fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
+    /// Keeps a manifest or config. Under the writer's lock, or a removal could take it away before an image names it.
+    fn write_blob(&self, digest: &Digest, bytes: &[u8]) -> io::Result<()> {
         let path = self.blob(digest);
         if path.exists() {
             return Ok(());
@@ -201,8 +210,13 @@ impl Store {
         std::fs::read(self.blob(digest))
     }
 
-    /// Makes an image visible, or adds names to one; a tag that moves leaves the image it stood for (IMG-112).
-    pub(crate) fn commit_image(&self, new: &NewImage) -> Result<Arc<Image>, PullError> {
+    /// Keeps the documents of an image and makes it visible, or adds names to one; a tag that moves leaves the image it
+    /// stood for (IMG-112).
+    pub(crate) fn commit_image(
+        &self,
+        new: &NewImage,
+        documents: &[(Digest, Vec<u8>)],
+    ) -> Result<Arc<Image>, PullError> {
         let writing = |error: io::Error| PullError::storage("recording an image", &error);
         let _writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
         let (mut images, missing, bytes) = {
@@ -213,6 +227,10 @@ impl Store {
         };
         if let Some(diff_id) = missing {
             return Err(writing(io::Error::other(format!("layer {diff_id} has vanished"))));
+        }
+        for (digest, bytes) in documents {
+            let keeping = |error| PullError::storage(format!("keeping {digest}"), &error);
+            self.write_blob(digest, bytes).map_err(keeping)?;
         }
         for image in images.values_mut() {
             if new.tag.as_ref().is_some_and(|tag| image.tags.contains(tag)) && image.id != new.id.as_str() {
@@ -262,28 +280,30 @@ impl Store {
             self.state().images.insert(image.id.clone(), image);
             return Err(error);
         }
+        self.collect_blobs(&image);
         drop(writer);
         self.collect(&image.layers)?;
-        self.collect_blobs(&image);
         Ok(Some(image))
     }
 
     /// Removes those of the given layers that nothing needs.
     pub(crate) fn collect(&self, layers: &[Digest]) -> io::Result<()> {
         for diff_id in layers {
-            {
+            let grave = {
                 let mut state = self.state();
                 let used = state.images.values().any(|image| image.layers.contains(diff_id));
                 if used || state.pins.contains_key(diff_id) || state.layers.remove(diff_id).is_none() {
                     continue;
                 }
-            }
-            // Out of the list first: a pull that comes now fetches it anew.
-            self.discard(&self.layer_directory(diff_id))?;
+                // Out of the list and out of sight in one step: a pull that comes now fetches it anew, to its place.
+                self.bury(&self.layer_directory(diff_id))?
+            };
+            std::fs::remove_dir_all(grave)?;
         }
         Ok(())
     }
 
+    /// Removes the documents of an image that no other one names. Under the writer's lock, like all that writes them.
     fn collect_blobs(&self, image: &Image) {
         let used = |blob: &Digest| self.state().images.values().any(|other| other.blobs.contains(blob));
         for blob in image.blobs.iter().filter(|blob| !used(blob)) {
@@ -364,5 +384,76 @@ impl Drop for NewLayer {
             // If it cannot be removed now, the next opening sweeps it.
             let _ = std::fs::remove_dir_all(directory);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hash::digest_of;
+    use reference::Algorithm;
+
+    fn store(directory: &Path) -> Store {
+        Store::open(directory).expect("open")
+    }
+
+    fn add_layer(store: &Store, diff_id: &Digest) {
+        let fresh = store.begin_layer().expect("begin");
+        std::fs::write(fresh.files().join("file"), diff_id.as_str()).expect("write");
+        let record = LayerRecord { diff_id: diff_id.clone(), bytes: 1, inodes: 1, boot: String::new(), durable: false };
+        store.commit_layer(fresh, record).expect("commit");
+    }
+
+    fn image(config: &[u8]) -> (NewImage, Vec<(Digest, Vec<u8>)>) {
+        let id = digest_of(Algorithm::Sha256, config);
+        let new = NewImage {
+            id: id.clone(),
+            config: config.to_vec(),
+            tag: Some("registry.test/app:v1".into()),
+            digest: None,
+            layers: Vec::new(),
+            blobs: vec![id.clone()],
+            pulled_at: crate::machine::now(),
+            pinned: false,
+        };
+        (new, vec![(id, config.to_vec())])
+    }
+
+    #[test]
+    fn an_image_that_comes_while_it_goes_has_its_documents_exactly_if_it_is_there() {
+        let directory = tempfile::tempdir().expect("directory");
+        let store = store(directory.path());
+        let (new, documents) = image(br#"{"rootfs":{"type":"layers","diff_ids":[]}}"#);
+        for round in 0..200 {
+            store.commit_image(&new, &documents).expect("commit");
+            std::thread::scope(|scope| {
+                let goes = scope.spawn(|| store.remove(new.id.as_str()));
+                store.commit_image(&new, &documents).expect("commit");
+                goes.join().expect("thread").expect("remove");
+            });
+            if store.resolve(new.id.as_str()).is_some() {
+                assert_eq!(store.read_blob(&new.id).expect("config"), new.config, "round {round}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_layer_that_comes_while_it_goes_is_on_the_list_exactly_if_it_is_there() {
+        let directory = tempfile::tempdir().expect("directory");
+        let store = store(directory.path());
+        let diff_id = digest_of(Algorithm::Sha256, b"layer");
+        for round in 0..500 {
+            add_layer(&store, &diff_id);
+            std::thread::scope(|scope| {
+                let goes = scope.spawn(|| store.collect(std::slice::from_ref(&diff_id)));
+                add_layer(&store, &diff_id);
+                goes.join().expect("thread").expect("collect");
+            });
+            let is_there = store.layer_files(&diff_id).join("file").exists();
+            assert_eq!(store.has_layer(&diff_id), is_there, "round {round}");
+            store.collect(std::slice::from_ref(&diff_id)).expect("collect");
+            assert!(!store.layer_files(&diff_id).exists() && !store.has_layer(&diff_id));
+        }
+        assert_eq!(std::fs::read_dir(directory.path().join("layers")).expect("layers").count(), 0);
     }
 }

@@ -8,9 +8,10 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Response, StatusCode};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 #[derive(Clone, Debug)]
@@ -72,6 +73,9 @@ struct Inner {
     /// Blob answers under way, and the most there were at once.
     under_way: usize,
     most_under_way: usize,
+    /// Blobs that are answered once so many were asked for at the same time.
+    gathered: Option<(usize, BTreeSet<String>)>,
+    asked: Arc<Notify>,
 }
 
 #[derive(Clone)]
@@ -133,6 +137,12 @@ impl Double {
         self.inner.lock().unwrap().most_under_way
     }
 
+    /// Holds the answers for an image's layers back until `many` blobs have been asked for at the same time.
+    pub fn gather(&self, many: usize, image: &Made) {
+        let layers = image.layers.iter().map(|layer| digest(&layer.blob)).collect();
+        self.inner.lock().unwrap().gathered = Some((many, layers));
+    }
+
     pub fn name(&self, rest: &str) -> String {
         format!("{}/{rest}", self.address)
     }
@@ -190,57 +200,30 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Res
     let certified = request.extensions().get::<Certified>().is_some_and(|certified| certified.0);
     let whole = inner.clone();
     let body = axum::body::to_bytes(request.into_body(), 1 << 20).await.unwrap_or_default();
-    let mut inner = inner.lock().unwrap();
-    let authorization = text(&headers, "authorization");
-    inner.seen.push(Seen {
+    let seen = Seen {
         method: method.clone(),
         path: path.clone(),
         query: if body.is_empty() { query } else { String::from_utf8_lossy(&body).into_owned() },
-        authorization: authorization.clone(),
+        authorization: text(&headers, "authorization"),
         range: text(&headers, "range"),
         custom: text(&headers, "x-custom"),
         authority,
         version,
         proxy_authorization: text(&headers, "proxy-authorization"),
         certified,
-    });
-    let extra = inner.extra.clone();
-    if let Some(refusal) = challenge(&inner.login, &path, &authorization) {
-        return refusal;
-    }
-    let turn = inner
-        .turns
-        .iter()
-        .position(|(part, _)| path.contains(part.as_str()) && method == "GET" || part == &format!("{method} {path}"));
-    let turn = turn.and_then(|index| inner.turns.remove(index)).map(|(_, turn)| turn);
-    if let Some(Turn::Hang) = turn {
-        return Response::new(Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>()));
-    }
-    if let Some(Turn::Status(status, headers, body)) = turn {
-        let mut response = Response::builder().status(status);
-        for (name, value) in headers {
-            response = response.header(name, value);
-        }
-        return response.body(Body::from(body)).unwrap();
-    }
-    let Some((media_type, bytes)) = inner.content.get(&path).cloned() else {
-        let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
-        return Response::builder().status(404).body(Body::from(body)).unwrap();
     };
-    let cut_always = inner.cut_always.filter(|_| path.contains("/blobs/"));
-    let is_blob = method == "GET" && path.contains("/blobs/");
-    if is_blob {
-        inner.under_way += 1;
-        inner.most_under_way = inner.most_under_way.max(inner.under_way);
-    }
-    drop(inner);
-    let mut response = content(&method, &headers, (media_type, bytes), (turn, cut_always));
-    for (name, value) in extra {
+    let begun = match begin(&mut inner.lock().unwrap(), seen) {
+        Ok(begun) => begun,
+        Err(refusal) => return *refusal,
+    };
+    let ended = (method == "GET" && path.contains("/blobs/")).then(|| Ended(whole.clone()));
+    gather(&whole, &path).await;
+    let mut response = content(&method, &headers, begun.content, (begun.turn, begun.cut_always));
+    for (name, value) in begun.extra {
         response.headers_mut().append(name, value.parse().unwrap());
     }
-    if is_blob {
+    if let Some(ended) = ended {
         let (parts, body) = response.into_parts();
-        let ended = Ended(whole);
         let body = Body::from_stream(body.into_data_stream().map(move |frame| {
             let _ended = &ended;
             frame
@@ -248,6 +231,70 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, request: Request) -> Res
         return Response::from_parts(parts, body);
     }
     response
+}
+
+/// What a request is to be answered with.
+struct Begun {
+    content: (String, Bytes),
+    turn: Option<Turn>,
+    cut_always: Option<usize>,
+    extra: Vec<(&'static str, String)>,
+}
+
+/// Writes a request down and looks up what it gets; the answer itself if that is no content.
+fn begin(inner: &mut Inner, seen: Seen) -> Result<Begun, Box<Response<Body>>> {
+    let Seen { method, path, authorization, .. } = seen.clone();
+    inner.seen.push(seen);
+    let extra = inner.extra.clone();
+    if let Some(refusal) = challenge(&inner.login, &path, &authorization) {
+        return Err(refusal.into());
+    }
+    let turn = inner
+        .turns
+        .iter()
+        .position(|(part, _)| path.contains(part.as_str()) && method == "GET" || part == &format!("{method} {path}"));
+    let turn = turn.and_then(|index| inner.turns.remove(index)).map(|(_, turn)| turn);
+    if let Some(Turn::Hang) = turn {
+        let nothing = futures_util::stream::pending::<Result<Bytes, std::io::Error>>();
+        return Err(Response::new(Body::from_stream(nothing)).into());
+    }
+    if let Some(Turn::Status(status, headers, body)) = turn {
+        let mut response = Response::builder().status(status);
+        for (name, value) in headers {
+            response = response.header(name, value);
+        }
+        return Err(response.body(Body::from(body)).unwrap().into());
+    }
+    let Some(content) = inner.content.get(&path).cloned() else {
+        let body = r#"{"errors":[{"code":"MANIFEST_UNKNOWN","message":"manifest unknown"}]}"#;
+        return Err(Response::builder().status(404).body(Body::from(body)).unwrap().into());
+    };
+    let cut_always = inner.cut_always.filter(|_| path.contains("/blobs/"));
+    if method == "GET" && path.contains("/blobs/") {
+        inner.under_way += 1;
+        inner.most_under_way = inner.most_under_way.max(inner.under_way);
+        inner.asked.notify_waiters();
+    }
+    Ok(Begun { content, turn, cut_always, extra })
+}
+
+/// Waits until enough blobs were asked for, if this is one that waits.
+async fn gather(inner: &Mutex<Inner>, path: &str) {
+    let asked = inner.lock().unwrap().asked.clone();
+    loop {
+        let more = asked.notified();
+        let waits = {
+            let inner = inner.lock().unwrap();
+            let waits = |(many, blobs): &(usize, BTreeSet<String>)| {
+                inner.most_under_way < *many && blobs.iter().any(|blob| path.ends_with(blob))
+            };
+            inner.gathered.as_ref().is_some_and(waits)
+        };
+        if !waits {
+            return;
+        }
+        more.await;
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -26,7 +26,7 @@ use crate::state::{Container, Phase, Sandbox, Stage, fresh_id};
 pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> Result<String, Error> {
     let sandbox = core.state.sandbox(&request.pod_sandbox_id)?;
     if sandbox.live().phase != Phase::Ready {
-        return Err(Error::WrongState(format!("sandbox {} is not ready", sandbox.id())));
+        return Err(not_ready(&sandbox));
     }
     let mut config = request.config.ok_or_else(|| Error::Invalid("no container configuration".into()))?;
     let named = config.image.clone().unwrap_or_default();
@@ -38,6 +38,11 @@ pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> 
     let container = Arc::new(Container::new(record, sandbox, Stage::Making, layers));
     let _verb = container.verbs.lock().await;
     core.state.insert_container(&container)?;
+    if container.sandbox.live().phase != Phase::Ready {
+        // Its removal may have looked for containers before this one was there.
+        core.state.forget_container(container.id());
+        return Err(not_ready(&container.sandbox));
+    }
     let (inner, own) = (core.clone(), container.clone());
     let made = tokio::task::spawn_blocking(move || make(&inner, &own, &image, &volumes)).await;
     match made.unwrap_or_else(|error| Err(Error::step("create the container", error))) {
@@ -54,6 +59,10 @@ pub(crate) async fn create(core: Arc<Core>, request: CreateContainerRequest) -> 
             Err(error)
         }
     }
+}
+
+fn not_ready(sandbox: &Sandbox) -> Error {
+    Error::WrongState(format!("sandbox {} is not ready", sandbox.id()))
 }
 
 fn plan(sandbox: &Sandbox, config: ContainerConfig, image: &images::Image) -> Result<ContainerRecord, Error> {

@@ -22,6 +22,8 @@ pub(crate) async fn remove(core: Arc<Core>, id: String) -> Result<(), Error> {
 pub(crate) async fn unmake(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
     super::stop::halt(core, sandbox).await?;
     for container in core.state.containers_in(sandbox.id()) {
+        // One that is just being made comes to its end first, so that nothing is mounted behind our back.
+        let _verb = container.verbs.lock().await;
         crate::container::remove::unmake(core, &container).await?;
     }
     let (core, sandbox) = (core.clone(), sandbox.clone());
@@ -30,7 +32,8 @@ pub(crate) async fn unmake(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(
 }
 
 fn erase(core: &Core, sandbox: &Sandbox) -> Result<(), Error> {
-    if sandbox.record.own_cgroup {
+    // The last one of a pod takes it away: another attempt may live there.
+    if sandbox.record.own_cgroup && !core.state.shares_cgroup(sandbox) {
         let cgroup = &sandbox.record.cgroup;
         core.hierarchies.remove(cgroup).map_err(Error::file("remove cgroup", cgroup))?;
     }

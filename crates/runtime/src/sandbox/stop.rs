@@ -1,5 +1,6 @@
 //! StopPodSandbox: what still runs is killed, the monitor ends, the address is free. Idempotent; unknown is fine (POD-73).
 
+use std::io;
 use std::sync::Arc;
 
 use cri::v1::ContainerEventType;
@@ -38,13 +39,29 @@ pub(crate) async fn halt(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(),
             tracing::debug!(sandbox = sandbox.id(), %failure, "end the monitor");
         }
     }
-    let (inner, cgroup) = (core.clone(), sandbox.record.cgroup.clone());
-    let killed = tokio::task::spawn_blocking(move || inner.hierarchies.kill(&cgroup)).await;
-    killed
-        .map_err(|error| Error::step("kill what is left", error))?
-        .map_err(|e| Error::step("kill what is left", e))?;
+    kill_remains(core, sandbox).await?;
     if was_ready {
         core.tell_sandbox(sandbox, ContainerEventType::ContainerStoppedEvent);
     }
     Ok(())
+}
+
+/// Kills what a dead sandbox has left, and nothing of another attempt of its pod: it has the same cgroup.
+pub(crate) async fn kill_remains(core: &Arc<Core>, sandbox: &Arc<Sandbox>) -> Result<(), Error> {
+    let (inner, own) = (core.clone(), sandbox.clone());
+    let killed = tokio::task::spawn_blocking(move || kill(&inner, &own)).await;
+    let killed = killed.map_err(|error| Error::step("kill what is left", error))?;
+    killed.map_err(Error::file("kill cgroup", &sandbox.record.cgroup))
+}
+
+fn kill(core: &Core, sandbox: &Sandbox) -> io::Result<()> {
+    let (hierarchies, cgroup) = (&core.hierarchies, &sandbox.record.cgroup);
+    // Listed before the question: what an attempt that comes now puts here is not on the list.
+    let below = hierarchies.children(cgroup);
+    if core.state.shares_cgroup(sandbox) {
+        let own = core.state.containers_in(sandbox.id());
+        return own.iter().try_for_each(|container| hierarchies.kill(&container.cgroup()));
+    }
+    below.iter().try_for_each(|name| hierarchies.kill(&format!("{cgroup}/{name}")))?;
+    hierarchies.kill_alone(cgroup)
 }

@@ -187,6 +187,14 @@ struct Registry {
 
 impl Registry {
     fn start(root: &Path) -> Registry {
+        // Somebody else may take a port between its choice and its use.
+        let registry = (0..5).find_map(|_| Registry::try_start(root)).expect("docker-registry listens");
+        push(root, registry.port);
+        registry
+    }
+
+    /// A registry on a port that was free a moment ago; none if it does not come to listen there.
+    fn try_start(root: &Path) -> Option<Registry> {
         let free = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
         let port = free.local_addr().expect("address").port();
         drop(free);
@@ -203,9 +211,28 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .expect("docker-registry is needed");
-        let registry = Registry { process, port };
-        push(root, port);
-        registry
+        let mut registry = Registry { process, port };
+        for _ in 0..6000 {
+            if registry.process.try_wait().expect("wait").is_some() {
+                return None;
+            }
+            if registry.is_listening() {
+                return Some(registry);
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        None
+    }
+
+    /// Whether it is this process that listens at the address, and not whoever was quicker.
+    fn is_listening(&self) -> bool {
+        let listens = format!(":{:04X} 00000000:0000 0A ", self.port);
+        let sockets = fs::read_to_string("/proc/net/tcp").expect("read");
+        let inodes = sockets.lines().filter(|line| line.contains(&listens)).filter_map(|l| l.split_whitespace().nth(9));
+        let links: Vec<String> = inodes.map(|inode| format!("socket:[{inode}]")).collect();
+        let open = fs::read_dir(format!("/proc/{}/fd", self.process.id())).into_iter().flatten().flatten();
+        let mut targets = open.filter_map(|entry| fs::read_link(entry.path()).ok());
+        targets.any(|target| links.iter().any(|link| target.as_os_str() == link.as_str()))
     }
 }
 
