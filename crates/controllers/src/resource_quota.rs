@@ -156,7 +156,7 @@ mod tests {
         begins(&mut world, &count);
         // While that count runs another pod comes: it is the same count that is wanted, and one more afterwards.
         world.note_usage("a");
-        assert_eq!(decide(&world, later).0, [count.clone()]);
+        assert_eq!(decide(&world, later).0, std::slice::from_ref(&count));
         counted(&mut world, &count, later);
         assert_eq!(decide(&world, later + REST).0, [count]);
     }
