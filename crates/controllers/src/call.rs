@@ -17,9 +17,6 @@ pub enum Error {
         /// The answer.
         source: Box<kube::Error>,
     },
-    /// The API did not say which kinds it serves.
-    #[error("cannot discover the served kinds")]
-    Discover(#[source] Box<kube::Error>),
     /// The action did not end in time.
     #[error("the action did not end within {0} s")]
     TimedOut(u64),

@@ -8,6 +8,7 @@ use api::pod::toleration::{Taint, Toleration, first_untolerated};
 use api::{Timestamp, look};
 use serde_json::{Value, json};
 
+use crate::view::pod::FAILED_BEFORE;
 use crate::view::{Node, Pod, Served};
 use crate::workload::revision::{self, HASH, Revision};
 use crate::workload::{Controller, Failure, Plan, Pods, Step, View, Words, after_seconds, claim, selector, share};
@@ -29,6 +30,15 @@ pub const DAEMON_SETS: Controller = Controller {
 
 /// How many pods are made by one look.
 const BURST: usize = 250;
+
+/// The pause after which the second pod in a row that fails is replaced; it doubles with each further one.
+const PAUSE_FIRST_SECONDS: i64 = 1;
+/// The longest pause. Who ran for twice as long had not failed in a row.
+const PAUSE_MAX_SECONDS: i64 = 900;
+
+fn pause(failed_before: u32) -> i64 {
+    (PAUSE_FIRST_SECONDS << failed_before.saturating_sub(1).min(10)).min(PAUSE_MAX_SECONDS)
+}
 
 /// The label of pods that counts templates; old clients read it.
 const GENERATION: &str = "pod-template-generation";
@@ -86,6 +96,16 @@ impl Demands {
     }
 }
 
+/// How many nodes may lack a pod, and how many may have two, where so many are to have one.
+fn bounds(view: &View, wanted: usize) -> (usize, usize) {
+    let wanted = i64::try_from(wanted).unwrap_or(0);
+    let of = |field| {
+        let value = look::at(&view.object, &["spec", "updateStrategy", "rollingUpdate", field]);
+        usize::try_from(share(value, wanted, true)).unwrap_or(0)
+    };
+    (of("maxUnavailable"), of("maxSurge"))
+}
+
 /// A DaemonSet in the making.
 struct Daemons<'a> {
     view: &'a View,
@@ -94,8 +114,20 @@ struct Daemons<'a> {
     on: BTreeMap<String, Vec<Arc<Pod>>>,
     /// What each node says.
     nodes: Vec<(Arc<Node>, (bool, bool))>,
+    /// How many nodes may lack a pod, and how many may have two.
+    bounds: (usize, usize),
     min_ready: i64,
     now: i64,
+}
+
+/// What is to be done about the pods of one node.
+#[derive(Default)]
+struct Removal {
+    steps: Vec<Step>,
+    /// Everything there has ended and goes: how many pods have failed in a row.
+    failed: Option<u32>,
+    /// When a pod that failed is to be replaced.
+    rests_until: Option<i64>,
 }
 
 /// What a DaemonSet needs.
@@ -112,12 +144,15 @@ pub fn decide(view: &View, now: Timestamp) -> Plan {
         on.entry(node).or_default().push(pod.clone());
     }
     on.values_mut().for_each(|pods| pods.sort_by_key(|pod| (pod.created, pod.name.clone())));
-    let nodes = view.nodes.iter().map(|node| (node.clone(), demands.judge(node))).collect();
+    let nodes: Vec<_> = view.nodes.iter().map(|node| (node.clone(), demands.judge(node))).collect();
     let min_ready = view.number("minReadySeconds").unwrap_or(0);
-    let daemons = Daemons { view, revision, on, nodes, min_ready, now: now.as_second() };
+    let bounds = bounds(view, nodes.iter().filter(|(_, (runs, _))| *runs).count());
+    let daemons = Daemons { view, revision, on, nodes, bounds, min_ready, now: now.as_second() };
+    let mut rests_until = None;
     if !view.is_deleting() {
         first.extend(daemons.revision.steps.clone());
-        let placed = daemons.place();
+        let (placed, until) = daemons.place();
+        rests_until = until;
         let settled = placed.is_empty();
         first.extend(placed);
         if settled && look::text_at(&view.object, &["spec", "updateStrategy", "type"]) == "RollingUpdate" {
@@ -130,7 +165,8 @@ pub fn decide(view: &View, now: Timestamp) -> Plan {
         first.extend(revision::history(view, &revisions, is_live));
     }
     let proving = own.iter().filter_map(|pod| pod.ready_since).map(|since| since + min_ready);
-    let wake_at = proving.filter(|at| *at > now.as_second()).min().and_then(after_seconds);
+    let wakes = proving.chain(rests_until).filter(|at| *at > now.as_second());
+    let wake_at = wakes.min().and_then(after_seconds);
     Plan { first, status: Some(daemons.status()), wake_at, ..Plan::default() }
 }
 
@@ -147,40 +183,51 @@ impl Daemons<'_> {
         pod.is_active() && pod.is_available(self.min_ready, self.now)
     }
 
-    /// How many nodes may lack a pod, and how many may have two.
-    fn bounds(&self) -> (usize, usize) {
-        let wanted = i64::try_from(self.nodes.iter().filter(|(_, (runs, _))| *runs).count()).unwrap_or(0);
-        let of = |field| {
-            let value = look::at(&self.view.object, &["spec", "updateStrategy", "rollingUpdate", field]);
-            usize::try_from(share(value, wanted, true)).unwrap_or(0)
-        };
-        (of("maxUnavailable"), of("maxSurge"))
+    /// When a pod that failed is to be replaced: at once, but ever later when one after the other of a template fails. Each
+    /// was made when the one before was deleted, so upstream's pause since then is one since its own beginning.
+    fn replaced_at(&self, pod: &Pod) -> i64 {
+        let is_first = pod.failed_before == 0 || pod.has_succeeded() || !self.is_new(pod);
+        if is_first { i64::MIN } else { pod.created + pause(pod.failed_before) }
     }
 
-    /// One pod for each node that wants one, and none where none may be.
-    fn place(&self) -> Vec<Step> {
-        let (mut steps, mut made) = (Vec::new(), Vec::new());
+    /// How many pods have failed in a row, this one included.
+    fn failed_in_a_row(&self, pod: &Pod) -> u32 {
+        match pod.has_succeeded() || !self.is_new(pod) {
+            true => 0,
+            false if self.now - pod.created > 2 * PAUSE_MAX_SECONDS => 1,
+            false => pod.failed_before.saturating_add(1),
+        }
+    }
+
+    /// One pod for each node that wants one, and none where none may be; and when to replace those that rest.
+    fn place(&self) -> (Vec<Step>, Option<i64>) {
+        let (mut steps, mut made, mut rests_until) = (Vec::new(), Vec::new(), None);
         for (node, (runs, stays)) in &self.nodes {
             let pods = self.pods_on(&node.name);
-            if *runs && pods.is_empty() && made.len() < BURST {
-                made.push(self.new_pod(&node.name));
+            let removal = self.remove(node, pods, *stays);
+            let failed = if pods.is_empty() { Some(0) } else { removal.failed };
+            if let Some(failed) = failed.filter(|_| *runs && made.len() < BURST) {
+                made.push(self.new_pod(&node.name, failed));
             }
-            steps.extend(self.remove(node, pods, *stays));
+            steps.extend(removal.steps);
+            rests_until = [rests_until, removal.rests_until].into_iter().flatten().min();
         }
         if !made.is_empty() {
             steps.push(Step::Create { kind: Served::pods(), objects: made, words: Words::of_created_pod() });
         }
-        steps
+        (steps, rests_until)
     }
 
-    fn remove(&self, node: &Node, pods: &[Arc<Pod>], stays: bool) -> Vec<Step> {
+    fn remove(&self, node: &Node, pods: &[Arc<Pod>], stays: bool) -> Removal {
         let alive = pods.iter().filter(|pod| !pod.deleting);
         if !stays {
-            return alive.map(|pod| Step::delete_pod(pod, Words::of_deleted_pod())).collect();
+            let steps = alive.map(|pod| Step::delete_pod(pod, Words::of_deleted_pod())).collect();
+            return Removal { steps, ..Removal::default() };
         }
         let (ended, running): (Vec<_>, Vec<_>) = alive.partition(|pod| pod.finished);
+        let (resting, going): (Vec<_>, Vec<_>) = ended.into_iter().partition(|pod| self.replaced_at(pod) > self.now);
         let mut steps = Vec::new();
-        for pod in ended {
+        for pod in &going {
             let (kind, reason, how) = match pod.has_succeeded() {
                 true => ("Normal", "SucceededDaemonPod", "succeeded"),
                 false => ("Warning", "FailedDaemonPod", "failed"),
@@ -191,19 +238,23 @@ impl Daemons<'_> {
             steps.push(Step::delete_pod(pod, Words::of_deleted_pod()));
         }
         // Of each template one: while one follows another there may be two.
-        let is_surge = self.bounds().1 > 0;
+        let is_surge = self.bounds.1 > 0;
         let (new, old): (Vec<&Arc<Pod>>, Vec<&Arc<Pod>>) = running.into_iter().partition(|pod| self.is_new(pod));
         let doubled: Vec<&Arc<Pod>> = match is_surge {
             true => new.into_iter().skip(1).chain(old.into_iter().skip(1)).collect(),
             false => new.into_iter().chain(old).skip(1).collect(),
         };
         steps.extend(doubled.into_iter().map(|pod| Step::delete_pod(pod, Words::of_deleted_pod())));
-        steps
+        Removal {
+            steps,
+            failed: going.iter().map(|pod| self.failed_in_a_row(pod)).max().filter(|_| going.len() == pods.len()),
+            rests_until: resting.iter().map(|pod| self.replaced_at(pod)).min(),
+        }
     }
 
     /// Replaces pods of old templates, as many at a time as may be.
     fn roll(&self) -> Vec<Step> {
-        let (unavailable_max, surge_max) = self.bounds();
+        let (unavailable_max, surge_max) = self.bounds;
         let wanted = || self.nodes.iter().filter(|(_, (runs, _))| *runs).map(|(node, _)| self.pods_on(&node.name));
         let mut steps = Vec::new();
         let delete = |pod: &Arc<Pod>| Step::delete_pod(pod, Words::of_deleted_pod());
@@ -232,7 +283,7 @@ impl Daemons<'_> {
                 (Some(old), Some(new)) if self.is_available(new) => steps.push(delete(old)),
                 (Some(old), None) if !self.is_available(old) || spare > 0 => {
                     spare = spare.saturating_sub(usize::from(self.is_available(old)));
-                    made.push(self.new_pod(&node.name));
+                    made.push(self.new_pod(&node.name, 0));
                 }
                 _ => {}
             }
@@ -243,13 +294,17 @@ impl Daemons<'_> {
         steps
     }
 
-    fn new_pod(&self, node: &str) -> Value {
+    fn new_pod(&self, node: &str, failed_before: u32) -> Value {
         let mut pod = self.view.new_pod(self.view.template());
         let labels = look::child(look::child(&mut pod, "metadata"), "labels");
         look::set(labels, HASH, self.revision.hash.clone());
         let generation = look::text_at(&self.view.object, &["metadata", "annotations", TEMPLATE_GENERATION]);
         if !generation.is_empty() {
             look::set(labels, GENERATION, generation);
+        }
+        if failed_before > 0 {
+            let annotations = look::child(look::child(&mut pod, "metadata"), "annotations");
+            look::set(annotations, FAILED_BEFORE, failed_before.to_string());
         }
         let spec = look::child(&mut pod, "spec");
         look::set(spec, "tolerations", tolerations(spec));

@@ -49,18 +49,20 @@ pub fn decide(world: &World, uid: &str) -> Option<Deed> {
     if meta.tracked && meta.controller().is_none_or(|owner| world.meta(&owner.uid).is_none()) {
         return deed(What::Untrack);
     }
-    let dependents: Vec<&Meta> = world.dependents(uid).filter_map(|uid| world.meta(uid)).collect();
+    // There may be many, and each of their changes leads here: only who needs them all walks over them all.
+    let mut dependents = world.dependents(uid).filter_map(|uid| world.meta(uid)).peekable();
     if !meta.deleting {
-        let is_well = |owner: &Owner| is_well(world, meta, owner);
-        let waits = |one: &&Meta| one.deleting && one.foreground;
-        let judge = What::Judge { owns: !dependents.is_empty(), is_awaited: dependents.iter().any(waits) };
-        return if meta.owners.iter().all(is_well) { None } else { deed(judge) };
+        if meta.owners.iter().all(|owner| is_well(world, meta, owner)) {
+            return None;
+        }
+        let owns = dependents.peek().is_some();
+        return deed(What::Judge { owns, is_awaited: dependents.any(|one| one.deleting && one.foreground) });
     }
     if meta.orphans {
-        return deed(What::LetGo(dependents.iter().map(|one| one.place.clone()).collect()));
+        return deed(What::LetGo(dependents.map(|one| one.place.clone()).collect()));
     }
-    let blocks = |one: &&Meta| one.owners.iter().any(|owner| owner.uid == uid && owner.blocks);
-    if meta.foreground && !dependents.iter().any(blocks) { deed(What::Unblock) } else { None }
+    let blocks = |one: &Meta| one.owners.iter().any(|owner| owner.uid == uid && owner.blocks);
+    if meta.foreground && !dependents.any(blocks) { deed(What::Unblock) } else { None }
 }
 
 /// Whether an owner is there, as far as is known, and does not wait for what it owns to go.

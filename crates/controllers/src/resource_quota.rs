@@ -1,8 +1,8 @@
 //! The status of a quota says what its namespace really uses.
 //!
 //! The API server charges new objects itself; here what ended is given back, and what was charged but never stored. A
-//! count is due after each thing that may change it. Kinds that nobody here watches are looked for now and then, while
-//! there is a quota that counts them.
+//! count is due after things that may change it, one at a time and with a rest after each, because it reads everything
+//! that is counted. Kinds that nobody here watches are looked for now and then, while there is a quota that counts them.
 
 use std::time::Duration;
 
@@ -20,6 +20,9 @@ use crate::view::World;
 /// How often unwatched kinds are counted.
 const POLL: Duration = Duration::from_secs(10);
 
+/// The pause between two counts.
+const REST: Duration = Duration::from_secs(1);
+
 /// How long an object that was charged may take to be stored.
 const SETTLE: Duration = Duration::from_millis(100);
 
@@ -30,20 +33,21 @@ pub struct Count {
     pub namespace: String,
     /// metadata.name.
     pub name: String,
-    /// How many things had happened when this was decided.
-    pub happened: u64,
 }
 
 /// The quotas to count, and when to look again.
-pub fn decide(world: &World, _now: Instant) -> (Vec<Count>, Option<Instant>) {
-    let due = world.quotas.iter().filter(|(_, quota)| quota.happened > quota.counted);
-    let counts = due.map(|((namespace, name), quota)| Count {
-        namespace: namespace.clone(),
-        name: name.clone(),
-        happened: quota.happened,
-    });
-    let polled = world.quotas.values().filter(|quota| quota.of_others);
-    (counts.collect(), polled.map(|quota| quota.polled_at + POLL).min())
+pub fn decide(world: &World, now: Instant) -> (Vec<Count>, Option<Instant>) {
+    let (mut counts, mut wake_at) = (Vec::new(), None);
+    for ((namespace, name), quota) in &world.quotas {
+        let is_due = quota.happened > quota.counted;
+        let rests_until = quota.rests_until.filter(|until| is_due && *until > now);
+        let polled_at = Some(quota.polled_at + POLL).filter(|_| quota.of_others);
+        wake_at = [wake_at, rests_until, polled_at].into_iter().flatten().min();
+        if is_due && rests_until.is_none() {
+            counts.push(Count { namespace: namespace.clone(), name: name.clone() });
+        }
+    }
+    (counts, wake_at)
 }
 
 /// Lets the time for another look at unwatched kinds come.
@@ -54,10 +58,17 @@ pub fn note_polls(world: &mut World, now: Instant) {
     }
 }
 
-/// Notes that a count was written.
-pub fn counted(world: &mut World, count: &Count) {
+/// A count begins: what happens from now on may escape it.
+pub fn begins(world: &mut World, count: &Count) {
     if let Some(quota) = world.quotas.get_mut(&(count.namespace.clone(), count.name.clone())) {
-        quota.counted = quota.counted.max(count.happened);
+        quota.counting = quota.happened;
+    }
+}
+
+/// The count was written.
+pub fn counted(world: &mut World, count: &Count, now: Instant) {
+    if let Some(quota) = world.quotas.get_mut(&(count.namespace.clone(), count.name.clone())) {
+        (quota.counted, quota.rests_until) = (quota.counting, Some(now + REST));
     }
 }
 
@@ -114,27 +125,40 @@ mod tests {
     use crate::view::Quota;
 
     fn quota(of_others: bool) -> Quota {
-        Quota { uid: "u".into(), happened: 1, counted: 0, of_others, polled_at: Instant::now() }
+        Quota {
+            uid: "u".into(),
+            happened: 1,
+            counting: 0,
+            counted: 0,
+            of_others,
+            polled_at: Instant::now(),
+            rests_until: None,
+        }
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_quota_is_counted_once_for_each_thing_that_happens_in_its_namespace() {
+    async fn a_quota_is_counted_after_what_happens_in_its_namespace_once_and_then_rests() {
         let now = Instant::now();
         let mut world = World::default();
         world.quotas.insert(("a".into(), "q".into()), quota(false));
         world.quotas.insert(("b".into(), "q".into()), quota(false));
         let (counts, wake_at) = decide(&world, now);
         assert_eq!((counts.len(), wake_at), (2, None), "nothing wakes a controller that only pods concern");
-        counts.iter().for_each(|count| counted(&mut world, count));
-        assert_eq!(decide(&world, now).0, []);
-        world.note_usage("a");
+        let count = counts[0].clone();
+        counts.iter().for_each(|count| begins(&mut world, count));
+        counts.iter().for_each(|count| counted(&mut world, count, now));
+        assert_eq!(decide(&world, now), (vec![], None));
+        (0..5).for_each(|_| world.note_usage("a"));
         world.note_usage("elsewhere");
-        let (counts, _) = decide(&world, now);
-        assert_eq!(counts, [Count { namespace: "a".into(), name: "q".into(), happened: 2 }]);
-        // While that count ran another pod came: the count does not reflect it.
+        assert_eq!(decide(&world, now), (vec![], Some(now + REST)), "it rests");
+        let later = now + REST;
+        assert_eq!(decide(&world, later), (vec![count.clone()], None));
+        begins(&mut world, &count);
+        // While that count runs another pod comes: it is the same count that is wanted, and one more afterwards.
         world.note_usage("a");
-        counted(&mut world, &counts[0]);
-        assert_eq!(decide(&world, now).0[0].happened, 3);
+        assert_eq!(decide(&world, later).0, std::slice::from_ref(&count));
+        counted(&mut world, &count, later);
+        assert_eq!(decide(&world, later + REST).0, [count]);
     }
 
     #[tokio::test(start_paused = true)]

@@ -9,12 +9,17 @@ use http::{Method, Request};
 use jiff::Timestamp;
 use kube::Client;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::preempt::{Plan, Victim};
 use crate::view::{Pod, SCHEDULER_NAME};
 
 /// How long one call may take.
 const CALL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long an event stands before its count is raised: a pod that no node will have is tried at each change of a node,
+/// and a write for each try would be more than all the rest.
+const REPEAT_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why an action failed.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +88,19 @@ pub struct Posted {
     name: String,
     message: String,
     count: u64,
+    /// When it was last written.
+    at: Instant,
+    /// How many repetitions it does not count yet.
+    missed: u64,
+}
+
+impl Posted {
+    /// Notes a repetition; says whether it is too early to write it.
+    pub fn is_enough(&mut self, message: &str, now: Instant) -> bool {
+        let is_enough = self.message == message && now < self.at + REPEAT_PAUSE;
+        self.missed += u64::from(is_enough);
+        is_enough
+    }
 }
 
 /// Binds the pod to the node and tells of it.
@@ -103,10 +121,14 @@ pub async fn bind(client: &Client, pod: &Pod, node: &str) -> Result<(), Error> {
     Ok(())
 }
 
+/// Whether the pod's condition says this.
+pub fn is_told(pod: &Pod, message: &str) -> bool {
+    pod.refused.as_ref().is_some_and(|(reason, told)| reason == "Unschedulable" && told == message)
+}
+
 /// Says that no node will have the pod: the event FailedScheduling and the condition PodScheduled=False.
 pub async fn report(client: &Client, pod: &Pod, message: &str, before: Option<Posted>) -> Result<Posted, Error> {
-    let refused = Some(("Unschedulable".to_owned(), message.to_owned()));
-    if pod.refused != refused {
+    if !is_told(pod, message) {
         let condition = json!({
             "type": "PodScheduled",
             "status": "False",
@@ -128,17 +150,17 @@ async fn post(client: &Client, pod: &Pod, message: &str) -> Result<Posted, Error
     let event = event(pod, ["Warning", "FailedScheduling", "Scheduling"], message);
     let name = event["metadata"]["name"].as_str().unwrap_or_default().to_owned();
     call(client, Method::POST, events_path(&pod.namespace), &event).await?;
-    Ok(Posted { name, message: message.to_owned(), count: 1 })
+    Ok(Posted { name, message: message.to_owned(), count: 1, at: Instant::now(), missed: 0 })
 }
 
 async fn repeat(client: &Client, pod: &Pod, posted: Posted) -> Result<Posted, Error> {
-    let count = posted.count + 1;
+    let count = posted.count + posted.missed + 1;
     let patch = json!({"count": count, "lastTimestamp": format!("{:.0}", Timestamp::now())});
     let path = format!("{}/{}", events_path(&pod.namespace), posted.name);
     match call(client, Method::PATCH, path, &patch).await {
         // It has expired meanwhile.
         Err(error) if error.is_not_found() => post(client, pod, &posted.message).await,
-        outcome => outcome.map(|_| Posted { count, ..posted }),
+        outcome => outcome.map(|_| Posted { count, at: Instant::now(), missed: 0, ..posted }),
     }
 }
 

@@ -43,6 +43,8 @@ pub struct Cluster {
     budgets: BTreeMap<(String, String), Budget>,
     /// Pods that wait for others to go from a node, by uid, with the node.
     nominated: BTreeMap<String, (String, Pod)>,
+    /// The uids of those pods, by the node.
+    awaiting: BTreeMap<String, BTreeSet<String>>,
 }
 
 /// What the pods of one node take.
@@ -84,6 +86,13 @@ impl Cluster {
         self.classes.remove(name);
     }
 
+    /// Keeps only these runtime classes; says whether others were there.
+    pub fn retain_classes(&mut self, stays: impl Fn(&str) -> bool) -> bool {
+        let before = self.classes.len();
+        self.classes.retain(|name, _| stays(name));
+        self.classes.len() < before
+    }
+
     /// Sets a disruption budget.
     pub fn apply_budget(&mut self, budget: Budget) {
         self.budgets.insert((budget.namespace.clone(), budget.name.clone()), budget);
@@ -119,9 +128,9 @@ impl Cluster {
         self.placed.insert(pod.uid.clone(), (node.to_owned(), pod.clone()));
     }
 
-    /// Stops counting a pod; says whether it was counted.
-    pub fn release(&mut self, uid: &str) -> bool {
-        let Some((node, pod)) = self.placed.remove(uid) else { return false };
+    /// Stops counting a pod; says on which node it was counted.
+    pub fn release(&mut self, uid: &str) -> Option<String> {
+        let (node, pod) = self.placed.remove(uid)?;
         if let Some(used) = self.used.get_mut(&node) {
             used.requests.subtract(&pod.requests);
             used.scored_cpu -= fit::scored_request(&pod, "cpu");
@@ -131,17 +140,31 @@ impl Cluster {
                 self.used.remove(&node);
             }
         }
-        true
+        Some(node)
     }
 
     /// Keeps room on a node for a pod that waits for others to go from there.
     pub fn nominate(&mut self, pod: &Pod, node: &str) {
+        self.denominate(&pod.uid);
+        self.awaiting.entry(node.to_owned()).or_default().insert(pod.uid.clone());
         self.nominated.insert(pod.uid.clone(), (node.to_owned(), pod.clone()));
     }
 
-    /// Keeps no room for a pod any more.
-    pub fn denominate(&mut self, uid: &str) {
-        self.nominated.remove(uid);
+    /// Keeps no room for a pod any more; says on which node some was kept.
+    pub fn denominate(&mut self, uid: &str) -> Option<String> {
+        let (node, _) = self.nominated.remove(uid)?;
+        if let Some(uids) = self.awaiting.get_mut(&node) {
+            uids.remove(uid);
+            if uids.is_empty() {
+                self.awaiting.remove(&node);
+            }
+        }
+        Some(node)
+    }
+
+    /// The uids of the pods that wait for others to go from a node.
+    pub fn awaiting(&self, node: &str) -> impl Iterator<Item = &String> {
+        self.awaiting.get(node).into_iter().flatten()
     }
 
     /// The node on which room is kept for a pod.
@@ -151,8 +174,13 @@ impl Cluster {
 
     /// The pods for which room is kept on a node, and that `pod` has to leave it to.
     pub fn nominated_on<'a>(&'a self, node: &'a str, pod: &'a Pod) -> impl Iterator<Item = &'a Pod> {
-        let here = self.nominated.values().filter(move |(at, _)| at == node).map(|(_, other)| other);
+        let here = self.awaiting(node).filter_map(|uid| self.nominated.get(uid)).map(|(_, other)| other);
         here.filter(|other| other.uid != pod.uid && other.priority >= pod.priority)
+    }
+
+    /// The node on which a pod is counted.
+    pub fn node_of(&self, uid: &str) -> Option<&str> {
+        self.placed.get(uid).map(|(node, _)| node.as_str())
     }
 
     /// The uids of all counted pods.

@@ -194,7 +194,9 @@ impl Shell {
         if let Some(node) = pod.node.clone() {
             self.queue.remove(&pod.uid);
             self.assumed.remove(&pod.uid);
-            self.cluster.denominate(&pod.uid);
+            if self.cluster.denominate(&pod.uid).is_some_and(|kept| kept != node) {
+                self.wake();
+            }
             return self.cluster.place(&pod, &node);
         }
         if self.assumed.contains_key(&pod.uid) {
@@ -202,6 +204,10 @@ impl Shell {
         }
         if !pod.wants_node {
             self.queue.remove(&pod.uid);
+            // Nobody waits for the room that others are leaving.
+            if self.cluster.denominate(&pod.uid).is_some() {
+                self.wake();
+            }
             return;
         }
         if let Some(node) = &pod.nominated {
@@ -220,9 +226,23 @@ impl Shell {
     fn pod_is_gone(&mut self, uid: &str) {
         self.queue.remove(uid);
         self.assumed.remove(uid);
-        self.cluster.denominate(uid);
-        if self.cluster.release(uid) {
+        let kept = self.cluster.denominate(uid);
+        let left = self.cluster.release(uid);
+        if let Some(node) = &left {
+            self.hurry(node);
+        }
+        if kept.is_some() || left.is_some() {
             self.wake();
+        }
+    }
+
+    /// Who waits for others to go from a node is tried as soon as one has, however often it was tried in vain.
+    fn hurry(&mut self, node: &str) {
+        let now = Instant::now();
+        for uid in self.cluster.awaiting(node) {
+            self.queue.change(uid, |waiting| {
+                (waiting.ready, waiting.attempts, waiting.not_before) = (true, 0, now);
+            });
         }
     }
 
@@ -235,13 +255,13 @@ impl Shell {
                 self.nodes.seen.insert(node.name.clone());
                 self.node_is(node);
             }
-            watcher::Event::Delete(object) => self.cluster.remove_node(&Node::from(object).name),
+            watcher::Event::Delete(object) => self.node_is_gone(&Node::from(object).name),
             watcher::Event::InitDone => {
                 self.nodes.complete = true;
                 let seen = std::mem::take(&mut self.nodes.seen);
                 let gone = self.cluster.node_names().filter(|name| !seen.contains(*name));
                 let gone: Vec<String> = gone.map(str::to_owned).collect();
-                gone.iter().for_each(|name| self.cluster.remove_node(name));
+                gone.iter().for_each(|name| self.node_is_gone(name));
             }
         }
     }
@@ -252,20 +272,38 @@ impl Shell {
         }
     }
 
+    /// When the last node goes that offers a handler, others are candidates (RTC-53).
+    fn node_is_gone(&mut self, name: &str) {
+        self.cluster.remove_node(name);
+        self.wake();
+    }
+
     fn take_class(&mut self, event: watcher::Event<ClassObject>) {
         match event {
-            watcher::Event::Init => {}
-            watcher::Event::Apply(object) | watcher::Event::InitApply(object) => {
-                let name = object.meta().name.clone().unwrap_or_default();
-                if self.cluster.apply_class(name, object.handler) {
-                    self.wake();
-                }
+            watcher::Event::Init => self.classes.seen.clear(),
+            watcher::Event::Apply(object) => self.class_is(object),
+            watcher::Event::InitApply(object) => {
+                self.classes.seen.extend(object.meta().name.clone());
+                self.class_is(object);
             }
             watcher::Event::Delete(object) => {
                 self.cluster.remove_class(object.meta().name.as_deref().unwrap_or_default());
                 self.wake();
             }
-            watcher::Event::InitDone => self.classes.complete = true,
+            watcher::Event::InitDone => {
+                self.classes.complete = true;
+                let seen = std::mem::take(&mut self.classes.seen);
+                if self.cluster.retain_classes(|name| seen.contains(name)) {
+                    self.wake();
+                }
+            }
+        }
+    }
+
+    fn class_is(&mut self, object: ClassObject) {
+        let name = object.meta().name.clone().unwrap_or_default();
+        if self.cluster.apply_class(name, object.handler) {
+            self.wake();
         }
     }
 
@@ -344,6 +382,10 @@ impl Shell {
     }
 
     fn report(&mut self, mut pending: Waiting, message: String) {
+        let is_enough = pending.posted.as_mut().is_some_and(|posted| posted.is_enough(&message, Instant::now()));
+        if is_enough && act::is_told(&pending.pod, &message) {
+            return self.queue.put(pending);
+        }
         let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
         let posted = pending.posted.take();
         self.queue.put(pending);
@@ -374,6 +416,7 @@ impl Shell {
             pending.attempts += 1;
             (pending.ready, pending.not_before) = (true, Instant::now() + backoff(pending.attempts + 4));
         });
+        self.wake();
     }
 
     fn reported(&mut self, uid: &str, outcome: Result<Posted, act::Error>) {
@@ -396,4 +439,133 @@ fn backoff(attempts: u32) -> Duration {
 fn chain(error: &dyn std::error::Error) -> String {
     let sources = std::iter::successors(error.source(), |error| error.source());
     sources.fold(error.to_string(), |line, source| format!("{line}: {source}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use kube::client::Body;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A shell that has listed everything, before an API at which every call waits.
+    fn shell() -> Shell {
+        let silent = |_: http::Request<Body>| std::future::pending::<Result<http::Response<Body>, Infallible>>();
+        let mut shell = Shell::new(Client::new(tower::service_fn(silent), "default"));
+        shell.take_pod(watcher::Event::InitDone);
+        shell.take_node(watcher::Event::InitDone);
+        shell.take_class(watcher::Event::InitDone);
+        shell.take_budget(watcher::Event::InitDone);
+        shell
+    }
+
+    fn pod(name: &str, spec: Value) -> PodObject {
+        let metadata = json!({"name": name, "namespace": "ns", "uid": name});
+        serde_json::from_value(json!({"metadata": metadata, "spec": spec, "status": {"phase": "Pending"}})).unwrap()
+    }
+
+    fn asking(name: &str, priority: i64, cpu: &str) -> PodObject {
+        pod(name, json!({"priority": priority, "containers": [{"resources": {"requests": {"cpu": cpu}}}]}))
+    }
+
+    fn node(name: &str, handlers: Value) -> NodeObject {
+        let status = json!({"allocatable": {"cpu": "1", "memory": "1Gi", "pods": "9"}, "runtimeHandlers": handlers});
+        serde_json::from_value(json!({"metadata": {"name": name}, "status": status})).unwrap()
+    }
+
+    /// It offers the handler and takes nothing.
+    fn cordoned() -> NodeObject {
+        serde_json::from_value(json!({
+            "metadata": {"name": "with"}, "spec": {"unschedulable": true},
+            "status": {"allocatable": {"cpu": "1", "pods": "9"}, "runtimeHandlers": [{"name": "runsc"}]},
+        }))
+        .unwrap()
+    }
+
+    fn class(name: &str) -> ClassObject {
+        serde_json::from_value(json!({"metadata": {"name": name}, "handler": "runsc"})).unwrap()
+    }
+
+    /// The pods that were given nodes, and the nodes.
+    fn assumed(shell: &Shell) -> Vec<(&str, &str)> {
+        let node = |uid: &&String| shell.cluster.node_of(uid).unwrap_or_default();
+        shell.assumed.keys().map(|uid| (uid.as_str(), node(&uid))).collect()
+    }
+
+    async fn pass(shell: &mut Shell, time: Duration) {
+        tokio::time::advance(time).await;
+        shell.schedule(Instant::now());
+    }
+
+    const LONG: Duration = Duration::from_secs(30);
+
+    #[tokio::test(start_paused = true)]
+    async fn when_a_pod_for_which_room_was_kept_goes_others_have_the_room() {
+        let mut shell = shell();
+        shell.take_node(watcher::Event::Apply(node("n", Value::Null)));
+        shell.pod_is(asking("low", 1, "700m").into());
+        shell.schedule(Instant::now());
+        shell.pod_is(asking("high", 10, "700m").into());
+        shell.schedule(Instant::now());
+        shell.pod_is(asking("small", 5, "200m").into());
+        shell.schedule(Instant::now());
+        shell.pod_is_gone("low");
+        shell.cluster.release("high");
+        assert_eq!(shell.cluster.nomination("high"), Some("n"));
+        shell.pod_is(asking("middle", 5, "600m").into());
+        shell.queue.change("high", |high| high.ready = false);
+        pass(&mut shell, Duration::ZERO).await;
+        assert_eq!(assumed(&shell), [("small", "n")], "room is kept for the important one");
+        shell.pod_is_gone("high");
+        pass(&mut shell, LONG).await;
+        assert_eq!(assumed(&shell), [("middle", "n"), ("small", "n")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waits_for_a_victim_is_tried_as_soon_as_that_has_gone_however_often_it_was_tried() {
+        let mut shell = shell();
+        shell.take_node(watcher::Event::Apply(node("n", Value::Null)));
+        shell.pod_is(asking("low", 1, "700m").into());
+        shell.schedule(Instant::now());
+        shell.pod_is(asking("high", 10, "700m").into());
+        for _ in 0..12 {
+            pass(&mut shell, LONG).await;
+            shell.wake();
+        }
+        pass(&mut shell, LONG).await;
+        shell.pod_is_gone("low");
+        pass(&mut shell, Duration::ZERO).await;
+        assert_eq!(assumed(&shell), [("high", "n")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rtc_53_when_the_last_node_with_the_handler_goes_others_are_tried() {
+        let mut shell = shell();
+        shell.take_class(watcher::Event::Apply(class("gvisor")));
+        shell.take_node(watcher::Event::Apply(cordoned()));
+        shell.take_node(watcher::Event::Apply(node("without", json!([{"name": "runc"}]))));
+        shell.pod_is(pod("p", json!({"runtimeClassName": "gvisor"})).into());
+        pass(&mut shell, LONG).await;
+        assert_eq!(assumed(&shell), []);
+        shell.take_node(watcher::Event::Delete(cordoned()));
+        pass(&mut shell, LONG).await;
+        assert_eq!(assumed(&shell), [("p", "without")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_class_that_went_while_nothing_was_heard_is_gone() {
+        let mut shell = shell();
+        shell.take_class(watcher::Event::Apply(class("gvisor")));
+        shell.take_node(watcher::Event::Apply(cordoned()));
+        shell.take_node(watcher::Event::Apply(node("without", json!([{"name": "runc"}]))));
+        shell.pod_is(pod("p", json!({"runtimeClassName": "gvisor"})).into());
+        pass(&mut shell, LONG).await;
+        assert_eq!(assumed(&shell), []);
+        shell.take_class(watcher::Event::Init);
+        shell.take_class(watcher::Event::InitDone);
+        pass(&mut shell, LONG).await;
+        assert_eq!(assumed(&shell), [("p", "without")], "no handler is looked for");
+    }
 }

@@ -188,3 +188,40 @@ async fn hook_94_a_pod_displaces_a_less_important_one_and_takes_its_place() {
     while script.call().await.0 != "POST /api/v1/namespaces/ns/pods/high/binding" {}
     script.stop().await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn the_count_of_an_event_is_raised_once_a_minute_however_often_a_pod_is_tried() {
+    let mut script = Script::start();
+    script.nodes.send(node("n", "1")).await.unwrap();
+    let spec = json!({"containers": [{"resources": {"requests": {"cpu": "2"}}}]});
+    script.pods.send(pod("large", spec.clone())).await.unwrap();
+    let mut message = json!("no nodes available to schedule pods");
+    while message == "no nodes available to schedule pods" {
+        let (_, body) = script.call().await;
+        message = if body["reason"] == "FailedScheduling" { body["message"].clone() } else { message };
+    }
+    // The watch shows the condition.
+    let mut told = pod("large", spec);
+    told["type"] = json!("MODIFIED");
+    told["object"]["status"]["conditions"] =
+        json!([{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]);
+    script.pods.send(told).await.unwrap();
+    // A node that changes all the time has it tried all the time.
+    let start = tokio::time::Instant::now();
+    let mut raised = Vec::new();
+    for step in 0..60 {
+        let mut changed = node("n", "1");
+        changed["type"] = json!("MODIFIED");
+        changed["object"]["metadata"]["labels"] = json!({"step": step.to_string()});
+        script.nodes.send(changed).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(11)).await;
+        while let Ok((call, body)) = script.calls.try_recv() {
+            assert!(call.starts_with("PATCH /api/v1/namespaces/ns/events/large."), "{call}");
+            raised.push((start.elapsed().as_secs(), body["count"].as_u64().unwrap()));
+        }
+    }
+    assert!((8..12).contains(&raised.len()), "about once a minute in eleven: {raised:?}");
+    let (_, count) = raised.last().unwrap();
+    assert!(*count > 50, "every try is counted in the end: {raised:?}");
+    script.stop().await;
+}

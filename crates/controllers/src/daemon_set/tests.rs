@@ -62,6 +62,42 @@ fn a_pod_that_ends_is_replaced() {
 }
 
 #[test]
+fn pods_that_fail_one_after_the_other_are_replaced_ever_more_slowly() {
+    let mut sim = sim(&Value::Null, 2);
+    let on = |sim: &Sim, node: &str| {
+        let pods = sim.all("pods").into_iter().map(Pod::read).filter(|pod| pod.node.as_deref() == Some(node));
+        pods.filter(|pod| !pod.finished && !pod.deleting).map(|pod| pod.name).next()
+    };
+    let (start, mut made) = (sim.now, Vec::new());
+    while sim.now < start + 1_100 {
+        sim.show();
+        sim.look("apps", "daemonsets", "agent", usize::MAX);
+        sim.run();
+        if let Some(name) = on(&sim, "n0") {
+            made.push(sim.now - start);
+            sim.end(&name, false);
+        }
+        let is_fine = on(&sim, "n1").is_some();
+        assert!(is_fine, "the other node has its pod all the time");
+        // What wakes it is time, or a pod.
+        let wake_at = sim.plan("apps", "daemonsets", "agent").wake_at;
+        sim.show();
+        if let Some(at) = wake_at.filter(|_| sim.plan("apps", "daemonsets", "agent").first.is_empty()) {
+            sim.now = sim.now.max(at.as_second());
+        }
+    }
+    assert_eq!(made, [0, 0, 1, 3, 7, 15, 31, 63, 127, 255, 511, 1023]);
+    roll_to(&mut sim, "other");
+    sim.settle();
+    assert_eq!(status(&sim, "numberAvailable"), 2, "another template is tried at once");
+}
+
+#[test]
+fn pauses_end_at_a_quarter_of_an_hour() {
+    assert_eq!([1, 2, 3, 10, 11, u32::MAX].map(pause), [1, 2, 4, 512, 900, 900]);
+}
+
+#[test]
 fn on_delete_only_deleted_pods_change_and_history_is_kept() {
     let mut sim = sim(&json!({"type": "OnDelete"}), 2);
     sim.settle();
@@ -96,6 +132,8 @@ proptest! {
                 other => sim.happens(other, OF),
             }
         }
+        // Whatever rests has rested.
+        sim.now += 2 * PAUSE_MAX_SECONDS;
         sim.settle();
         let wanted = i64::try_from(nodes).unwrap();
         for field in ["desiredNumberScheduled", "updatedNumberScheduled", "numberAvailable"] {

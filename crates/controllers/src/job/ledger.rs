@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use api::look;
 use serde_json::{Value, json};
 
-use super::{Job, News, indexes, policy};
+use super::indexes::Indexes;
+use super::{Job, News, policy};
 
 /// What the status says of ends.
 #[derive(Debug, Clone)]
@@ -19,9 +20,9 @@ pub struct Ledger {
     /// The uids of pods whose failure is known and not yet in the count.
     new_failed: BTreeSet<String>,
     /// status.completedIndexes.
-    pub completed: BTreeSet<u32>,
+    pub completed: Indexes,
     /// status.failedIndexes.
-    pub failed_indexes: BTreeSet<u32>,
+    pub failed_indexes: Indexes,
 }
 
 impl Ledger {
@@ -36,15 +37,15 @@ impl Ledger {
             failed: count("failed"),
             new_succeeded: uids("succeeded"),
             new_failed: uids("failed"),
-            completed: indexes::parse(look::text(status, "completedIndexes")),
-            failed_indexes: indexes::parse(look::text(status, "failedIndexes")),
+            completed: Indexes::parse(look::text(status, "completedIndexes")),
+            failed_indexes: Indexes::parse(look::text(status, "failedIndexes")),
         }
     }
 
     /// How many pods succeeded, or how many indexes did.
     pub fn succeeded(&self, job: &Job<'_>) -> i64 {
         match job.is_indexed {
-            true => i64::try_from(self.completed.len()).unwrap_or(i64::MAX),
+            true => self.completed.len(),
             false => self.succeeded + i64::try_from(self.new_succeeded.len()).unwrap_or(0),
         }
     }
@@ -90,7 +91,7 @@ impl Ledger {
             return;
         }
         let valid = |index: &u32| job.completions.is_some_and(|all| i64::from(*index) < all);
-        if let Some(index) = pod.job.index.filter(valid).filter(|index| !self.failed_indexes.contains(index)) {
+        if let Some(index) = pod.job.index.filter(valid).filter(|index| !self.failed_indexes.contains(*index)) {
             self.completed.insert(index);
         }
     }
@@ -105,7 +106,7 @@ impl Ledger {
         news.failed.push(pod.clone());
         let Some(limit) = job.per_index else { return };
         let is_over = i64::from(pod.job.index_failures) >= limit || action == policy::Action::FailIndex;
-        if let Some(index) = pod.job.index.filter(|index| is_over && !self.completed.contains(index)) {
+        if let Some(index) = pod.job.index.filter(|index| is_over && !self.completed.contains(*index)) {
             self.failed_indexes.insert(index);
         }
     }
@@ -113,13 +114,13 @@ impl Ledger {
     /// Writes it into a status.
     pub fn write(&self, job: &Job<'_>, status: &mut Value) {
         if job.is_indexed {
-            look::set(status, "completedIndexes", indexes::format(&self.completed));
+            look::set(status, "completedIndexes", self.completed.to_string());
             look::set(status, "succeeded", self.succeeded(job));
         } else {
             look::set(status, "succeeded", self.succeeded);
         }
         if job.per_index.is_some() {
-            look::set(status, "failedIndexes", indexes::format(&self.failed_indexes));
+            look::set(status, "failedIndexes", self.failed_indexes.to_string());
         }
         look::set(status, "failed", self.failed);
         let mut uncounted = json!({});

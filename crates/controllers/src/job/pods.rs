@@ -6,6 +6,7 @@ use std::sync::Arc;
 use api::{Timestamp, look};
 use serde_json::{Value, json};
 
+use super::indexes::Indexes;
 use super::{Job, Ledger};
 use crate::view::pod::JOB_TRACKING;
 use crate::view::{Pod, Served};
@@ -64,7 +65,7 @@ fn wanted(job: &Job<'_>, ledger: &Ledger, active: i64) -> i64 {
         // Once one has succeeded no further one is begun.
         return if ledger.succeeded(job) > 0 { active.min(job.parallelism) } else { job.parallelism };
     };
-    let lost = i64::try_from(ledger.failed_indexes.len()).unwrap_or(0);
+    let lost = ledger.failed_indexes.len();
     (completions - ledger.succeeded(job) - lost).min(job.parallelism).max(0)
 }
 
@@ -79,8 +80,8 @@ fn superfluous<'a>(job: &Job<'_>, active: &[&'a Arc<Pod>], ledger: &Ledger) -> (
     sorted.into_iter().partition(|pod| {
         let is_wanted = |index: &u32| {
             job.completions.is_some_and(|all| i64::from(*index) < all)
-                && !ledger.completed.contains(index)
-                && !ledger.failed_indexes.contains(index)
+                && !ledger.completed.contains(*index)
+                && !ledger.failed_indexes.contains(*index)
         };
         pod.job.index.is_none_or(|index| !is_wanted(&index) || !taken.insert(index))
     })
@@ -122,10 +123,10 @@ fn indexed(job: &Job<'_>, ledger: &Ledger, count: usize, now: Timestamp) -> (Vec
     }
     let (mut objects, mut wake_at) = (Vec::new(), None);
     let all = u32::try_from(job.completions.unwrap_or(0)).unwrap_or(0);
-    let is_open = |index: &u32| {
-        !taken.contains(index) && !ledger.completed.contains(index) && !ledger.failed_indexes.contains(index)
-    };
-    for index in (0..all).filter(is_open) {
+    let closed = [&ledger.completed, &ledger.failed_indexes];
+    let open = |from| Indexes::first_outside(from, closed).filter(|index| *index < all);
+    let open = std::iter::successors(open(0), |index| open(index + 1));
+    for index in open.filter(|index| !taken.contains(index)) {
         if objects.len() >= count {
             break;
         }

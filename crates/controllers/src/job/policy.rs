@@ -3,8 +3,9 @@
 use api::{Timestamp, look};
 use serde_json::Value;
 
+use super::indexes::Indexes;
 use super::ledger::Ledger;
-use super::{Job, News, Verdict, indexes};
+use super::{Job, News, Verdict};
 use crate::view::Pod;
 use crate::view::pod::seconds;
 use crate::workload::after_seconds;
@@ -95,7 +96,7 @@ pub fn deadline(job: &Job<'_>, status: &Value) -> Option<Timestamp> {
 }
 
 fn failed_indexes(job: &Job<'_>, ledger: &Ledger) -> Option<Verdict> {
-    let failed = i64::try_from(ledger.failed_indexes.len()).unwrap_or(i64::MAX);
+    let failed = ledger.failed_indexes.len();
     if failed == 0 {
         return None;
     }
@@ -110,13 +111,13 @@ fn failed_indexes(job: &Job<'_>, ledger: &Ledger) -> Option<Verdict> {
 fn by_success_policy(job: &Job<'_>, ledger: &Ledger) -> Option<Verdict> {
     let rules = look::list_at(&job.view.object, &["spec", "successPolicy", "rules"]);
     let is_met = |rule: &Value| {
-        let wanted = look::get(rule, "succeededIndexes").and_then(Value::as_str).map(indexes::parse);
+        let wanted = look::get(rule, "succeededIndexes").and_then(Value::as_str).map(Indexes::parse);
         let met = match &wanted {
-            Some(wanted) => wanted.intersection(&ledger.completed).count(),
+            Some(wanted) => wanted.common(&ledger.completed),
             None => ledger.completed.len(),
         };
         match look::integer(rule, "succeededCount") {
-            Some(count) => i64::try_from(met).is_ok_and(|met| met >= count),
+            Some(count) => met >= count,
             None => wanted.is_some_and(|wanted| met == wanted.len()),
         }
     };

@@ -96,6 +96,27 @@ fn indexed_pods_have_numbers_and_their_ends_are_kept() {
 }
 
 #[test]
+fn two_billion_indexes_are_no_more_work_than_two() {
+    let mut sim = sim(&json!({
+        "completions": i32::MAX, "parallelism": 2, "completionMode": "Indexed",
+        "successPolicy": {"rules": [{"succeededIndexes": "0-2147483646"}]},
+    }));
+    sim.change("batch", "jobs", "work", |job| job["status"] = json!({"completedIndexes": "0-2147483643"}));
+    look(&mut sim);
+    assert_eq!(indexes_of(&sim), [2_147_483_644, 2_147_483_645]);
+    end_all(&mut sim, |_| true);
+    assert_eq!(
+        (status(&sim)["completedIndexes"].clone(), reason(&sim, "Complete")),
+        (json!("0-2147483645"), String::new())
+    );
+    end_all(&mut sim, |_| true);
+    assert_eq!(
+        (status(&sim)["completedIndexes"].clone(), reason(&sim, "Complete")),
+        (json!("0-2147483646"), "SuccessPolicy".into())
+    );
+}
+
+#[test]
 fn each_index_has_failures_of_its_own() {
     let mut sim = sim(&json!({
         "completions": 2, "parallelism": 2, "completionMode": "Indexed", "backoffLimitPerIndex": 1,

@@ -40,12 +40,25 @@ pub struct Quota {
     pub uid: String,
     /// How many things have happened that may change what it should say.
     pub happened: u64,
+    /// How many of them had happened when the last count began.
+    pub counting: u64,
     /// How many of them its status is known to reflect.
     pub counted: u64,
     /// Whether it counts objects that nobody here watches.
     pub of_others: bool,
     /// When those were last looked for.
     pub polled_at: Instant,
+    /// Until when there is no further count.
+    pub rests_until: Option<Instant>,
+}
+
+/// How many pods there are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Crowd {
+    /// Those that nobody deletes.
+    pub live: usize,
+    /// Those that are being deleted.
+    pub going: usize,
 }
 
 /// Everything that the controllers decide on.
@@ -87,6 +100,8 @@ pub struct World {
     pods: BTreeMap<String, Arc<Pod>>,
     /// The uids of pods by the node that they are bound to.
     pods_on: BTreeMap<String, BTreeSet<String>>,
+    /// How many pods each namespace has.
+    crowds: BTreeMap<String, Crowd>,
     /// The uids of deleted pods without a node.
     unbound_going: BTreeSet<String>,
     /// By uid.
@@ -97,8 +112,8 @@ pub struct World {
     dependents: BTreeMap<String, BTreeSet<String>>,
     /// The uids of what nobody controls, by kind and namespace.
     free: BTreeMap<(Served, String), BTreeSet<String>>,
-    /// Which objects a workload would adopt.
-    selectors: BTreeMap<Place, LabelSelector>,
+    /// Which objects a workload would adopt, by its namespace and its place.
+    selectors: BTreeMap<String, BTreeMap<Place, LabelSelector>>,
     /// Which pods a disruption budget is about, by its namespace and its place.
     budgets: BTreeMap<String, BTreeMap<Place, LabelSelector>>,
     /// The highest version that the watch of a kind has shown.
@@ -142,7 +157,7 @@ impl World {
         let is_last = self.uids.get(&before.place).is_some_and(|there| there == uid);
         if is_last {
             self.uids.remove(&before.place);
-            self.selectors.remove(&before.place);
+            remove_in(&mut self.selectors, &before.place.namespace, &before.place);
         }
         if is_last || before.place.kind.is("", "pods") {
             self.drop_facts(uid, &before.place);
@@ -175,8 +190,13 @@ impl World {
     /// The uids of what nobody controls and a workload would adopt.
     pub fn adoptable(&self, kind: Served, by: &Place) -> Vec<&String> {
         let free = self.free.get(&(kind, by.namespace.clone())).into_iter().flatten();
-        let Some(selector) = self.selectors.get(by) else { return Vec::new() };
+        let Some(selector) = self.selectors.get(&by.namespace).and_then(|here| here.get(by)) else { return Vec::new() };
         free.filter(|uid| self.metas.get(*uid).is_some_and(|meta| selects(selector, meta))).collect()
+    }
+
+    /// How many pods a namespace has.
+    pub fn pods_in(&self, namespace: &str) -> Crowd {
+        self.crowds.get(namespace).copied().unwrap_or_default()
     }
 
     /// A pod.
@@ -234,8 +254,12 @@ impl World {
                 }
             }
         }
-        if let Some(uids) = self.free.get_mut(&(meta.place.kind, meta.place.namespace.clone())) {
+        let key = (meta.place.kind, meta.place.namespace.clone());
+        if let Some(uids) = self.free.get_mut(&key) {
             uids.remove(uid);
+            if uids.is_empty() {
+                self.free.remove(&key);
+            }
         }
     }
 
@@ -252,6 +276,9 @@ impl World {
             }
         }
         let Some(after) = after else {
+            // Whoever remembers something of it forgets that.
+            let workload = before.filter(|before| Controller::of(before.place.kind).is_some());
+            workload.into_iter().for_each(|before| self.looks.happened(before.place.clone()));
             let dependents: Vec<String> = self.dependents(uid).cloned().collect();
             dependents.into_iter().for_each(|uid| self.deeds.happened(uid));
             return;
@@ -267,8 +294,8 @@ impl World {
             self.looks.happened(after.place.clone());
         }
         if after.controller().is_none() && workload::is_adopted(after.place.kind) {
-            let from = |place: &Place| place.namespace == after.place.namespace;
-            let takers = self.selectors.iter().filter(|(place, selector)| from(place) && selects(selector, after));
+            let here = self.selectors.get(&after.place.namespace).into_iter().flatten();
+            let takers = here.filter(|(_, selector)| selects(selector, after));
             let takers: Vec<Place> = takers.map(|(place, _)| place.clone()).collect();
             takers.into_iter().for_each(|place| self.looks.happened(place));
         }
@@ -312,7 +339,7 @@ impl World {
             _ => {
                 let Some(controller) = Controller::of(kind) else { return };
                 if controller.adopts {
-                    self.selectors.insert(place.clone(), workload::selector(object));
+                    self.selectors.entry(namespace).or_default().insert(place.clone(), workload::selector(object));
                 }
             }
         }
@@ -336,11 +363,7 @@ impl World {
             (certificate::GROUP, certificate::PLURAL) => drop(self.requests.remove(name)),
             ("", "secrets") if namespace == bootstrap_tokens::NAMESPACE => drop(self.tokens.remove(name)),
             (api::kind::RBAC, _) => self.rights += 1,
-            ("policy", "poddisruptionbudgets") => {
-                if let Some(budgets) = self.budgets.get_mut(namespace) {
-                    budgets.remove(place);
-                }
-            }
+            ("policy", "poddisruptionbudgets") => remove_in(&mut self.budgets, namespace, place),
             _ => {}
         }
     }
@@ -380,6 +403,8 @@ impl World {
         if pod.finished {
             self.ended.insert(rank_of_ended(uid, &pod));
         }
+        let crowd = self.crowds.entry(pod.namespace.clone()).or_default();
+        *if pod.deleting { &mut crowd.going } else { &mut crowd.live } += 1;
         self.note_budgets(before.as_deref(), Some(&pod));
         if before.is_none_or(|before| before.finished != pod.finished) {
             self.note_usage(&pod.namespace);
@@ -416,6 +441,12 @@ impl World {
         if pod.finished {
             self.ended.remove(&rank_of_ended(uid, pod));
         }
+        if let Some(crowd) = self.crowds.get_mut(&pod.namespace) {
+            *if pod.deleting { &mut crowd.going } else { &mut crowd.live } -= 1;
+            if *crowd == Crowd::default() {
+                self.crowds.remove(&pod.namespace);
+            }
+        }
         if let Some(node) = &pod.node
             && let Some(uids) = self.pods_on.get_mut(node)
         {
@@ -431,11 +462,29 @@ impl World {
         let of_others = look::at(object, &["spec", "hard"])
             .and_then(Value::as_object)
             .is_some_and(|hard| hard.keys().any(|name| !api::quota::is_about(pods.0, name)));
-        let fresh = || Quota { uid: uid.to_owned(), happened: 0, counted: 0, of_others, polled_at: Instant::now() };
+        let fresh = || Quota {
+            uid: uid.to_owned(),
+            happened: 0,
+            counting: 0,
+            counted: 0,
+            of_others,
+            polled_at: Instant::now(),
+            rests_until: None,
+        };
         let quota = self.quotas.entry(at).or_insert_with(fresh);
         // Also what it says itself may be wrong now: a new limit, or a charge for what was never stored.
         quota.happened += 1;
         (quota.of_others, quota.uid) = (of_others, uid.to_owned());
+    }
+}
+
+/// Removes what is kept of a place, and with the last one what is kept of the namespace.
+fn remove_in<V>(all: &mut BTreeMap<String, BTreeMap<Place, V>>, namespace: &str, place: &Place) {
+    if let Some(here) = all.get_mut(namespace) {
+        here.remove(place);
+        if here.is_empty() {
+            all.remove(namespace);
+        }
     }
 }
 
@@ -464,6 +513,14 @@ mod tests {
 
     use super::*;
 
+    /// What is due is looked at.
+    fn taken(world: &mut World) -> Vec<Place> {
+        let now = Instant::now();
+        let places: Vec<Place> = std::iter::from_fn(|| world.looks.next(now)).collect();
+        places.iter().for_each(|place| world.looks.ends(place));
+        places
+    }
+
     fn account(uid: &str) -> Value {
         json!({"metadata": {"name": "default", "namespace": "a", "uid": uid}})
     }
@@ -487,11 +544,7 @@ mod tests {
             json!({"metadata": {"name": name, "namespace": "a", "uid": name}, "spec": spec})
         };
         ["x", "y"].iter().for_each(|name| world.is(sets, name, &set(name)));
-        let all: Vec<Place> = world.looks.all().cloned().collect();
-        all.iter().for_each(|place| {
-            world.looks.begins(place);
-            world.looks.ends(place);
-        });
+        let all = taken(&mut world);
         let owner =
             json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "x", "controller": true}]);
         let pod = json!({"metadata": {"name": "p", "namespace": "a", "uid": "p", "ownerReferences": owner}});
@@ -512,12 +565,7 @@ mod tests {
         let budget = json!({"metadata": {"name": "b", "namespace": "a", "uid": "b"}, "spec": spec});
         world.is(kind, "b", &budget);
         let place = Place { kind, namespace: "a".to_owned(), name: "b".to_owned() };
-        let taken = |world: &mut World| {
-            let due = world.looks.all().count();
-            world.looks.begins(&place);
-            world.looks.ends(&place);
-            due
-        };
+        let taken = |world: &mut World| taken(world).len();
         assert_eq!(taken(&mut world), 1);
         let pod = |namespace: &str, app: &str, phase: &str, ready: &str| {
             json!({
@@ -541,5 +589,31 @@ mod tests {
         assert_eq!(world.selected(&place), ["a"]);
         world.is_gone("a");
         assert_eq!((taken(&mut world), world.selected(&place).len()), (1, 0));
+    }
+
+    #[test]
+    fn of_namespaces_that_are_gone_nothing_is_kept() {
+        let mut world = World::default();
+        let spec = json!({"selector": {"matchLabels": {"app": "x"}}});
+        let object = |name: &str| json!({"metadata": {"name": name, "namespace": "a", "uid": name, "labels": {"app": "x"}}, "spec": spec});
+        world.is(Served::named("apps", "replicasets"), "set", &object("set"));
+        world.is(Served::named("policy", "poddisruptionbudgets"), "budget", &object("budget"));
+        world.is(Served::pods(), "pod", &object("pod"));
+        assert_eq!((world.selectors.len(), world.budgets.len(), world.free.len(), world.crowds.len()), (1, 1, 2, 1));
+        assert_eq!(world.pods_in("a"), Crowd { live: 1, going: 0 });
+        ["pod", "set", "budget"].iter().for_each(|uid| world.is_gone(uid));
+        assert_eq!((world.selectors.len(), world.budgets.len(), world.free.len(), world.crowds.len()), (0, 0, 0, 0));
+    }
+
+    #[test]
+    fn labels_are_kept_of_what_can_be_adopted_alone() {
+        let labels = json!({"app": "x"});
+        let read = |kind: Served, owners: Value| {
+            Meta::read(kind, &json!({"metadata": {"labels": labels, "ownerReferences": owners}})).labels.len()
+        };
+        let owner =
+            json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "x", "uid": "x", "controller": true}]);
+        assert_eq!((read(Served::pods(), Value::Null), read(Served::pods(), owner)), (1, 0));
+        assert_eq!(read(Served::named("", "configmaps"), Value::Null), 0);
     }
 }

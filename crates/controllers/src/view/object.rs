@@ -12,6 +12,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::pod::JOB_TRACKING;
+use crate::workload;
 
 /// A row of the table of served kinds, in an order.
 #[derive(Clone, Copy, PartialEq)]
@@ -129,7 +130,7 @@ pub struct Meta {
     pub place: Place,
     /// Who owns it.
     pub owners: Vec<Owner>,
-    /// metadata.labels of what can be adopted; else none.
+    /// metadata.labels of what can be adopted: nobody controls it, and some workload takes its kind; else none.
     pub labels: BTreeMap<String, String>,
     /// Whether it is being deleted.
     pub deleting: bool,
@@ -154,10 +155,12 @@ impl Meta {
         let empty = Value::Null;
         let meta = look::get(object, "metadata").unwrap_or(&empty);
         let finalizers = look::texts(meta, "finalizers");
+        let owners = owners(object);
+        let is_free = workload::is_adopted(kind) && !owners.iter().any(|owner| owner.controller);
         Meta {
             place: Place { kind, namespace: text("namespace"), name: text("name") },
-            owners: owners(object),
-            labels: labels(object),
+            owners,
+            labels: if is_free { labels(object) } else { BTreeMap::new() },
             deleting: look::get(meta, "deletionTimestamp").is_some(),
             orphans: finalizers.contains(&ORPHAN),
             foreground: finalizers.contains(&FOREGROUND),

@@ -12,6 +12,9 @@ use super::object::{Owner, labels, owners};
 /// The finalizer by which a Job sees every end of its pods.
 pub const JOB_TRACKING: &str = "batch.kubernetes.io/job-tracking";
 
+/// The annotation that says how many pods of a DaemonSet had failed in a row on the node before this one.
+pub const FAILED_BEFORE: &str = "sampan.dev/failed-before";
+
 /// A pod.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pod {
@@ -45,6 +48,8 @@ pub struct Pod {
     pub created: i64,
     /// Whether a node evicted it.
     pub evicted: bool,
+    /// How many pods of its DaemonSet had failed on its node in a row when it was made.
+    pub failed_before: u32,
     /// Which taints do not drive it off its node, and how long.
     pub tolerations: Arc<[Toleration]>,
     /// What matters for Jobs alone.
@@ -100,6 +105,7 @@ impl Pod {
             restarts: restarts.map(|one| look::integer(one, "restartCount").unwrap_or(0)).sum(),
             created: seconds(look::text(meta, "creationTimestamp")).unwrap_or(0),
             evicted: look::text(status, "phase") == "Failed" && look::text(status, "reason") == "Evicted",
+            failed_before: look::text_at(meta, &["annotations", FAILED_BEFORE]).parse().unwrap_or(0),
             tolerations: tolerations(object),
         }
     }

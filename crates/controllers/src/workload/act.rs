@@ -17,6 +17,9 @@ use crate::event::{self, Told};
 use crate::view::object::owners;
 use crate::view::{Place, Pod, Served};
 
+/// How many steps are taken together.
+const AT_ONCE: usize = 16;
+
 /// How a look ended.
 #[derive(Debug)]
 pub struct Looked {
@@ -129,6 +132,21 @@ fn with_type(mut object: Value, kind: Served) -> Value {
     object
 }
 
+/// How many of the first steps may be taken together: deletions, with what is told before them, or changes.
+fn together(steps: &[Step]) -> usize {
+    let count = |is: fn(&Step) -> bool| steps.iter().take_while(|step| is(step)).count();
+    match steps.first() {
+        Some(Step::Patch { .. }) => count(|step| matches!(step, Step::Patch { .. })),
+        Some(Step::Delete { .. } | Step::Tell { .. }) => {
+            let all = count(|step| matches!(step, Step::Delete { .. } | Step::Tell { .. }));
+            // What is told last may be about what went well before.
+            let last = steps[..all].iter().rposition(|step| matches!(step, Step::Delete { .. }));
+            last.map_or(all, |last| last + 1)
+        }
+        _ => 1,
+    }
+}
+
 /// A look under way.
 struct Look<'a> {
     client: &'a Client,
@@ -166,33 +184,102 @@ impl Look<'_> {
         }
     }
 
+    /// Neighbours that do not wait for one another are taken together.
     async fn take_steps(&mut self, steps: Vec<Step>) -> Result<(), Broken> {
-        for step in steps {
-            match step {
-                Step::Create { kind, objects, words } => self.create(kind, objects, &words).await?,
-                Step::Delete { kind, name, uid, words } => self.delete(kind, &name, uid, &words).await?,
-                Step::Patch { kind, name, patch } => self.patch(kind, &name, &patch).await?,
-                Step::Replace { kind, object } => self.replace(kind, &object).await?,
-                Step::Tell { kind, reason, message } => self.tell(kind, reason, &message).await,
+        let mut rest = &steps[..];
+        while let Some(first) = rest.first() {
+            let (together, after) = rest.split_at(together(rest));
+            match first {
+                Step::Create { kind, objects, words } => self.create(*kind, objects, words).await?,
+                Step::Replace { kind, object } => self.replace(*kind, object).await?,
+                Step::Delete { .. } | Step::Patch { .. } | Step::Tell { .. } => self.take_together(together).await?,
+            }
+            rest = after;
+        }
+        Ok(())
+    }
+
+    async fn take_together(&mut self, steps: &[Step]) -> Result<(), Broken> {
+        for some in steps.chunks(AT_ONCE) {
+            let look = &*self;
+            let outcomes = join_all(some.iter().map(|step| look.try_step(step))).await;
+            let mut broken = None;
+            for (step, outcome) in some.iter().zip(outcomes) {
+                let error = match (step, outcome) {
+                    (Step::Delete { uid, .. }, Ok(_)) => {
+                        self.written.going.push(uid.clone());
+                        continue;
+                    }
+                    (Step::Patch { kind, .. }, Ok(Some(patched))) => {
+                        self.note(*kind, &patched);
+                        continue;
+                    }
+                    (_, Ok(_)) => continue,
+                    (_, Err(error)) => error,
+                };
+                let nothing = Words::default();
+                let words = if let Step::Delete { words, .. } = step { words } else { &nothing };
+                let one = self.broken(error, words, false).await;
+                broken.get_or_insert(one);
+            }
+            if let Some(broken) = broken {
+                return Err(broken);
             }
         }
         Ok(())
     }
 
+    /// A step that may be taken beside others; what the API has now.
+    async fn try_step(&self, step: &Step) -> Result<Option<Value>, Error> {
+        match step {
+            Step::Delete { kind, name, uid, words } => {
+                let options = json!({
+                    "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
+                    "preconditions": {"uid": uid},
+                });
+                let path = self.path(*kind, name);
+                call::call_unless(self.client, Method::DELETE, &path, Some(&options), &[404]).await?;
+                self.tell("Normal", words.done.0, &words.done.1.replace("{}", name)).await;
+                Ok(None)
+            }
+            Step::Patch { kind, name, patch } => {
+                match call::call(self.client, Method::PATCH, &self.path(*kind, name), Some(patch)).await {
+                    Err(error) if error.status() == Some(404) => Ok(None),
+                    outcome => outcome.map(Some),
+                }
+            }
+            Step::Tell { kind, reason, message } => {
+                self.tell(kind, reason, message).await;
+                Ok(None)
+            }
+            // These are taken alone.
+            Step::Create { .. } | Step::Replace { .. } => Ok(None),
+        }
+    }
+
+    fn path(&self, kind: Served, name: &str) -> String {
+        format!("{}/{name}", kind.path(&self.place.namespace))
+    }
+
     /// In batches that double while all goes well, so that a refusal is met once and not a hundred times.
-    async fn create(&mut self, kind: Served, objects: Vec<Value>, words: &Words) -> Result<(), Broken> {
+    async fn create(&mut self, kind: Served, objects: &[Value], words: &Words) -> Result<(), Broken> {
         let path = kind.path(&self.place.namespace);
         let (mut from, mut batch) = (0, 1);
         while from < objects.len() {
             let to = objects.len().min(from + batch);
             let client = self.client;
             let calls = objects[from..to].iter().map(|one| call::call(client, Method::POST, &path, Some(one)));
-            let mut broken = None;
+            let (mut told, mut broken) = (Vec::new(), None);
             for (outcome, object) in join_all(calls).await.into_iter().zip(&objects[from..to]) {
-                if let Err(one) = self.made(kind, object, outcome, words).await {
-                    broken.get_or_insert(one);
+                match self.made(kind, object, outcome, words).await {
+                    Ok(message) => told.extend(message),
+                    Err(one) => {
+                        broken.get_or_insert(one);
+                    }
                 }
             }
+            let look = &*self;
+            join_all(told.iter().map(|message| look.tell("Normal", words.done.0, message))).await;
             if let Some(broken) = broken {
                 return Err(broken);
             }
@@ -201,32 +288,31 @@ impl Look<'_> {
         Ok(())
     }
 
+    /// What is to be told of an object that was made.
     async fn made(
         &mut self,
         kind: Served,
         object: &Value,
         outcome: Result<Value, Error>,
         words: &Words,
-    ) -> Result<(), Broken> {
+    ) -> Result<Option<String>, Broken> {
         let mut collided = false;
         let error = match outcome {
             Ok(made) => {
                 self.note(kind, &made);
-                let name = look::text_at(&made, &["metadata", "name"]);
-                self.tell("Normal", words.done.0, &words.done.1.replace("{}", name)).await;
-                return Ok(());
+                return Ok(Some(words.done.1.replace("{}", look::text_at(&made, &["metadata", "name"]))));
             }
             Err(error) => error,
         };
         if error.reason() == Some("AlreadyExists") {
             let name = look::text_at(object, &["metadata", "name"]);
-            let there = read(self.client, &format!("{}/{name}", kind.path(&self.place.namespace))).await?;
+            let there = read(self.client, &self.path(kind, name)).await?;
             let uid = look::text_at(&self.object, &["metadata", "uid"]);
             if let Some(there) = there {
                 if owners(&there).iter().any(|owner| owner.controller && owner.uid == uid) {
                     // It is there already: the watch is behind.
                     self.note(kind, &there);
-                    return Ok(());
+                    return Ok(None);
                 }
                 collided = true;
             }
@@ -246,35 +332,9 @@ impl Look<'_> {
         Broken { error, failure: Some(failure) }
     }
 
-    async fn delete(&mut self, kind: Served, name: &str, uid: String, words: &Words) -> Result<(), Broken> {
-        let path = format!("{}/{name}", kind.path(&self.place.namespace));
-        let options = json!({
-            "apiVersion": "v1", "kind": "DeleteOptions", "propagationPolicy": "Background",
-            "preconditions": {"uid": uid},
-        });
-        match call::call_unless(self.client, Method::DELETE, &path, Some(&options), &[404]).await {
-            Ok(()) => {
-                self.written.going.push(uid);
-                self.tell("Normal", words.done.0, &words.done.1.replace("{}", name)).await;
-                Ok(())
-            }
-            Err(error) => Err(self.broken(error, words, false).await),
-        }
-    }
-
-    async fn patch(&mut self, kind: Served, name: &str, patch: &Value) -> Result<(), Broken> {
-        let path = format!("{}/{name}", kind.path(&self.place.namespace));
-        match call::call(self.client, Method::PATCH, &path, Some(patch)).await {
-            Ok(patched) => self.note(kind, &patched),
-            Err(error) if error.status() == Some(404) => {}
-            Err(error) => return Err(self.broken(error, &Words::default(), false).await),
-        }
-        Ok(())
-    }
-
     async fn replace(&mut self, kind: Served, object: &Value) -> Result<(), Broken> {
         let name = look::text_at(object, &["metadata", "name"]);
-        let path = format!("{}/{name}", kind.path(&self.place.namespace));
+        let path = self.path(kind, name);
         match call::call(self.client, Method::PUT, &path, Some(object)).await {
             Ok(written) => {
                 self.note(kind, &written);
@@ -316,4 +376,116 @@ impl Look<'_> {
 /// Nothing can be made where everything is being deleted.
 fn is_of_ending_namespace(error: &Error) -> bool {
     error.status() == Some(403) && error.words().contains("because it is being terminated")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::Mutex;
+
+    use http::{Request, Response, StatusCode};
+    use kube::client::Body;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// How long every call takes.
+    const CALL: Duration = Duration::from_millis(10);
+    const PODS: usize = 64;
+
+    /// Calls under way, and the most that ever were, of one method on pods.
+    type Crowd = Arc<Mutex<(usize, usize)>>;
+
+    /// An API that keeps one ReplicaSet and takes its time.
+    fn client(set: Value, of: Method, crowd: Crowd, refused: Option<&'static str>) -> Client {
+        let answer = move |request: Request<Body>| {
+            let path = request.uri().path().to_owned();
+            let counts = (*request.method() == of && path.contains("/pods")).then(|| crowd.clone());
+            let refuses = refused.is_some_and(|name| path.ends_with(name));
+            let (status, body) = match refuses {
+                true => (StatusCode::FORBIDDEN, json!({"kind": "Status", "code": 403, "reason": "Forbidden"})),
+                false if path.ends_with("/replicasets/web") => (StatusCode::OK, set.clone()),
+                false => (StatusCode::OK, json!({"metadata": {"name": "made", "resourceVersion": "7"}})),
+            };
+            async move {
+                if let Some(crowd) = &counts {
+                    let mut crowd = crowd.lock().unwrap();
+                    crowd.0 += 1;
+                    crowd.1 = crowd.1.max(crowd.0);
+                }
+                tokio::time::sleep(CALL).await;
+                if let Some(crowd) = &counts {
+                    crowd.lock().unwrap().0 -= 1;
+                }
+                let mut response = Response::new(Body::from(body.to_string().into_bytes()));
+                *response.status_mut() = status;
+                Ok::<_, Infallible>(response)
+            }
+        };
+        Client::new(tower::service_fn(answer), "default")
+    }
+
+    fn set(replicas: usize) -> Value {
+        let labels = json!({"app": "web"});
+        let template = json!({"metadata": {"labels": labels}, "spec": {"containers": []}});
+        json!({
+            "apiVersion": "apps/v1", "kind": "ReplicaSet", "metadata": {"name": "web", "namespace": "a", "uid": "web"},
+            "spec": {"replicas": replicas, "selector": {"matchLabels": labels}, "template": template},
+        })
+    }
+
+    fn pod(index: usize) -> Arc<Pod> {
+        let owner =
+            json!({"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "web", "uid": "web", "controller": true});
+        let name = format!("p{index}");
+        Arc::new(Pod::read(&json!({"metadata": {
+            "name": name, "namespace": "a", "uid": name, "labels": {"app": "web"}, "ownerReferences": [owner],
+        }})))
+    }
+
+    /// How a look ends, how many times the time of a call it takes, and how many of its calls there are at once.
+    async fn look(replicas: usize, pods: usize, of: Method, refused: Option<&'static str>) -> (Looked, u128, usize) {
+        let crowd = Crowd::default();
+        let client = client(set(replicas), of, crowd.clone(), refused);
+        let kind = Served::named("apps", "replicasets");
+        let place = Place { kind, namespace: "a".to_owned(), name: "web".to_owned() };
+        let snapshot = Snapshot { pods: (0..pods).map(pod).collect(), ..Snapshot::default() };
+        let start = Instant::now();
+        let looked = act(&client, &place, snapshot).await;
+        let most = crowd.lock().unwrap().1;
+        (looked, start.elapsed().as_millis() / CALL.as_millis(), most)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_are_deleted_and_told_of_a_few_at_a_time() {
+        let (looked, calls, most) = look(0, PODS, Method::DELETE, None).await;
+        assert!(looked.outcome.is_ok() && looked.written.going.len() == PODS);
+        assert!(calls < 15 && most == AT_ONCE, "{calls} calls one after the other, {most} at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_are_made_and_told_of_in_batches() {
+        let (looked, calls, most) = look(PODS, 0, Method::POST, None).await;
+        assert!(looked.outcome.is_ok());
+        assert!(calls < 20 && most <= PODS / 2, "{calls} calls one after the other, {most} at once");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_refusal_ends_the_look_with_the_steps_that_were_begun_with_it() {
+        let (looked, _, _) = look(0, PODS, Method::DELETE, Some("/pods/p3")).await;
+        assert_eq!(looked.outcome.unwrap_err().status(), Some(403));
+        let going = looked.written.going;
+        assert!((AT_ONCE - 1..PODS - 1).contains(&going.len()) && !going.contains(&"p3".to_owned()), "{going:?}");
+    }
+
+    #[test]
+    fn what_stands_between_keeps_its_place() {
+        let delete = || Step::delete_pod(&pod(0), Words::default());
+        let tell = || Step::Tell { kind: "Normal", reason: "R", message: String::new() };
+        let patch = || Step::Patch { kind: Served::pods(), name: String::new(), patch: Value::Null };
+        let create = || Step::Create { kind: Served::pods(), objects: Vec::new(), words: Words::default() };
+        assert_eq!(together(&[patch(), patch(), delete()]), 2);
+        assert_eq!(together(&[tell(), delete(), tell(), delete(), tell(), create()]), 4);
+        assert_eq!((together(&[tell(), tell(), create()]), together(&[create(), create()])), (2, 1));
+    }
 }

@@ -348,10 +348,11 @@ pub struct Written {
 }
 
 impl Written {
-    /// Whether the watches have shown all of it.
-    pub fn is_shown(&self, world: &World) -> bool {
-        let going = |uid: &String| world.meta(uid).is_none_or(|meta| meta.deleting);
-        self.versions.iter().all(|(kind, version)| world.version(*kind) >= *version) && self.going.iter().all(going)
+    /// Whether the watches have shown all of it; what they have shown is not asked about again.
+    pub fn is_shown(&mut self, world: &World) -> bool {
+        let is_going = |uid: &mut String| world.meta(uid).is_none_or(|meta| meta.deleting);
+        while self.going.pop_if(is_going).is_some() {}
+        self.going.is_empty() && self.versions.iter().all(|(kind, version)| world.version(*kind) >= *version)
     }
 }
 

@@ -10,7 +10,7 @@ use api::{Timestamp, look};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{CONTROLLERS, Controller, Failure, Step, View, Words, condition};
+use super::{CONTROLLERS, Controller, Failure, Plan, Step, View, Words, condition};
 use crate::view::object::owners;
 use crate::view::{Node, Place, Pod, Served};
 
@@ -293,6 +293,13 @@ impl Sim {
             nodes: self.nodes.clone(),
             ..View::default()
         })
+    }
+
+    /// What a look would do.
+    pub fn plan(&self, group: &str, plural: &str, name: &str) -> Plan {
+        let at = place(Served::named(group, plural), name);
+        let looks = self.view(&at).zip(Controller::of(at.kind));
+        looks.map_or_else(Plan::default, |(view, controller)| (controller.decide)(&view, self.time()))
     }
 
     /// A look that dies after so many effects.
