@@ -94,7 +94,7 @@ fn at_node(lab: &Lab, words: &[&str], path: &str) -> (String, u16) {
 
 #[test]
 fn the_node_port_takes_whom_the_api_vouches_for_and_gives_him_what_he_may() {
-    let lab = Lab::new("nodeport", 67);
+    let lab = Lab::new("nodeport", 85);
     let audit = lab.dir().join("audit.log");
     lab.up_with(&[
         "--audit-log-path",

@@ -53,7 +53,7 @@ fn up_refuses_a_bad_plugin_configuration_and_names_its_file() {
 /// IMG-207 to IMG-209 with tokens of the API server itself.
 #[test]
 fn img_207_to_209_a_plugin_gets_a_real_token_of_the_pods_account_and_its_answer_pulls() {
-    let lab = Lab::new("plugin-tokens", 63);
+    let lab = Lab::new("plugin-tokens", 83);
     let bin = lab.dir().join("bin");
     fs::create_dir_all(&bin).unwrap();
     let (seen, config, plugin) = (lab.dir().join("seen"), lab.dir().join("plugins.yaml"), bin.join("exchange"));

@@ -56,7 +56,7 @@ fn network_of(id: &str) -> String {
 
 #[test]
 fn a_pod_reads_the_api_with_its_token_and_is_denied_what_it_may_not() {
-    let lab = Lab::new("accounts", 61);
+    let lab = Lab::new("accounts", 81);
     lab.up();
     lab.right_secret();
     lab.apply(&pod(&lab, "app", ""));
@@ -99,7 +99,7 @@ fn a_pod_reads_the_api_with_its_token_and_is_denied_what_it_may_not() {
 
 #[test]
 fn kubectl_makes_a_token_and_asks_who_it_is() {
-    let lab = Lab::new("whoami", 62);
+    let lab = Lab::new("whoami", 82);
     lab.up();
     wait("the account is there", || lab.get("serviceaccount", "default").is_some());
     let token = lab.ask(&["create", "token", "default", "--duration", "20m"]).trim().to_owned();

@@ -123,7 +123,7 @@ fn tenants(lab: &Lab, other: &Registry) -> [Tenant; 2] {
 
 #[test]
 fn tenants_run_their_own_private_images_alone_and_read_nothing_of_each_other() {
-    let lab = Lab::new("tenants", 66);
+    let lab = Lab::new("tenants", 84);
     let other = Registry::new(&lab.dir().join("other"), free_port()).with_user("bert", "blue-planks");
     other.ensure().unwrap();
     let _stop = Stop(&other);

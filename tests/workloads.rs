@@ -31,7 +31,7 @@ fn ready(lab: &Lab, name: &str) -> i64 {
 
 #[test]
 fn replica_sets_make_keep_scale_and_lose_their_pods() {
-    let lab = Lab::new("workloads", 47);
+    let lab = Lab::new("workloads", 48);
     lab.up();
     lab.right_secret();
     lab.apply(&set(&lab, "web", 2, &json!({})));

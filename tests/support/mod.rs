@@ -58,6 +58,8 @@ impl Lab {
             is_kept: false,
         };
         lab.clean();
+        // An instance gives this back as it was: it must not take it from those beside it.
+        std::fs::write("/proc/sys/net/ipv4/ip_forward", "1").unwrap();
         std::fs::create_dir_all(&lab.dir).unwrap();
         lab.registry.ensure().unwrap();
         image::layout(&lab.dir.join("image"), image::architecture()).unwrap();

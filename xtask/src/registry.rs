@@ -68,7 +68,7 @@ impl Registry {
         }
         std::fs::write(self.dir.join("config.yml"), config)?;
         let log = std::fs::File::create(self.dir.join("log"))?;
-        let child = Command::new("docker-registry")
+        let mut child = Command::new("docker-registry")
             .arg("serve")
             .arg(self.dir.join("config.yml"))
             .stdin(Stdio::null())
@@ -78,7 +78,7 @@ impl Registry {
             .context("start docker-registry")?;
         std::fs::write(self.dir.join("pid"), child.id().to_string())?;
         let began = Instant::now();
-        while began.elapsed() < PATIENCE && self.pid().is_some() {
+        while began.elapsed() < PATIENCE && child.try_wait()?.is_none() {
             if TcpStream::connect(&self.address).is_ok() {
                 return Ok(());
             }
