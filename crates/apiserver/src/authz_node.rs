@@ -5,9 +5,7 @@
 
 use api::certificate::{GROUP, PLURAL};
 use api::look;
-use api::pod::reference::SECRET_SOURCES;
 use async_trait::async_trait;
-use serde_json::Value;
 
 use crate::authz::{Attributes, Authorizer, Decision};
 use crate::subresource::token::AUDIENCE_VERB;
@@ -113,56 +111,11 @@ async fn referenced(a: &Attributes<'_>, node: &str, world: &World) -> Decision {
     if !(a.subresource.is_empty() || token) || a.namespace.is_empty() {
         return Decision::NoOpinion(String::new());
     }
-    match world.pods_on(node, a.namespace).await {
-        Ok(pods) => allow_if(pods.iter().any(|pod| refers(pod, a.resource, &name)), &why),
+    let place = (node, a.namespace);
+    match world.placement.needs(&*world.store, place, (a.resource, &name)).await {
+        Ok(needed) => allow_if(needed, &why),
         Err(error) => Decision::NoOpinion(format!("{why}: {error}")),
     }
-}
-
-/// Whether a pod refers to the Secret, ConfigMap or ServiceAccount `name` of its namespace.
-pub fn refers(pod: &Value, resource: &str, name: &str) -> bool {
-    let spec = &pod["spec"];
-    match resource {
-        "serviceaccounts" => look::text(spec, "serviceAccountName") == name,
-        "secrets" => {
-            look::list(spec, "imagePullSecrets").iter().any(|s| look::text(s, "name") == name)
-                || volumes_refer(spec, "secret", name)
-                || containers_refer(spec, "secretKeyRef", "secretRef", name)
-        }
-        "configmaps" => {
-            volumes_refer(spec, "configMap", name) || containers_refer(spec, "configMapKeyRef", "configMapRef", name)
-        }
-        _ => false,
-    }
-}
-
-fn volumes_refer(spec: &Value, source: &str, name: &str) -> bool {
-    look::list(spec, "volumes").iter().any(|volume| {
-        let direct = match source {
-            "secret" => look::text_at(volume, &["secret", "secretName"]) == name,
-            _ => look::text_at(volume, &[source, "name"]) == name,
-        };
-        let projected = look::list_at(volume, &["projected", "sources"])
-            .iter()
-            .any(|projection| look::text_at(projection, &[source, "name"]) == name);
-        let other = source == "secret"
-            && (SECRET_SOURCES.iter().any(|(of, field)| look::text_at(volume, &[of, field, "name"]) == name)
-                || look::text_at(volume, &["azureFile", "secretName"]) == name);
-        direct || projected || other
-    })
-}
-
-fn containers_refer(spec: &Value, key_reference: &str, source_reference: &str, name: &str) -> bool {
-    let containers = ["initContainers", "containers", "ephemeralContainers"];
-    containers.iter().flat_map(|list| look::list(spec, list)).any(|container| {
-        let by_variable = look::list(container, "env")
-            .iter()
-            .any(|variable| look::text_at(variable, &["valueFrom", key_reference, "name"]) == name);
-        let by_source = look::list(container, "envFrom")
-            .iter()
-            .any(|source| look::text_at(source, &[source_reference, "name"]) == name);
-        by_variable || by_source
-    })
 }
 
 /// The value that a field selector demands of `field`.
@@ -270,26 +223,6 @@ mod tests {
         assert!(reads(0, PODS).await);
         let read = store.read.load(Ordering::Relaxed);
         assert!(read <= PODS, "{read} entries were read for {} questions", 2 * PODS + 2);
-    }
-
-    #[test]
-    fn a_pod_refers_to_secrets_by_pull_secret_volume_projection_and_environment() {
-        let pod = json!({"spec": {
-            "imagePullSecrets": [{"name": "pull"}],
-            "serviceAccountName": "robot",
-            "volumes": [
-                {"secret": {"secretName": "vol"}},
-                {"projected": {"sources": [{"secret": {"name": "proj"}}, {"configMap": {"name": "pcm"}}]}},
-            ],
-            "initContainers": [{"env": [{"valueFrom": {"secretKeyRef": {"name": "env"}}}]}],
-            "containers": [{"envFrom": [{"configMapRef": {"name": "cm"}}]}],
-        }});
-        for name in ["pull", "vol", "proj", "env"] {
-            assert!(refers(&pod, "secrets", name), "{name}");
-        }
-        assert!(!refers(&pod, "secrets", "cm"));
-        assert!(refers(&pod, "configmaps", "cm") && refers(&pod, "configmaps", "pcm"));
-        assert!(refers(&pod, "serviceaccounts", "robot"));
     }
 
     #[test]

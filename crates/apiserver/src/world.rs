@@ -61,11 +61,4 @@ impl World {
     pub async fn pod(&self, namespace: &str, name: &str) -> Option<Value> {
         self.find("", "pods", Some(namespace), name).await
     }
-
-    /// The pods of a namespace that are on a node.
-    pub async fn pods_on(&self, node: &str, namespace: &str) -> Result<Vec<Value>, store::Error> {
-        let entries = self.placement.pods(&*self.store, node, namespace).await?;
-        let kind = api::find("", "v1", "pods").expect("the table of kinds has pods");
-        Ok(entries.iter().map(|entry| object::decode(kind, entry)).collect())
-    }
 }

@@ -1,6 +1,7 @@
-//! Which kinds of objects in the API a pod spec needs. A pod that comes from a file of the node may need none.
+//! Which objects in the API a pod spec needs: what a node may read for it. A pod that comes from a file of the node may need
+//! none.
 //!
-//! Start at [`references`].
+//! Start at [`references`] for the kinds and at [`named`] for the names.
 
 use std::collections::BTreeSet;
 
@@ -85,6 +86,40 @@ pub fn references(spec: &Value) -> BTreeSet<Reference> {
     found
 }
 
+/// The resources of which [`named`] tells the names.
+const SECRETS: &str = "secrets";
+const CONFIG_MAPS: &str = "configmaps";
+const ACCOUNTS: &str = "serviceaccounts";
+
+/// Every Secret, ConfigMap and ServiceAccount that a pod spec names, as resource and name.
+pub fn named(spec: &Value) -> BTreeSet<(&'static str, &str)> {
+    let mut found = BTreeSet::from([(ACCOUNTS, look::text(spec, "serviceAccountName"))]);
+    found.extend(look::list(spec, "imagePullSecrets").iter().map(|secret| (SECRETS, look::text(secret, "name"))));
+    for volume in look::list(spec, "volumes") {
+        let at = |path: &[&str]| look::text_at(volume, path);
+        found.extend([(SECRETS, at(&["secret", "secretName"])), (SECRETS, at(&["azureFile", "secretName"]))]);
+        found.extend(SECRET_SOURCES.iter().map(|(source, field)| (SECRETS, at(&[source, field, "name"]))));
+        found.insert((CONFIG_MAPS, at(&["configMap", "name"])));
+        for source in look::list_at(volume, &["projected", "sources"]) {
+            found.insert((SECRETS, look::text_at(source, &["secret", "name"])));
+            found.insert((CONFIG_MAPS, look::text_at(source, &["configMap", "name"])));
+        }
+    }
+    let lists = ["initContainers", "containers", "ephemeralContainers"];
+    for container in lists.iter().flat_map(|list| look::list(spec, list)) {
+        for variable in look::list(container, "env") {
+            found.insert((SECRETS, look::text_at(variable, &["valueFrom", "secretKeyRef", "name"])));
+            found.insert((CONFIG_MAPS, look::text_at(variable, &["valueFrom", "configMapKeyRef", "name"])));
+        }
+        for source in look::list(container, "envFrom") {
+            found.insert((SECRETS, look::text_at(source, &["secretRef", "name"])));
+            found.insert((CONFIG_MAPS, look::text_at(source, &["configMapRef", "name"])));
+        }
+    }
+    found.retain(|(_, name)| !name.is_empty());
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -93,6 +128,30 @@ mod tests {
 
     fn check(spec: Value, expected: &[Reference]) {
         assert_eq!(references(&spec), expected.iter().copied().collect(), "{spec}");
+    }
+
+    #[test]
+    fn a_pod_names_secrets_by_pull_secret_volume_projection_and_environment() {
+        let spec = json!({
+            "imagePullSecrets": [{"name": "pull"}, {}],
+            "serviceAccountName": "robot",
+            "volumes": [
+                {"name": "v", "secret": {"secretName": "vol"}},
+                {"azureFile": {"secretName": "azure"}},
+                {"csi": {"nodePublishSecretRef": {"name": "csi"}}},
+                {"configMap": {"name": "cmv"}},
+                {"projected": {"sources": [{"secret": {"name": "proj"}}, {"configMap": {"name": "pcm"}}]}},
+            ],
+            "initContainers": [{"name": "c", "env": [{"valueFrom": {"secretKeyRef": {"name": "env"}}}]}],
+            "containers": [{"envFrom": [{"configMapRef": {"name": "cm"}}, {"secretRef": {"name": "from"}}]}],
+            "ephemeralContainers": [{"env": [{"valueFrom": {"configMapKeyRef": {"name": "key"}}}]}],
+        });
+        let names = |resource: &str| -> Vec<&str> {
+            named(&spec).into_iter().filter(|(of, _)| *of == resource).map(|(_, name)| name).collect()
+        };
+        assert_eq!(names("secrets"), ["azure", "csi", "env", "from", "proj", "pull", "vol"]);
+        assert_eq!(names("configmaps"), ["cm", "cmv", "key", "pcm"]);
+        assert_eq!(names("serviceaccounts"), ["robot"]);
     }
 
     #[test]

@@ -167,3 +167,94 @@ async fn write_all(
     }
     Ok(true)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use async_trait::async_trait;
+    use futures_util::future::join_all;
+    use store::{Error, List, MemoryStore, Page, Revision, Store, Watch};
+
+    use super::*;
+    use crate::query::Query;
+    use crate::user::UserInfo;
+    use crate::warnings::Warnings;
+    use crate::world::World;
+
+    /// A store that writes as slowly as a disk: who writes at the same time has read the same.
+    struct Slow(MemoryStore);
+
+    #[async_trait]
+    impl Store for Slow {
+        async fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
+            self.0.get(key).await
+        }
+
+        async fn list(&self, list: List) -> Result<Page, Error> {
+            self.0.list(list).await
+        }
+
+        async fn put(&self, put: Put) -> Result<Entry, Error> {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            self.0.put(put).await
+        }
+
+        async fn delete(&self, key: &str, expect: Expect) -> Result<(Entry, Revision), Error> {
+            self.0.delete(key, expect).await
+        }
+
+        async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, Error> {
+            self.0.watch(prefix, after).await
+        }
+
+        async fn revision(&self) -> Result<Revision, Error> {
+            self.0.revision().await
+        }
+
+        async fn compact(&self, through: Revision) -> Result<(), Error> {
+            self.0.compact(through).await
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_of_two_hundred_creates_at_once_is_charged() {
+        const CROWD: usize = 200;
+        let world = World::new(Arc::new(Slow(MemoryStore::new())));
+        let kind = api::find("", "v1", "resourcequotas").unwrap();
+        let of = |namespace: &str| object::key(kind, Some(namespace), Some("q"));
+        for namespace in ["a", "b"] {
+            let spec = json!({"hard": {"pods": (CROWD - 1).to_string()}});
+            let quota = json!({"metadata": {"name": "q", "namespace": namespace}, "spec": spec});
+            let value = object::to_stored(kind, &quota, b"");
+            world.store.put(Put { key: of(namespace), value, expect: Expect::Absent, ttl: None }).await.unwrap();
+        }
+        let (plugin, user, query, warnings) =
+            (ResourceQuota::new(), UserInfo::admin(), Query::default(), Warnings::default());
+        let charge = async |namespace: &str| {
+            let request = Request {
+                kind: api::find("", "v1", "pods").unwrap(),
+                operation: Operation::Create,
+                subresource: "",
+                namespace,
+                name: "p",
+                called: None,
+                user: &user,
+                old: None,
+                world: &world,
+                dry_run: false,
+                query: &query,
+                warnings: &warnings,
+            };
+            plugin.charge(&request, &json!({"metadata": {"name": "p"}, "spec": {}}), crate::clock::now()).await
+        };
+        let answers = join_all((0..2 * CROWD).map(|nth| charge(["a", "b"][nth % 2]))).await;
+        let refused: Vec<u16> = answers.into_iter().filter_map(Result::err).map(|status| status.code).collect();
+        assert_eq!(refused, [403, 403], "one too many in each namespace");
+        for namespace in ["a", "b"] {
+            let quota = object::decode(kind, &world.store.get(&of(namespace)).await.unwrap().unwrap());
+            assert_eq!(quota["status"]["used"]["pods"], json!((CROWD - 1).to_string()), "{namespace}");
+        }
+    }
+}
