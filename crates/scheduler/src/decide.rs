@@ -9,6 +9,7 @@ use api::pod::affinity::node_matches;
 use api::pod::toleration::{Taint, first_untolerated, keeps_away};
 
 use crate::fit::{self, Resources};
+use crate::neighbours::Survey;
 use crate::preempt::{self, Plan};
 use crate::view::{Budget, Node, Placement, Pod};
 
@@ -39,6 +40,10 @@ pub struct Cluster {
     placed: BTreeMap<String, (String, Pod)>,
     used: BTreeMap<String, Used>,
     classes: BTreeMap<String, String>,
+    /// The labels of namespaces.
+    namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// The uids of counted pods whose wishes concern others.
+    wishing: BTreeSet<String>,
     /// By namespace and name.
     budgets: BTreeMap<(String, String), Budget>,
     /// Pods that wait for others to go from a node, by uid, with the node.
@@ -93,6 +98,42 @@ impl Cluster {
         self.classes.len() < before
     }
 
+    /// Sets the labels of a namespace; says whether that changed anything.
+    pub fn apply_namespace(&mut self, name: String, labels: BTreeMap<String, String>) -> bool {
+        self.namespaces.insert(name, labels.clone()) != Some(labels)
+    }
+
+    /// Keeps only these namespaces.
+    pub fn retain_namespaces(&mut self, stays: impl Fn(&str) -> bool) {
+        self.namespaces.retain(|name, _| stays(name));
+    }
+
+    /// The labels of namespaces.
+    pub fn namespaces(&self) -> &BTreeMap<String, BTreeMap<String, String>> {
+        &self.namespaces
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.nodes.values()
+    }
+
+    /// The counted pods with their nodes, as far as these are known.
+    pub fn located(&self) -> impl Iterator<Item = (&Pod, &Node)> {
+        self.placed.values().filter_map(|(node, pod)| Some((pod, self.nodes.get(node)?)))
+    }
+
+    /// Those whose wishes concern others.
+    pub fn wishing(&self) -> impl Iterator<Item = (&Pod, &Node)> {
+        let placed = self.wishing.iter().filter_map(|uid| self.placed.get(uid));
+        placed.filter_map(|(node, pod)| Some((pod, self.nodes.get(node)?)))
+    }
+
+    /// Whether some pod that is counted, or for which room is kept, has wishes that concern others.
+    pub fn has_wishes(&self) -> bool {
+        !self.wishing.is_empty() || self.nominated.values().any(|(_, pod)| concerns_others(pod))
+    }
+
     /// Sets a disruption budget.
     pub fn apply_budget(&mut self, budget: Budget) {
         self.budgets.insert((budget.namespace.clone(), budget.name.clone()), budget);
@@ -110,14 +151,14 @@ impl Cluster {
         here.map(|(_, budget)| budget)
     }
 
-    /// Counts a pod on a node, bound or only assumed to be.
-    pub fn place(&mut self, pod: &Pod, node: &str) {
+    /// Counts a pod on a node, bound or only assumed to be; says whether it counts otherwise than before.
+    pub fn place(&mut self, pod: &Pod, node: &str) -> bool {
         let same = |old: &Pod| {
             (&old.requests, old.deleting, &old.started, &old.labels)
                 == (&pod.requests, pod.deleting, &pod.started, &pod.labels)
         };
         if self.placed.get(&pod.uid).is_some_and(|(at, old)| at == node && same(old)) {
-            return;
+            return false;
         }
         self.release(&pod.uid);
         let used = self.used.entry(node.to_owned()).or_default();
@@ -125,12 +166,17 @@ impl Cluster {
         used.scored_cpu += fit::scored_request(pod, "cpu");
         used.scored_memory += fit::scored_request(pod, "memory");
         used.pods.insert(pod.uid.clone());
+        if concerns_others(pod) {
+            self.wishing.insert(pod.uid.clone());
+        }
         self.placed.insert(pod.uid.clone(), (node.to_owned(), pod.clone()));
+        true
     }
 
     /// Stops counting a pod; says on which node it was counted.
     pub fn release(&mut self, uid: &str) -> Option<String> {
         let (node, pod) = self.placed.remove(uid)?;
+        self.wishing.remove(uid);
         if let Some(used) = self.used.get_mut(&node) {
             used.requests.subtract(&pod.requests);
             used.scored_cpu -= fit::scored_request(&pod, "cpu");
@@ -199,6 +245,10 @@ impl Cluster {
     }
 }
 
+fn concerns_others(pod: &Pod) -> bool {
+    pod.wishes.as_ref().is_some_and(|wishes| wishes.concern_others())
+}
+
 /// Why one node will not have the pod.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Refusal {
@@ -213,15 +263,16 @@ pub fn place(pod: &Pod, cluster: &Cluster) -> Verdict {
         return Verdict::Unschedulable("no nodes available to schedule pods".into());
     }
     let handler = wanted_handler(pod, cluster);
+    let survey = Survey::of(pod, cluster);
     let mut fitting = Vec::new();
     let mut refusals = Vec::new();
     for node in cluster.nodes.values() {
-        match refusal(pod, node, cluster, handler) {
+        match refusal(pod, node, cluster, handler).or_else(|| disharmony(pod, node, cluster, survey.as_ref())) {
             None => fitting.push(node),
             Some(refusal) => refusals.push((node, refusal)),
         }
     }
-    if let Some(node) = kept(pod, &fitting, cluster).or_else(|| best(pod, &fitting, cluster)) {
+    if let Some(node) = kept(pod, &fitting, cluster).or_else(|| best(pod, &fitting, (cluster, survey.as_ref()))) {
         return Verdict::Bind(node.name.clone());
     }
     let reasons = explain(&refusals);
@@ -229,7 +280,7 @@ pub fn place(pod: &Pod, cluster: &Cluster) -> Verdict {
         return Verdict::Unschedulable(format!("{reasons} preemption: {why}"));
     }
     let crowded = refusals.iter().filter(|(_, refusal)| refusal.others_are_in_the_way).map(|(node, _)| *node);
-    match preempt::plan(pod, crowded, cluster) {
+    match preempt::plan(pod, crowded, (cluster, survey.as_ref())) {
         Some(plan) => Verdict::Preempt { plan, message: reasons },
         None => Verdict::Unschedulable(format!("{reasons} preemption: {}", helplessness(&refusals))),
     }
@@ -298,8 +349,22 @@ fn shortage(pod: &Pod, node: &Node, cluster: &Cluster) -> Option<Refusal> {
     (!reasons.is_empty()).then_some(Refusal { reasons, others_are_in_the_way })
 }
 
+/// What other pods have against it, or it against them: those that are there, and then with those for which room is kept.
+fn disharmony<'a>(pod: &'a Pod, node: &'a Node, cluster: &'a Cluster, survey: Option<&Survey<'a>>) -> Option<Refusal> {
+    let survey = survey?;
+    let with_kept = || {
+        let mut kept_for = cluster.nominated_on(&node.name, pod).peekable();
+        kept_for.peek()?;
+        let mut survey = survey.clone();
+        kept_for.for_each(|other| survey.count(other, node, 1));
+        survey.refusal(node)
+    };
+    let (reason, others_are_in_the_way) = survey.refusal(node).or_else(with_kept)?;
+    Some(Refusal { reasons: vec![reason.into()], others_are_in_the_way })
+}
+
 /// The node with the highest score; of equals the one with the fewest pods, then the first by name.
-fn best<'a>(pod: &Pod, nodes: &[&'a Node], cluster: &Cluster) -> Option<&'a Node> {
+fn best<'a>(pod: &Pod, nodes: &[&'a Node], (cluster, survey): (&Cluster, Option<&Survey<'_>>)) -> Option<&'a Node> {
     if let [only] = nodes {
         return Some(only);
     }
@@ -314,9 +379,13 @@ fn best<'a>(pod: &Pod, nodes: &[&'a Node], cluster: &Cluster) -> Option<&'a Node
     };
     let most_preferred = nodes.iter().map(|node| preference(node)).max().unwrap_or(0);
     let most_disliked = nodes.iter().map(|node| dislikes(node)).max().unwrap_or(0);
-    // The weights are upstream's: taints 3, affinity 2, free resources 1; each part goes from 0 to 100.
+    let among_others = survey.map(|survey| survey.scores(nodes)).unwrap_or_default();
+    // The weights are upstream's: taints 3, affinity, other pods and spread 2, free resources 1; each part goes from 0 to
+    // 100.
     let score = |node: &Node| {
-        3 * (100 - percent(dislikes(node), most_disliked))
+        let (near, spread) = among_others.get(&node.name).copied().unwrap_or_default();
+        2 * (near + spread)
+            + 3 * (100 - percent(dislikes(node), most_disliked))
             + 2 * percent(preference(node), most_preferred)
             + free_percent(pod, node, cluster)
     };

@@ -10,6 +10,7 @@
 pub mod act;
 pub mod decide;
 pub mod fit;
+pub mod neighbours;
 pub mod preempt;
 mod queue;
 pub mod shell;

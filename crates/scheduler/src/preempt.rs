@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use crate::decide::Cluster;
 use crate::fit::{self, Resources};
+use crate::neighbours::Survey;
 use crate::view::{Budget, Node, Pod};
 
 /// Who has to go, and from where.
@@ -43,8 +44,12 @@ pub fn ineligible(pod: &Pod, cluster: &Cluster) -> Option<&'static str> {
 }
 
 /// The best choice among nodes on which others are in the way.
-pub fn plan<'a>(pod: &Pod, nodes: impl Iterator<Item = &'a Node>, cluster: &Cluster) -> Option<Plan> {
-    let choices = nodes.filter_map(|node| Some((node, victims(pod, node, cluster)?)));
+pub fn plan<'a>(
+    pod: &'a Pod,
+    nodes: impl Iterator<Item = &'a Node>,
+    (cluster, survey): (&'a Cluster, Option<&Survey<'a>>),
+) -> Option<Plan> {
+    let choices = nodes.filter_map(|node| Some((node, victims(pod, node, (cluster, survey))?)));
     let (node, (_, victims)) = choices.min_by_key(|(_, (broken, victims))| {
         let highest = victims.first().map_or(i64::MIN, |victim| victim.priority);
         let sum: i64 = victims.iter().map(|victim| victim.priority + i64::from(i32::MAX) + 1).sum();
@@ -61,11 +66,26 @@ pub fn plan<'a>(pod: &Pod, nodes: impl Iterator<Item = &'a Node>, cluster: &Clus
 
 /// Who would have to go from this node, after how many of them break a budget; None if that would not help, or nobody
 /// has to.
-fn victims<'a>(pod: &Pod, node: &Node, cluster: &'a Cluster) -> Option<(usize, Vec<&'a Pod>)> {
+fn victims<'a>(
+    pod: &'a Pod,
+    node: &'a Node,
+    (cluster, survey): (&'a Cluster, Option<&Survey<'a>>),
+) -> Option<(usize, Vec<&'a Pod>)> {
     let (mut lower, mut staying): (Vec<&Pod>, Vec<&Pod>) =
         cluster.pods_on(&node.name).partition(|other| other.priority < pod.priority);
-    staying.extend(cluster.nominated_on(&node.name, pod));
-    if lower.is_empty() || !has_room(pod, node, &staying) {
+    let kept_for: Vec<&Pod> = cluster.nominated_on(&node.name, pod).collect();
+    // What its neighbours would mean for it without those that go.
+    let mut survey = survey.cloned();
+    let count = |survey: &mut Option<Survey<'a>>, other: &'a Pod, by: i64| {
+        survey.iter_mut().for_each(|survey| survey.count(other, node, by));
+    };
+    lower.iter().for_each(|other| count(&mut survey, other, -1));
+    kept_for.iter().for_each(|other| count(&mut survey, other, 1));
+    staying.extend(kept_for);
+    let fits = |staying: &[&Pod], survey: &Option<Survey<'_>>| {
+        has_room(pod, node, staying) && survey.as_ref().is_none_or(|survey| survey.refusal(node).is_none())
+    };
+    if lower.is_empty() || !fits(&staying, &survey) {
         return None;
     }
     // The important and, of those, the old ones come back first.
@@ -74,8 +94,10 @@ fn victims<'a>(pod: &Pod, node: &Node, cluster: &'a Cluster) -> Option<(usize, V
     let (mut going, mut broken) = (Vec::new(), 0);
     for (candidate, breaks) in protected.into_iter().map(|pod| (pod, 1)).chain(free.into_iter().map(|pod| (pod, 0))) {
         staying.push(candidate);
-        if !has_room(pod, node, &staying) {
+        count(&mut survey, candidate, 1);
+        if !fits(&staying, &survey) {
             staying.pop();
+            count(&mut survey, candidate, -1);
             going.push(candidate);
             broken += breaks;
         }
@@ -139,7 +161,9 @@ mod tests {
         for (name, pods) in nodes {
             let node = json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": "1", "pods": "10"}}});
             cluster.apply_node(serde_json::from_value::<NodeObject>(node).unwrap().into());
-            pods.iter().for_each(|pod| cluster.place(pod, name));
+            for pod in *pods {
+                cluster.place(pod, name);
+            }
         }
         cluster
     }

@@ -33,6 +33,8 @@ impl Waiting {
 #[derive(Default)]
 pub struct Queue {
     pods: BTreeMap<String, Waiting>,
+    /// The uids of those that ask something of other pods.
+    wishing: BTreeSet<String>,
     /// Ready, while their pauses last: by the end of the pause.
     resting: BTreeSet<(Instant, String)>,
     /// Ready, with their pauses over: by their turns.
@@ -54,12 +56,16 @@ impl Queue {
         if waiting.ready {
             self.resting.insert((waiting.not_before, uid.clone()));
         }
+        if waiting.pod.wishes.is_some() {
+            self.wishing.insert(uid.clone());
+        }
         self.pods.insert(uid, waiting);
     }
 
     /// Takes a pod out.
     pub fn remove(&mut self, uid: &str) -> Option<Waiting> {
         let waiting = self.pods.remove(uid)?;
+        self.wishing.remove(uid);
         if waiting.ready {
             self.resting.remove(&(waiting.not_before, uid.to_owned()));
             self.turns.remove(&(waiting.turn(), uid.to_owned()));
@@ -78,6 +84,15 @@ impl Queue {
     /// Makes all pods ready.
     pub fn wake(&mut self) {
         for (uid, waiting) in self.pods.iter_mut().filter(|(_, waiting)| !waiting.ready) {
+            waiting.ready = true;
+            self.resting.insert((waiting.not_before, uid.clone()));
+        }
+    }
+
+    /// Makes those pods ready that ask something of others.
+    pub fn wake_wishing(&mut self) {
+        for uid in &self.wishing {
+            let Some(waiting) = self.pods.get_mut(uid).filter(|waiting| !waiting.ready) else { continue };
             waiting.ready = true;
             self.resting.insert((waiting.not_before, uid.clone()));
         }

@@ -22,7 +22,7 @@ use crate::act::{self, Posted};
 use crate::decide::{self, Cluster, Verdict};
 use crate::preempt::Plan;
 use crate::queue::{Queue, Waiting};
-use crate::view::{Budget, BudgetObject, ClassObject, Node, NodeObject, Pod, PodObject};
+use crate::view::{Budget, BudgetObject, ClassObject, NamespaceObject, Node, NodeObject, Pod, PodObject};
 
 /// How many calls may be under way at once.
 const CALLS_MAX: usize = 64;
@@ -50,6 +50,7 @@ pub async fn run(client: Client, cancel: CancellationToken) -> Result<(), Error>
     let mut nodes = watch::<NodeObject>(&client);
     let mut classes = watch::<ClassObject>(&client);
     let mut budgets = watch::<BudgetObject>(&client);
+    let mut namespaces = watch::<NamespaceObject>(&client);
     let mut shell = Shell::new(client);
     loop {
         let wake_at = shell.wake_at();
@@ -59,6 +60,7 @@ pub async fn run(client: Client, cancel: CancellationToken) -> Result<(), Error>
             event = nodes.next() => Event::Node(event.ok_or(Error::WatchEnded("nodes"))?),
             event = classes.next() => Event::Class(event.ok_or(Error::WatchEnded("runtimeclasses"))?),
             event = budgets.next() => Event::Budget(event.ok_or(Error::WatchEnded("poddisruptionbudgets"))?),
+            event = namespaces.next() => Event::Namespace(event.ok_or(Error::WatchEnded("namespaces"))?),
             event = pods.next() => Event::Pod(Box::new(event.ok_or(Error::WatchEnded("pods"))?)),
             () = sleep_until(wake_at) => Event::Woken,
         };
@@ -94,6 +96,7 @@ enum Event {
     Node(Watched<NodeObject>),
     Class(Watched<ClassObject>),
     Budget(Watched<BudgetObject>),
+    Namespace(Watched<NamespaceObject>),
     Done(Done),
     Woken,
 }
@@ -122,6 +125,7 @@ struct Shell {
     nodes: Listing,
     classes: Listing,
     budgets: Listing,
+    namespaces: Listing,
     calls: JoinSet<Done>,
 }
 
@@ -136,6 +140,7 @@ impl Shell {
             nodes: Listing::default(),
             classes: Listing::default(),
             budgets: Listing::default(),
+            namespaces: Listing::default(),
             calls: JoinSet::new(),
         }
     }
@@ -159,6 +164,12 @@ impl Shell {
                 // A preferred victim is worth less than a place for the pod.
                 tracing::warn!(error = %chain(&error), "cannot watch disruption budgets");
                 self.budgets.complete = true;
+            }
+            Event::Namespace(Ok(event)) => self.take_namespace(event),
+            Event::Namespace(Err(error)) => {
+                // Only selectors of namespaces need their labels.
+                tracing::warn!(error = %chain(&error), "cannot watch namespaces");
+                self.namespaces.complete = true;
             }
             Event::Done(Done::Bound { uid, outcome }) => self.bound(uid, outcome),
             Event::Done(Done::Preempted { uid, outcome }) => self.preempted(&uid, outcome),
@@ -197,7 +208,10 @@ impl Shell {
             if self.cluster.denominate(&pod.uid).is_some_and(|kept| kept != node) {
                 self.wake();
             }
-            return self.cluster.place(&pod, &node);
+            if self.cluster.place(&pod, &node) {
+                self.queue.wake_wishing();
+            }
+            return;
         }
         if self.assumed.contains_key(&pod.uid) {
             return;
@@ -213,7 +227,7 @@ impl Shell {
         if let Some(node) = &pod.nominated {
             self.cluster.nominate(&pod, node);
         }
-        let wishes = |pod: &Pod| (pod.placement.clone(), pod.requests.clone());
+        let wishes = |pod: &Pod| (pod.placement.clone(), pod.requests.clone(), pod.wishes.clone(), pod.labels.clone());
         let is_known = self.queue.change(&pod.uid, |waiting| {
             waiting.ready |= wishes(&waiting.pod) != wishes(&pod);
             waiting.pod = pod.clone();
@@ -329,6 +343,32 @@ impl Shell {
         }
     }
 
+    fn take_namespace(&mut self, event: watcher::Event<NamespaceObject>) {
+        let name = |object: &NamespaceObject| object.meta().name.clone().unwrap_or_default();
+        match event {
+            watcher::Event::Init => self.namespaces.seen.clear(),
+            watcher::Event::Apply(object) => self.namespace_is(&object),
+            watcher::Event::InitApply(object) => {
+                self.namespaces.seen.insert(name(&object));
+                self.namespace_is(&object);
+            }
+            watcher::Event::Delete(object) => self.cluster.retain_namespaces(|other| *other != name(&object)),
+            watcher::Event::InitDone => {
+                self.namespaces.complete = true;
+                let seen = std::mem::take(&mut self.namespaces.seen);
+                self.cluster.retain_namespaces(|name| seen.contains(name));
+            }
+        }
+    }
+
+    fn namespace_is(&mut self, object: &NamespaceObject) {
+        let meta = object.meta();
+        let (name, labels) = (meta.name.clone().unwrap_or_default(), meta.labels.clone().unwrap_or_default());
+        if self.cluster.apply_namespace(name, labels) {
+            self.queue.wake_wishing();
+        }
+    }
+
     /// Something changed that may make room: every pod that waits is tried again, after its back-off.
     fn wake(&mut self) {
         self.queue.wake();
@@ -343,7 +383,8 @@ impl Shell {
     }
 
     fn synced(&self) -> bool {
-        self.pods.complete && self.nodes.complete && self.classes.complete && self.budgets.complete
+        let others = self.classes.complete && self.budgets.complete && self.namespaces.complete;
+        self.pods.complete && self.nodes.complete && others
     }
 
     /// Tries every pod whose turn it is: the highest priority first, then the oldest.
@@ -367,6 +408,7 @@ impl Shell {
     fn bind(&mut self, pending: Waiting, node: String) {
         self.cluster.denominate(&pending.pod.uid);
         self.cluster.place(&pending.pod, &node);
+        self.queue.wake_wishing();
         let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
         self.assumed.insert(uid.clone(), pending);
         self.calls.spawn(async move { Done::Bound { outcome: act::bind(&client, &pod, &node).await, uid } });
@@ -458,6 +500,7 @@ mod tests {
         shell.take_node(watcher::Event::InitDone);
         shell.take_class(watcher::Event::InitDone);
         shell.take_budget(watcher::Event::InitDone);
+        shell.take_namespace(watcher::Event::InitDone);
         shell
     }
 
@@ -567,5 +610,40 @@ mod tests {
         shell.take_class(watcher::Event::InitDone);
         pass(&mut shell, LONG).await;
         assert_eq!(assumed(&shell), [("p", "without")], "no handler is looked for");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_is_to_be_near_another_is_tried_when_that_comes() {
+        let mut shell = shell();
+        shell.take_node(watcher::Event::Apply(node("n", Value::Null)));
+        let term = |selector: Value| {
+            json!({"topologyKey": "host", "labelSelector": selector, "namespaceSelector": {
+                "matchLabels": {"team": "red"},
+            }})
+        };
+        let near = |selector| {
+            json!({"affinity": {"podAffinity": {
+                "requiredDuringSchedulingIgnoredDuringExecution": [term(selector)],
+            }}})
+        };
+        let mut labelled = node("n", Value::Null);
+        labelled.meta_mut().labels = Some([("host".to_owned(), "n".to_owned())].into());
+        shell.take_node(watcher::Event::Apply(labelled));
+        shell.pod_is(pod("waits", near(json!({}))).into());
+        pass(&mut shell, LONG).await;
+        shell.pod_is(pod("comes", json!({})).into());
+        pass(&mut shell, LONG).await;
+        assert_eq!(assumed(&shell), [("comes", "n")], "it is in a namespace that is not meant");
+        let namespace = json!({"metadata": {"name": "ns", "labels": {"team": "red"}}});
+        shell.take_namespace(watcher::Event::Apply(serde_json::from_value(namespace).unwrap()));
+        pass(&mut shell, LONG).await;
+        assert_eq!(assumed(&shell), [("comes", "n"), ("waits", "n")]);
+        shell.pod_is(pod("other", near(json!({"matchLabels": {"app": "web"}}))).into());
+        pass(&mut shell, LONG).await;
+        let mut bound: Pod = pod("bound", json!({"nodeName": "n"})).into();
+        bound.labels = [("app".to_owned(), "web".to_owned())].into();
+        shell.pod_is(bound);
+        pass(&mut shell, LONG).await;
+        assert_eq!(shell.cluster.node_of("other"), Some("n"));
     }
 }

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use api::pod::affinity::Term;
 use api::pod::requests::{self, Shape};
@@ -15,6 +16,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Deserialize, Deserializer};
 
 use crate::fit::Resources;
+use crate::neighbours::{PodAffinity, SpreadObject, Wishes};
 
 /// The name under which pods ask for this scheduler.
 pub const SCHEDULER_NAME: &str = "default-scheduler";
@@ -56,6 +58,8 @@ pub struct Pod {
     pub runtime_class: Option<String>,
     /// Where it may and would like to run.
     pub placement: Placement,
+    /// What it asks of other pods, if it asks anything.
+    pub wishes: Option<Arc<Wishes>>,
     /// The PodScheduled condition, if it is False: reason and message.
     pub refused: Option<(String, String)>,
 }
@@ -129,6 +133,8 @@ struct PodSpec {
     #[serde(deserialize_with = "null_as_default")]
     tolerations: Vec<Toleration>,
     #[serde(deserialize_with = "null_as_default")]
+    topology_spread_constraints: Vec<SpreadObject>,
+    #[serde(deserialize_with = "null_as_default")]
     containers: Vec<Container>,
     #[serde(deserialize_with = "null_as_default")]
     init_containers: Vec<Container>,
@@ -183,6 +189,10 @@ struct Port {
 struct Affinity {
     #[serde(deserialize_with = "null_as_default")]
     node_affinity: NodeAffinity,
+    #[serde(deserialize_with = "null_as_default")]
+    pod_affinity: PodAffinity,
+    #[serde(deserialize_with = "null_as_default")]
+    pod_anti_affinity: PodAffinity,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]
@@ -273,6 +283,13 @@ pub struct ClassObject {
     pub handler: String,
 }
 
+/// A Namespace on the wire: its labels are all that matters.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(default)]
+pub struct NamespaceObject {
+    metadata: ObjectMeta,
+}
+
 /// A PodDisruptionBudget, reduced.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Budget {
@@ -314,13 +331,13 @@ struct BudgetStatus {
 }
 
 /// Other writers of objects may say `null` where nothing is meant.
-fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+pub fn null_as_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
 }
 
 impl From<PodObject> for Pod {
     fn from(object: PodObject) -> Pod {
-        let PodObject { metadata, spec, status } = object;
+        let PodObject { metadata, mut spec, status } = object;
         let node = spec.node_name.clone().filter(|node| !node.is_empty());
         let ours = spec.scheduler_name.as_deref().unwrap_or(SCHEDULER_NAME) == SCHEDULER_NAME;
         let finished = matches!(&*status.phase, "Succeeded" | "Failed");
@@ -329,9 +346,14 @@ impl From<PodObject> for Pod {
             (condition.r#type == "PodScheduled" && condition.status == "False")
                 .then_some((condition.reason, condition.message))
         };
+        let namespace = metadata.namespace.unwrap_or_default();
+        let labels = metadata.labels.unwrap_or_default();
+        let affinity = [&mut spec.affinity.pod_affinity, &mut spec.affinity.pod_anti_affinity].map(std::mem::take);
+        let spread = std::mem::take(&mut spec.topology_spread_constraints);
         Pod {
+            wishes: Wishes::read(affinity, spread, (&namespace, &labels)).map(Arc::new),
             uid: metadata.uid.unwrap_or_default(),
-            namespace: metadata.namespace.unwrap_or_default(),
+            namespace,
             name: metadata.name.unwrap_or_default(),
             resource_version: metadata.resource_version.unwrap_or_default(),
             wants_node: ours && free && !finished,
@@ -342,7 +364,7 @@ impl From<PodObject> for Pod {
             nominated: status.nominated_node_name.filter(|node| !node.is_empty()),
             priority: spec.priority.unwrap_or(0),
             preempts: spec.preemption_policy.as_deref() != Some("Never"),
-            labels: metadata.labels.unwrap_or_default(),
+            labels,
             requests: requests(&spec),
             ports: ports(&spec),
             runtime_class: spec.runtime_class_name.clone(),
@@ -456,6 +478,7 @@ macro_rules! resource {
 resource!(PodObject, k8s_openapi::NamespaceResourceScope, "Pod", "", "v1", "pods");
 resource!(NodeObject, k8s_openapi::ClusterResourceScope, "Node", "", "v1", "nodes");
 resource!(ClassObject, k8s_openapi::ClusterResourceScope, "RuntimeClass", "node.k8s.io", "v1", "runtimeclasses");
+resource!(NamespaceObject, k8s_openapi::ClusterResourceScope, "Namespace", "", "v1", "namespaces");
 resource!(
     BudgetObject,
     k8s_openapi::NamespaceResourceScope,
