@@ -176,7 +176,10 @@ async fn hook_13_14_the_message_of_a_failed_command() {
 
 #[tokio::test]
 async fn hook_28_the_message_of_a_failed_request() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Taken for as long as this lasts, and nobody listens there.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = socket.local_addr().unwrap().port();
     let fake = Fake::new();
     let mut bench = Bench::new(fake.client(), Limits::default(), Clock::System);
     let get = json!({"path": "/a?b=c", "port": free, "host": "127.0.0.1", "scheme": "HTTP"});
@@ -190,6 +193,7 @@ async fn hook_28_the_message_of_a_failed_request() {
          \"http://127.0.0.1:{free}/a?b=c\": dial tcp 127.0.0.1:{free}: connect: "
     );
     assert!(message.starts_with(&wanted), "{message}");
+    drop(socket);
     bench.end().await;
 }
 

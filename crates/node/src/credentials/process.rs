@@ -204,8 +204,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
-        let error = answer(&script, Duration::from_millis(500)).await.unwrap_err();
-        assert_eq!(error, Failure::TimedOut(Duration::from_millis(500)));
+        let error = answer(&script, Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(error, Failure::TimedOut(Duration::from_secs(5)));
         let pid = std::fs::read_to_string(&file).unwrap();
         assert!(is_gone(pid.trim()));
     }

@@ -329,7 +329,7 @@ impl Bench {
     /// The events so far, once there are so many.
     pub async fn events(&self, count: usize) -> Vec<Told> {
         let mut events = self.api.events.subscribe();
-        let limit = Duration::from_secs(20);
+        let limit = Duration::from_secs(60);
         match tokio::time::timeout(limit, events.wait_for(|events| events.len() >= count)).await {
             Ok(events) => events.unwrap().clone(),
             Err(_) => panic!("fewer than {count} events: {:#?}", self.api.events.borrow()),
