@@ -618,6 +618,22 @@ async fn pod_49_changes_join_in_one_patch_and_another_pod_of_the_name_gets_none(
 }
 
 #[tokio::test(start_paused = true)]
+async fn hook_76_a_grace_and_a_deadline_beyond_the_calendar_harm_nobody() {
+    let fake = Fake::new();
+    let mut bench = bench(&fake);
+    let spec = json!({"terminationGracePeriodSeconds": i64::MAX, "activeDeadlineSeconds": i64::MAX});
+    let wishes = bench.begin(with(json!({}), spec));
+    running(&bench).await;
+    // A container that is killed alone has it too.
+    fake.program("c", Program::stubborn());
+    wishes.send_modify(|wish| wish.removed = true);
+    tokio::time::timeout(LIMIT, wishes.closed()).await.expect("the pod goes");
+    let (first, all) = (stops(&fake)[0], stops(&fake).len());
+    assert!(all == 1 && first > 1 << 32, "{first}");
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn pod_50_an_event_says_who_tells_it_and_of_what() {
     let fake = Fake::new();
     let mut bench = bench(&fake);

@@ -3,6 +3,7 @@
 use super::{
     Error,
     admission::{Room, refusal},
+    breaks::Breaks,
     housekeeping,
     runtime::RuntimeEvent,
     shutdown::Shutdown,
@@ -31,6 +32,7 @@ use kube::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -68,6 +70,7 @@ pub(super) struct Pods {
     pub(super) orphans: housekeeping::Orphans,
     pub(super) statics: Statics,
     pub(super) shutdown: Shutdown,
+    breaks: Breaks,
 }
 
 /// A task that ended.
@@ -116,6 +119,7 @@ impl Pods {
             orphans: housekeeping::Orphans::default(),
             statics,
             shutdown: Shutdown::default(),
+            breaks: Breaks::default(),
         }
     }
 
@@ -231,6 +235,11 @@ impl Pods {
     }
 
     pub(super) fn begin(&mut self, wish: Wish) {
+        self.begin_after(Duration::ZERO, wish);
+    }
+
+    /// Begins a task that rests at first; what happens to its pod meanwhile it takes in then.
+    fn begin_after(&mut self, rest: Duration, wish: Wish) {
         let uid = wish.pod.uid().to_owned();
         self.actor.credentials.refer(&wish.pod);
         let (wishes, wish) = watch::channel(wish);
@@ -238,7 +247,12 @@ impl Pods {
         let task = Task::new(self.actor.clone(), self.probes.clone(), wish, inbox);
         let end = task.end();
         let (cancel, ended) = (self.cancel.clone(), uid.clone());
-        self.tasks.spawn(async move { (ended, task.run(cancel).await) });
+        self.tasks.spawn(async move {
+            if !rest.is_zero() && cancel.run_until_cancelled(tokio::time::sleep(rest)).await.is_none() {
+                return (ended, false);
+            }
+            (ended, task.run(cancel).await)
+        });
         self.handles.insert(uid, Handle { wishes, news, end });
     }
 
@@ -268,6 +282,7 @@ impl Pods {
         match ended {
             Ok((uid, true)) => {
                 self.actor.credentials.forget(&uid);
+                self.breaks.forget(&uid);
                 let Some(handle) = self.handles.remove(&uid) else { return };
                 let wish = handle.wishes.borrow().clone();
                 match wish.pod.is_static {
@@ -278,10 +293,14 @@ impl Pods {
             }
             Ok((_, false)) => {}
             Err(error) => {
-                tracing::error!(%error, "the task of a pod broke off; it is begun again");
                 let broken: Vec<Wish> =
                     self.handles.values().filter(|h| h.news.is_closed()).map(|h| h.wishes.borrow().clone()).collect();
-                broken.into_iter().for_each(|wish| self.begin(wish));
+                for wish in broken {
+                    let rest = self.breaks.again(wish.pod.uid(), self.actor.clock.now());
+                    let seconds = rest.as_secs();
+                    tracing::error!(pod = wish.pod.full_name(), %error, seconds, "its task broke off; it rests and is begun again");
+                    self.begin_after(rest.unsigned_abs(), wish);
+                }
             }
         }
     }
