@@ -634,6 +634,20 @@ async fn hook_76_a_grace_and_a_deadline_beyond_the_calendar_harm_nobody() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn pod_49_a_conflict_with_somebody_elses_write_is_tried_again_and_mutes_nobody() {
+    let fake = Fake::new();
+    let mut bench = bench(&fake);
+    *bench.api.conflicts.lock().unwrap() = (3, 2);
+    let wishes = bench.begin(with(json!({}), json!({})));
+    running(&bench).await;
+    assert_eq!(*bench.api.conflicts.lock().unwrap(), (0, 2));
+    delete(&bench, &wishes, 5);
+    tokio::time::timeout(LIMIT, wishes.closed()).await.expect("the pod goes");
+    assert_eq!((*bench.api.deletions.borrow(), *bench.api.conflicts.lock().unwrap()), (3, (0, 0)));
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn pod_50_an_event_says_who_tells_it_and_of_what() {
     let fake = Fake::new();
     let mut bench = bench(&fake);
