@@ -4,12 +4,12 @@
 mod bench;
 
 use bench::{Bench, Told, pod};
-use cri::fake::{ExecOutcome, Fake};
+use cri::fake::{ExecOutcome, Fake, Verb};
 use jiff::{SignedDuration, Timestamp};
 use node::{
     hooks::run::{Result as Ran, Run},
     image::queue::Limits,
-    pod::{clock::Clock, shell::Wish},
+    pod::{checkpoint::Verdict, clock::Clock, shell::Wish},
 };
 use serde_json::{Value, json};
 use std::{
@@ -135,6 +135,59 @@ async fn a_post_start_that_may_fail_leaves_its_container_running() {
     let told = event(&bench, "InvalidHookAnnotation").await.message;
     assert_eq!(told, "sampan.dev/post-start-timeout: \"soon\" is no time-out such as 30s or 1m30s; it has no effect");
     assert_eq!(calls.load(Ordering::SeqCst), 2);
+    bench.end().await;
+}
+
+/// Has the node's checkpoints fail to be written, or lets them be written again.
+fn set_writable(bench: &Bench, is_writable: bool) {
+    let place = bench.directory().join("node");
+    if is_writable {
+        std::fs::remove_file(&place).unwrap();
+        std::fs::create_dir(&place).unwrap();
+    } else {
+        std::fs::remove_dir_all(&place).unwrap();
+        std::fs::write(&place, "no directory").unwrap();
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn hook_63_a_hook_that_cannot_be_written_down_does_not_begin_before_it_can() {
+    let (fake, calls) = failing(0);
+    let mut bench = bench(&fake);
+    set_writable(&bench, false);
+    let wishes = bench.begin(hooked(json!({"postStart": exec(), "preStop": exec()}), json!({}), 600));
+    fake.until(|fake| !fake.calls_of(Verb::CreateContainer).is_empty()).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(fake.calls_of(Verb::StartContainer).is_empty());
+    set_writable(&bench, true);
+    running(&bench).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 1);
+
+    set_writable(&bench, false);
+    deleted(&bench, &wishes, 600);
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!((calls.load(Ordering::SeqCst), fake.calls_of(Verb::StopContainer).len()), (1, 0));
+    set_writable(&bench, true);
+    fake.until(|fake| !fake.calls_of(Verb::StopContainer).is_empty()).await;
+    assert_eq!(calls.load(Ordering::SeqCst), 2);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_verdict_that_cannot_be_written_down_ends_nobody_before_it_can() {
+    let (fake, _) = failing(0);
+    let mut bench = bench(&fake);
+    let wishes = bench.begin(hooked(json!({}), json!({}), 1));
+    running(&bench).await;
+    set_writable(&bench, false);
+    let (reason, message, at) = ("Evicted".into(), "m".into(), bench.clock.now());
+    let verdict = Verdict { reason, message, at, grace_seconds: 1, is_disruption: true };
+    wishes.send_modify(|wish| wish.verdict = Some(verdict));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(fake.calls_of(Verb::StopContainer).is_empty());
+    set_writable(&bench, true);
+    let status = bench.until("p", LIMIT, |status| status["phase"] == "Failed").await;
+    assert_eq!(status["reason"], "Evicted");
     bench.end().await;
 }
 

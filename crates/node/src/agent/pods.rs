@@ -171,8 +171,8 @@ impl Pods {
         match self.handles.get(&uid) {
             Some(handle) => handle.wishes.send_modify(|wish| wish.pod = Arc::new(pod)),
             None => {
-                self.admit(&pod);
-                self.begin(Wish::of(Arc::new(pod)));
+                let verdict = self.admit(&pod);
+                self.begin(Wish { verdict, ..Wish::of(Arc::new(pod)) });
             }
         }
     }
@@ -190,29 +190,29 @@ impl Pods {
     }
 
     /// RTC-69, POD-7, HOOK-97: a pod that finds no room, or a machine that shuts down, is refused, and that is on disk
-    /// before its task begins.
-    fn admit(&self, pod: &Pod) {
+    /// before its task begins. A refusal that could not be written goes with the wish.
+    fn admit(&self, pod: &Pod) -> Option<Verdict> {
         let fresh = pod.status.start_time.is_none() && !pod.is_deleting();
         if !fresh || self.actor.checkpoints.load(pod.uid()).verdict.is_some() {
-            return;
+            return None;
         }
         if let Some(verdict) = self.reject_for_shutdown(pod) {
             return self.refuse(pod, verdict);
         }
         let short = eviction::admission::refusal(pod, &self.pressure.borrow());
         let crowded = || self.shortage(pod).filter(|_| !self.make_room(pod));
-        let Some((reason, message)) = short.or_else(crowded) else { return };
+        let (reason, message) = short.or_else(crowded)?;
         self.actor.recorder.warning(crate::event::Target::pod(pod), &reason, message.clone());
         let (at, message) = (self.actor.clock.now(), format!("Pod was rejected: {message}"));
-        self.refuse(pod, Verdict { reason, message, at, grace_seconds: 1, is_disruption: false });
+        self.refuse(pod, Verdict { reason, message, at, grace_seconds: 1, is_disruption: false })
     }
 
-    /// Writes down that a pod is not let in.
-    pub(super) fn refuse(&self, pod: &Pod, verdict: Verdict) {
+    /// Writes down that a pod is not let in; gives the verdict back if that cannot be done.
+    pub(super) fn refuse(&self, pod: &Pod, verdict: Verdict) -> Option<Verdict> {
         let checkpoint = Checkpoint { verdict: Some(verdict), ..self.actor.checkpoints.load(pod.uid()) };
-        if let Err(error) = self.actor.checkpoints.save(pod.uid(), &checkpoint) {
-            tracing::error!(uid = pod.uid(), %error, "checkpoint not written");
-        }
+        let error = self.actor.checkpoints.save(pod.uid(), &checkpoint).err()?;
+        tracing::error!(uid = pod.uid(), %error, "checkpoint not written");
+        checkpoint.verdict
     }
 
     fn removed(&mut self, pod: Pod) {

@@ -35,6 +35,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_AFTER_ERROR: SignedDuration = SignedDuration::from_secs(10);
 /// And so long after one that went well.
 const LOOK_AFTER_SUCCESS: SignedDuration = SignedDuration::from_secs(60);
+/// How long what could not be written down waits.
+const WRITE_AGAIN: SignedDuration = SignedDuration::from_secs(1);
 /// The progress of pulls is written at most this often.
 const PROGRESS: SignedDuration = SignedDuration::from_secs(1);
 
@@ -94,6 +96,8 @@ pub struct Task {
     /// When a look that failed is repeated.
     look_again_at: Option<Timestamp>,
     relists_seen: u64,
+    /// When a checkpoint that could not be written is written again.
+    write_again_at: Option<Timestamp>,
     refreshed_at: Timestamp,
     /// Labels or annotations changed, which volumes may show.
     refresh_wanted: bool,
@@ -158,6 +162,7 @@ impl Task {
             look_wanted: false,
             look_again_at: None,
             relists_seen: 0,
+            write_again_at: None,
             refreshed_at,
             refresh_wanted: false,
             publish: publish::Publish::default(),
@@ -191,9 +196,9 @@ impl Task {
                 return true;
             }
             let now = self.actor.clock.now();
-            let wake_at =
-                [plan.wake_at, self.publish.due_at, self.look_again_at, self.refresh_at(), self.progress_due()];
-            let wake_at = wake_at.into_iter().flatten().min();
+            let others = [self.publish.due_at, self.look_again_at, self.write_again_at];
+            let wake_at = others.into_iter().chain([plan.wake_at, self.refresh_at(), self.progress_due()]);
+            let wake_at = wake_at.flatten().min();
             let sleep = wake_at.map_or(Duration::from_secs(3600), |at| until(now, at));
             let Some(event) = cancel.run_until_cancelled(self.next(sleep)).await else { return false };
             if self.take(event) {
@@ -263,7 +268,7 @@ impl Task {
             Event::Looked(_, Err(error)) => self.not_seen(error),
             Event::Published(answer) => self.take_answer(answer),
             Event::Heard(cause) => self.view.observed.hear(cause, self.actor.clock.now()),
-            Event::Time => {}
+            Event::Time => self.write_again(),
             Event::Nobody => return true,
         }
         false
@@ -284,11 +289,14 @@ impl Task {
         self.take_stop(wish.removed, wish.drained);
     }
 
-    /// A verdict is on disk before the first signal. The first one holds, and an ended pod gets none.
+    /// A verdict is on disk before the first signal: one that cannot be written waits for as long as anything lives. The
+    /// first one holds, and an ended pod gets none.
     fn take_verdict(&mut self, verdict: Option<Verdict>) {
         if verdict.is_some() && self.view.observed.checkpoint.verdict.is_none() && !self.view.pod.is_terminal() {
             self.view.observed.checkpoint.verdict = verdict;
-            self.save();
+            if !self.save() && self.view.observed.running().next().is_some() {
+                self.view.observed.checkpoint.verdict = None;
+            }
         }
     }
 
@@ -369,11 +377,7 @@ impl Task {
     /// Begins one action; true if it changed the facts at once, so that the plan is to be made again.
     fn begin(&mut self, action: Action) -> bool {
         match action {
-            Action::Record(_) => {
-                self.view.begin(&action, self.actor.clock.now());
-                self.save();
-                return true;
-            }
+            Action::Record(_) => return self.write_down(&action),
             Action::Tell(notice) => {
                 let pod = &self.view.pod;
                 let target = notice.container.as_ref().map_or_else(|| Target::pod(pod), |c| Target::container(pod, c));
@@ -392,10 +396,22 @@ impl Task {
             }
             _ => {}
         }
-        if self.view.begin(&action, self.actor.clock.now()) {
-            self.save();
+        // HOOK-63: what cannot be written down does not begin.
+        if !self.write_down(&action) {
+            self.view.observed.try_again(action.key(), self.actor.clock.now());
+            return false;
         }
         self.spawn(action);
+        false
+    }
+
+    /// Writes down what is to be on disk before this action begins; false if that cannot be done now.
+    fn write_down(&mut self, action: &Action) -> bool {
+        let before = self.view.observed.checkpoint.clone();
+        if !self.view.begin(action, self.actor.clock.now()) || self.save() {
+            return true;
+        }
+        self.view.observed.checkpoint = before;
         false
     }
 
@@ -444,10 +460,22 @@ impl Task {
         }
     }
 
-    fn save(&self) {
+    /// Writes the checkpoint, or says that it could not be; then that is tried again soon.
+    fn save(&mut self) -> bool {
         let uid = self.view.pod.uid();
-        if let Err(error) = self.actor.checkpoints.save(uid, &self.view.observed.checkpoint) {
+        let saved = self.actor.checkpoints.save(uid, &self.view.observed.checkpoint);
+        if let Err(error) = &saved {
             tracing::error!(uid, %error, "checkpoint not written");
+        }
+        self.write_again_at = saved.is_err().then(|| self.actor.clock.now() + WRITE_AGAIN);
+        saved.is_ok()
+    }
+
+    /// What could not be written is written now, if it is time; and what was wished meanwhile is taken in again.
+    fn write_again(&mut self) {
+        let now = self.actor.clock.now();
+        if self.write_again_at.is_some_and(|at| at <= now) && self.save() {
+            self.take_wish();
         }
     }
 

@@ -48,8 +48,13 @@ impl Task {
         let before = self.view.observed.checkpoint.clone();
         self.view.apply(action, outcome, self.actor.clock.now());
         // The file goes with the pod's other traces; nothing may bring it back.
-        if self.view.observed.checkpoint != before && !self.view.observed.traces_removed {
-            self.save();
+        let is_news = self.view.observed.checkpoint != before && !self.view.observed.traces_removed;
+        if is_news && !self.save() && self.view.observed.running().next().is_some() {
+            // What was found holds, written or not; but a verdict is on disk before the first signal.
+            if self.view.observed.checkpoint.verdict != before.verdict {
+                self.view.observed.checkpoint.verdict = before.verdict;
+                self.view.observed.try_again(action.key(), self.actor.clock.now());
+            }
         }
         if let Action::StopSandbox { id } = action {
             // What ran in it was killed by force; the runtime knows how it ended.
