@@ -11,6 +11,7 @@ use cri::{
 use jiff::{SignedDuration, Timestamp};
 use node::{
     image::queue::Limits,
+    log_rotation,
     pod::{act::Outcome, clock::Clock, decide::Action, shell::Wish},
 };
 use serde_json::{Value, json};
@@ -644,6 +645,27 @@ async fn pod_49_a_conflict_with_somebody_elses_write_is_tried_again_and_mutes_no
     delete(&bench, &wishes, 5);
     tokio::time::timeout(LIMIT, wishes.closed()).await.expect("the pod goes");
     assert_eq!((*bench.api.deletions.borrow(), *bench.api.conflicts.lock().unwrap()), (3, (0, 0)));
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pod_66_logs_are_looked_at_as_often_as_the_policy_says() {
+    let fake = Fake::new();
+    let mut bench = bench(&fake);
+    let _wishes = bench.begin(with(json!({}), json!({})));
+    running(&bench).await;
+    std::fs::write(bench.directory().join("log/ns_p_u-p/c/0.log"), [b'x'; 100]).unwrap();
+    for seconds in [3, 10, 60] {
+        fake.forget_calls();
+        let policy = log_rotation::Policy { bytes_max: 99, files_max: 2, period: Duration::from_secs(seconds) };
+        let (mut rotating, began) = (tokio::task::JoinSet::new(), Instant::now());
+        rotating.spawn(log_rotation::run(policy, bench.actor.clone(), Default::default()));
+        fake.until(|fake| !fake.calls_of(Verb::ReopenContainerLog).is_empty()).await;
+        assert_eq!(began.elapsed().as_secs(), seconds);
+        rotating.shutdown().await;
+        std::fs::write(bench.directory().join("log/ns_p_u-p/c/0.log"), [b'x'; 100]).unwrap();
+    }
+    assert_eq!(log_rotation::Policy::default().period, Duration::from_secs(10));
     bench.end().await;
 }
 
