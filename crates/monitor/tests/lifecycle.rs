@@ -1,4 +1,5 @@
 //! The monitor with real OCI runtimes. As root; needs runc, crun and busybox-static.
+#![allow(clippy::disallowed_methods, reason = "tests start processes and read the clock")]
 
 mod world;
 
@@ -8,6 +9,9 @@ use monitor::wire::{
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 use world::World;
 
 /// Runs a test with both runtimes.
@@ -354,6 +358,33 @@ fn a_step_that_hangs_is_killed_and_told() {
     world.shut_down();
 }
 
+/// What a runtime leaves behind in a session of its own comes to the monitor.
+#[test]
+fn a_stray_is_reaped_when_it_ends_and_nothing_else_happens() {
+    let mut world = World::new("runc");
+    let (script, pid, go) = (world.path("strays"), world.path("pid"), world.path("go"));
+    let stray = format!(
+        "echo $$ > {0}.new; mv {0}.new {0}; while [ ! -e {1} ]; do sleep 0.05; done",
+        pid.display(),
+        go.display()
+    );
+    let text = format!(
+        "#!/bin/sh\nsetsid sh -c '{stray}' > /dev/null 2>&1 < /dev/null &\nwhile [ ! -e {} ]; do sleep 0.05; done\nexit 1\n",
+        pid.display()
+    );
+    fs::write(&script, text).expect("script");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    let request = Create { binary: script, ..world.request("c1", "true", false) };
+    world.client.ask(&Request::Create(request)).expect_err("this runtime makes nothing");
+    let pid = fs::read_to_string(pid).expect("the stray lives");
+    let stat = format!("/proc/{}/stat", pid.trim());
+    let parent = |stat: &str| stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+    assert_eq!(parent(&fs::read_to_string(&stat).expect("the stray lives")), Some(world.pid));
+    fs::write(go, "").expect("go");
+    within_a_minute("it is reaped", || !fs::exists(&stat).expect("proc"));
+    world.shut_down();
+}
+
 #[test]
 fn a_step_of_a_client_that_died_is_joined_by_the_next_one() {
     let world = World::new("runc");
@@ -450,6 +481,26 @@ fn a_start_that_fails_names_the_step() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("unknown namespace time"), "{output:?}");
 }
 
+/// Leaves an orphan in the namespace of a pause process, has it end, and waits until nothing is left of it.
+fn orphans_are_reaped(pause: u32, go: &Path) {
+    let script =
+        format!("setsid sh -c 'while [ ! -e {} ]; do sleep 0.05; done' > /dev/null 2>&1 < /dev/null &", go.display());
+    let entered = Command::new("nsenter").args(["-t", &pause.to_string(), "-p", "sh", "-c", &script]).status();
+    assert!(entered.expect("nsenter").success());
+    let children = || fs::read_to_string(format!("/proc/{pause}/task/{pause}/children")).expect("children");
+    within_a_minute("the orphan comes", || !children().is_empty());
+    fs::write(go, "").expect("go");
+    within_a_minute("it is reaped", || children().is_empty());
+}
+
+fn within_a_minute(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(60), "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn a_shared_pid_namespace_has_a_pause_process() {
     let directory = tempfile::tempdir().expect("tempdir");
@@ -466,6 +517,7 @@ fn a_shared_pid_namespace_has_a_pause_process() {
         assert_ne!(namespace(std::process::id(), name), namespace(monitor, name));
         assert_eq!(namespace(pause, name), namespace(monitor, name));
     }
+    orphans_are_reaped(pause, &directory.path().join("go"));
     assert!(matches!(client.ask(&Request::Shutdown(Shutdown { force: true })), Ok(Reply::Done(_))));
     let _ = client.event();
     while fs::read_to_string(format!("/proc/{pause}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
