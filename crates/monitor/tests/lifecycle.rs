@@ -29,6 +29,7 @@ with_both!(
     an_exec_with_a_terminal_gets_the_master,
     a_failing_runtime_says_why,
     a_killed_container_reports_its_signal,
+    a_container_begins_with_no_signal_blocked,
     running_out_of_memory_is_noticed,
 );
 
@@ -202,6 +203,19 @@ fn a_killed_container_reports_its_signal(mut world: World) {
     world.run("c3", "sleep 1000");
     world.done(&Request::Signal(Signal { container: "c3".into(), signal: 9, all: true, ..Signal::default() }));
     assert_eq!(world.exited().exit_code, 137);
+    world.shut_down();
+}
+
+/// The monitor blocks signals for itself alone: who starts with SIGTERM blocked could not be stopped with it.
+fn a_container_begins_with_no_signal_blocked(mut world: World) {
+    world.subscribe();
+    world.run("c1", "cat /proc/self/status");
+    world.exited();
+    let is_free = |line: &str| line.trim_end().ends_with("SigBlk:\t0000000000000000");
+    assert!(world.log("c1").iter().any(|line| is_free(line)), "{:?}", world.log("c1"));
+    world.run("c2", "sleep 1000");
+    let (_, status, _) = world.exec("c2", "e", "cat /proc/self/status");
+    assert!(status.lines().any(is_free), "{status}");
     world.shut_down();
 }
 
