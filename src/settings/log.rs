@@ -39,8 +39,11 @@ mod tests {
 
     #[test]
     fn sizes_and_numbers_are_checked() {
-        assert_eq!(Settings::default().logs().unwrap(), Policy { bytes_max: 10 << 20, files_max: 5 });
-        assert_eq!(of("64Ki", 2), Ok(Policy { bytes_max: 64 << 10, files_max: 2 }));
+        assert_eq!(
+            Settings::default().logs().unwrap(),
+            Policy { bytes_max: 10 << 20, files_max: 5, ..Policy::default() }
+        );
+        assert_eq!(of("64Ki", 2), Ok(Policy { bytes_max: 64 << 10, files_max: 2, ..Policy::default() }));
         assert!(of("64Ki", 1).unwrap_err().contains("write 2 or more"));
         assert!(of("0", 2).unwrap_err().contains("above 0"));
         assert!(of("big", 2).unwrap_err().starts_with("--container-log-max-size big: "));

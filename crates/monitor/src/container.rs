@@ -376,6 +376,6 @@ fn killed_by_kernel(cgroup: &Path) -> bool {
 
 /// Reaps one child of which nobody knows; `None` when there is none.
 pub fn reap_any() -> Option<(Pid, Ending)> {
-    let (pid, end) = rustix::process::waitpid(None, rustix::process::WaitOptions::NOHANG).ok()??;
+    let (pid, end) = rustix::process::wait(rustix::process::WaitOptions::NOHANG).ok()??;
     Some((pid, end.into()))
 }

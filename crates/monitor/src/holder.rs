@@ -36,6 +36,8 @@ pub struct Holder {
     steps: Vec<Step>,
     scratch: Scratch,
     last_key: u32,
+    /// Tells that a child has ended, also one that nobody follows.
+    child_ends: Option<OwnedFd>,
     /// Set by a request for shutdown: no new container, and the end once none is left.
     ending: Option<Requester>,
 }
@@ -94,6 +96,7 @@ struct Step {
 #[derive(Clone, Copy, Debug)]
 enum Token {
     Listener,
+    Children,
     Connection(u32),
     Step(u32),
     Exit(u32),
@@ -115,6 +118,7 @@ impl Holder {
             steps: Vec::new(),
             scratch: Scratch::default(),
             last_key: 0,
+            child_ends: None,
             ending: None,
         }
     }
@@ -126,6 +130,10 @@ impl Holder {
 
     /// Serves until a client asks for the end.
     pub fn run(&mut self) -> io::Result<()> {
+        match sys::child_ends() {
+            Ok(child_ends) => self.child_ends = Some(child_ends),
+            Err(error) => self.notes.put(&format!("strays are reaped late: {error}")),
+        }
         loop {
             for (token, flags) in self.wait()? {
                 self.dispatch(token, flags);
@@ -152,6 +160,9 @@ impl Holder {
             polled.push(PollFd::from_borrowed_fd(fd, flags));
         };
         use std::os::fd::AsFd;
+        if let Some(child_ends) = &self.child_ends {
+            add(Token::Children, child_ends.as_fd(), PollFlags::IN);
+        }
         for connection in &self.connections {
             let flags = if connection.has_waiting() { PollFlags::IN | PollFlags::OUT } else { PollFlags::IN };
             add(Token::Connection(connection.key), connection.socket.as_fd(), flags);
@@ -192,6 +203,7 @@ impl Holder {
     fn dispatch(&mut self, token: Token, flags: PollFlags) {
         match token {
             Token::Listener => self.accept(),
+            Token::Children => self.hear_of_children(),
             Token::Connection(key) => self.serve(key, flags),
             Token::Step(key) => self.finish_step(key),
             Token::Exit(key) => self.notice_exit(key, None),
@@ -206,6 +218,14 @@ impl Holder {
                 }
             }
             Token::Exec(key) => self.notice_exec_exit(key, None),
+        }
+    }
+
+    /// Takes the news in; the children themselves are reaped after every round.
+    fn hear_of_children(&self) {
+        if let Some(child_ends) = &self.child_ends {
+            // However many have ended, at most one signal waits.
+            let _ = rustix::io::read(child_ends, &mut [0_u8; 1024]);
         }
     }
 

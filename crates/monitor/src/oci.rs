@@ -5,6 +5,7 @@
 #![allow(clippy::disallowed_methods, reason = "the one module of this crate that starts processes")]
 
 use crate::clock;
+use crate::sys;
 use crate::tree;
 use crate::wire::{Failure, code};
 use rustix::fs::MemfdFlags;
@@ -110,6 +111,7 @@ impl Run {
             None
         };
         command.arg(&plan.container).args(&plan.trailing);
+        sys::unblock_signals(&mut command);
         command.stdin(stdio.stdin.map_or_else(Stdio::null, Stdio::from));
         command.stdout(stdio.stdout.map_or_else(|| words.try_clone().map(Stdio::from), |fd| Ok(Stdio::from(fd)))?);
         command.stderr(stdio.stderr.map_or_else(|| words.try_clone().map(Stdio::from), |fd| Ok(Stdio::from(fd)))?);

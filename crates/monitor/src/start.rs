@@ -239,7 +239,7 @@ fn start_pause() -> io::Result<u32> {
     let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     loop {
         // Without a child there is nothing to wait for but time: orphans arrive without notice.
-        if rustix::process::waitpid(None, rustix::process::WaitOptions::empty()).is_err() {
+        if rustix::process::wait(rustix::process::WaitOptions::empty()).is_err() {
             let pause = rustix::event::Timespec { tv_sec: 1, tv_nsec: 0 };
             let _ = rustix::event::poll(&mut [], Some(&pause));
         }

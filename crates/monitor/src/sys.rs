@@ -5,7 +5,9 @@
 
 use rustix::thread::UnshareFlags;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 /// Which side of a fork this is.
 pub enum Fork {
@@ -37,8 +39,8 @@ pub fn close_inherited() {
     unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, 0_u32) };
 }
 
-/// Blocks the signals by which people and service managers end processes. They stay pending for ever;
-/// `std::process::Command` gives children an empty mask again, so containers do not inherit it.
+/// Blocks the signals by which people and service managers end processes. They stay pending for ever. Who is started must
+/// not inherit that: see [`unblock_signals`].
 pub fn block_endings() {
     // SAFETY: `set` is initialised by sigemptyset before it is used; all pointers are valid for the calls.
     unsafe {
@@ -48,6 +50,37 @@ pub fn block_endings() {
             libc::sigaddset(&raw mut set, signal);
         }
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+    }
+}
+
+/// Has the process that `command` starts begin with no signal blocked; `std` leaves it the mask of this one.
+pub fn unblock_signals(command: &mut Command) {
+    let unblock = || {
+        // SAFETY: `set` is initialised by sigemptyset before it is used; all pointers are valid for the calls.
+        unsafe {
+            let mut set: libc::sigset_t = std::mem::zeroed();
+            libc::sigemptyset(&raw mut set);
+            libc::pthread_sigmask(libc::SIG_SETMASK, &raw const set, std::ptr::null_mut());
+        }
+        Ok(())
+    };
+    // SAFETY: between fork and exec it calls nothing that is not safe in a signal handler, and allocates nothing.
+    unsafe { command.pre_exec(unblock) };
+}
+
+/// A descriptor that can be read once a child has ended: its signal comes there from now on and nowhere else.
+pub fn child_ends() -> io::Result<OwnedFd> {
+    // SAFETY: `set` is initialised by sigemptyset before it is used; all pointers are valid for the calls; the descriptor
+    // is new, so that nobody else owns it.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        libc::sigaddset(&raw mut set, libc::SIGCHLD);
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        match libc::signalfd(-1, &raw const set, libc::SFD_NONBLOCK | libc::SFD_CLOEXEC) {
+            -1 => Err(io::Error::last_os_error()),
+            descriptor => Ok(OwnedFd::from_raw_fd(descriptor)),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
 //! The monitor with real OCI runtimes. As root; needs runc, crun and busybox-static.
+#![allow(clippy::disallowed_methods, reason = "tests start processes and read the clock")]
 
 mod world;
 
@@ -8,6 +9,9 @@ use monitor::wire::{
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
 use world::World;
 
 /// Runs a test with both runtimes.
@@ -25,6 +29,7 @@ with_both!(
     an_exec_with_a_terminal_gets_the_master,
     a_failing_runtime_says_why,
     a_killed_container_reports_its_signal,
+    a_container_begins_with_no_signal_blocked,
     running_out_of_memory_is_noticed,
 );
 
@@ -201,6 +206,19 @@ fn a_killed_container_reports_its_signal(mut world: World) {
     world.shut_down();
 }
 
+/// The monitor blocks signals for itself alone: who starts with SIGTERM blocked could not be stopped with it.
+fn a_container_begins_with_no_signal_blocked(mut world: World) {
+    world.subscribe();
+    world.run("c1", "cat /proc/self/status");
+    world.exited();
+    let is_free = |line: &str| line.trim_end().ends_with("SigBlk:\t0000000000000000");
+    assert!(world.log("c1").iter().any(|line| is_free(line)), "{:?}", world.log("c1"));
+    world.run("c2", "sleep 1000");
+    let (_, status, _) = world.exec("c2", "e", "cat /proc/self/status");
+    assert!(status.lines().any(is_free), "{status}");
+    world.shut_down();
+}
+
 fn running_out_of_memory_is_noticed(mut world: World) {
     world.subscribe();
     world.run("c1", "dd if=/dev/zero of=/dev/null bs=200M count=1; exit 9");
@@ -354,6 +372,33 @@ fn a_step_that_hangs_is_killed_and_told() {
     world.shut_down();
 }
 
+/// What a runtime leaves behind in a session of its own comes to the monitor.
+#[test]
+fn a_stray_is_reaped_when_it_ends_and_nothing_else_happens() {
+    let mut world = World::new("runc");
+    let (script, pid, go) = (world.path("strays"), world.path("pid"), world.path("go"));
+    let stray = format!(
+        "echo $$ > {0}.new; mv {0}.new {0}; while [ ! -e {1} ]; do sleep 0.05; done",
+        pid.display(),
+        go.display()
+    );
+    let text = format!(
+        "#!/bin/sh\nsetsid sh -c '{stray}' > /dev/null 2>&1 < /dev/null &\nwhile [ ! -e {} ]; do sleep 0.05; done\nexit 1\n",
+        pid.display()
+    );
+    fs::write(&script, text).expect("script");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("mode");
+    let request = Create { binary: script, ..world.request("c1", "true", false) };
+    world.client.ask(&Request::Create(request)).expect_err("this runtime makes nothing");
+    let pid = fs::read_to_string(pid).expect("the stray lives");
+    let stat = format!("/proc/{}/stat", pid.trim());
+    let parent = |stat: &str| stat.rsplit_once(')').and_then(|(_, rest)| rest.split_whitespace().nth(1)?.parse().ok());
+    assert_eq!(parent(&fs::read_to_string(&stat).expect("the stray lives")), Some(world.pid));
+    fs::write(go, "").expect("go");
+    within_a_minute("it is reaped", || !fs::exists(&stat).expect("proc"));
+    world.shut_down();
+}
+
 #[test]
 fn a_step_of_a_client_that_died_is_joined_by_the_next_one() {
     let world = World::new("runc");
@@ -450,6 +495,26 @@ fn a_start_that_fails_names_the_step() {
     assert!(String::from_utf8_lossy(&output.stderr).contains("unknown namespace time"), "{output:?}");
 }
 
+/// Leaves an orphan in the namespace of a pause process, has it end, and waits until nothing is left of it.
+fn orphans_are_reaped(pause: u32, go: &Path) {
+    let script =
+        format!("setsid sh -c 'while [ ! -e {} ]; do sleep 0.05; done' > /dev/null 2>&1 < /dev/null &", go.display());
+    let entered = Command::new("nsenter").args(["-t", &pause.to_string(), "-p", "sh", "-c", &script]).status();
+    assert!(entered.expect("nsenter").success());
+    let children = || fs::read_to_string(format!("/proc/{pause}/task/{pause}/children")).expect("children");
+    within_a_minute("the orphan comes", || !children().is_empty());
+    fs::write(go, "").expect("go");
+    within_a_minute("it is reaped", || children().is_empty());
+}
+
+fn within_a_minute(what: &str, holds: impl Fn() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(60), "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
 #[test]
 fn a_shared_pid_namespace_has_a_pause_process() {
     let directory = tempfile::tempdir().expect("tempdir");
@@ -466,6 +531,7 @@ fn a_shared_pid_namespace_has_a_pause_process() {
         assert_ne!(namespace(std::process::id(), name), namespace(monitor, name));
         assert_eq!(namespace(pause, name), namespace(monitor, name));
     }
+    orphans_are_reaped(pause, &directory.path().join("go"));
     assert!(matches!(client.ask(&Request::Shutdown(Shutdown { force: true })), Ok(Reply::Done(_))));
     let _ = client.event();
     while fs::read_to_string(format!("/proc/{pause}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {

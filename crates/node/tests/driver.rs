@@ -151,7 +151,7 @@ async fn a_pod_comes_up_is_reported_and_leaves_in_order() {
     });
 
     let mut published = api.pod.subscribe();
-    let limit = Duration::from_secs(20);
+    let limit = Duration::from_secs(60);
     tokio::time::timeout(limit, published.wait_for(|pod| pod["status"]["phase"] == "Running")).await.unwrap().unwrap();
     let status = published.borrow_and_update()["status"].clone();
     assert_eq!(status["containerStatuses"][0]["ready"], true);

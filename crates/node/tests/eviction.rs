@@ -57,7 +57,7 @@ impl Node {
         json_patch::merge(&mut whole, &spec);
         let wish = self.bench.begin(pod(name, whole));
         self.wishes.insert(format!("u-{name}"), wish);
-        self.bench.until(name, Duration::from_secs(20), |status| status["phase"] == phase).await;
+        self.bench.until(name, Duration::from_secs(60), |status| status["phase"] == phase).await;
         self.refresh(name);
     }
 
@@ -85,7 +85,10 @@ impl Node {
             tokio::select! {
                 Some(ask) = asks.recv() => self.answer(ask),
                 Ok(()) = changes.changed() => drop(told.send_replace(changes.borrow().clone())),
-                Some(ended) = round.join_next() => return ended.unwrap(),
+                Some(ended) = round.join_next() => {
+                    told.send_replace(changes.borrow().clone());
+                    return ended.unwrap();
+                }
             }
         }
     }
@@ -147,7 +150,7 @@ async fn all_unused_images_but_young_ones_go_before_any_pod() {
     assert!(at(Verb::RemoveContainer) < at(Verb::RemoveImage) && at(Verb::RemoveImage) < at(Verb::StopContainer));
     assert_eq!(*told.borrow(), [Condition::DiskPressure].into());
     assert_eq!(*node.pressure.borrow(), [Condition::DiskPressure].into());
-    let status = node.bench.until("app", Duration::from_secs(20), |status| status["phase"] == "Failed").await;
+    let status = node.bench.until("app", Duration::from_secs(60), |status| status["phase"] == "Failed").await;
     assert_eq!(status["reason"], "Evicted");
     let job = node.bench.api.pods.borrow()["job"]["status"].clone();
     assert_eq!(job["containerStatuses"][0]["state"]["terminated"]["exitCode"], 0, "its status stays: {job:#}");
@@ -165,7 +168,7 @@ async fn process_ids_that_run_short_cost_the_pod_of_the_lowest_priority() {
     assert!(!node.round(&policy("pid.available", "1"), &told).await, "there are enough");
     assert!(told.borrow().is_empty());
     assert!(node.round(&policy("pid.available", "1Gi"), &told).await);
-    let status = node.bench.until("low", Duration::from_secs(20), |status| status["phase"] == "Failed").await;
+    let status = node.bench.until("low", Duration::from_secs(60), |status| status["phase"] == "Failed").await;
     let message = status["message"].as_str().unwrap();
     assert!(
         message.starts_with("The node was low on resource: pids. Threshold quantity: 1Gi, available: "),
@@ -177,7 +180,11 @@ async fn process_ids_that_run_short_cost_the_pod_of_the_lowest_priority() {
     assert_eq!(node.bench.api.pods.borrow()["high"]["status"]["phase"], "Running");
     assert_eq!(*told.borrow(), [Condition::PidPressure].into());
     assert_eq!(node.images().await, ["r/app:1", "r/spare:1"], "images have no process ids to give");
-    let events = node.bench.api.events.borrow().clone();
+    // Events come in their own time.
+    let mut events = node.bench.api.events.subscribe();
+    let wanted = ["EvictionThresholdMet", "NodeHasInsufficientPID", "Evicted"];
+    let all_told = events.wait_for(|told| wanted.iter().all(|reason| told.iter().any(|event| event.reason == *reason)));
+    let events = tokio::time::timeout(Duration::from_secs(60), all_told).await.expect("all is told").unwrap().clone();
     let told_as = |reason: &str| events.iter().find(|event| event.reason == reason).map(|event| event.message.clone());
     assert_eq!(told_as("EvictionThresholdMet").as_deref(), Some("Attempting to reclaim pids"));
     assert_eq!(told_as("NodeHasInsufficientPID").as_deref(), Some("Node n status is now: NodeHasInsufficientPID"));

@@ -11,6 +11,7 @@ use cri::{
 use jiff::{SignedDuration, Timestamp};
 use node::{
     image::queue::Limits,
+    log_rotation,
     pod::{act::Outcome, clock::Clock, decide::Action, shell::Wish},
 };
 use serde_json::{Value, json};
@@ -176,7 +177,10 @@ async fn hook_13_14_the_message_of_a_failed_command() {
 
 #[tokio::test]
 async fn hook_28_the_message_of_a_failed_request() {
-    let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    // Taken for as long as this lasts, and nobody listens there.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let free = socket.local_addr().unwrap().port();
     let fake = Fake::new();
     let mut bench = Bench::new(fake.client(), Limits::default(), Clock::System);
     let get = json!({"path": "/a?b=c", "port": free, "host": "127.0.0.1", "scheme": "HTTP"});
@@ -190,6 +194,7 @@ async fn hook_28_the_message_of_a_failed_request() {
          \"http://127.0.0.1:{free}/a?b=c\": dial tcp 127.0.0.1:{free}: connect: "
     );
     assert!(message.starts_with(&wanted), "{message}");
+    drop(socket);
     bench.end().await;
 }
 
@@ -610,6 +615,57 @@ async fn pod_49_changes_join_in_one_patch_and_another_pod_of_the_name_gets_none(
     assert!(news.iter().all(|(_, patch)| patch["metadata"]["uid"] == "u-p"), "each says whom it means: {news:#?}");
     assert_eq!(news.len(), 1, "and is not repeated");
     assert_eq!(bench.api.pods.borrow()["p"], other);
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn hook_76_a_grace_and_a_deadline_beyond_the_calendar_harm_nobody() {
+    let fake = Fake::new();
+    let mut bench = bench(&fake);
+    let spec = json!({"terminationGracePeriodSeconds": i64::MAX, "activeDeadlineSeconds": i64::MAX});
+    let wishes = bench.begin(with(json!({}), spec));
+    running(&bench).await;
+    // A container that is killed alone has it too.
+    fake.program("c", Program::stubborn());
+    wishes.send_modify(|wish| wish.removed = true);
+    tokio::time::timeout(LIMIT, wishes.closed()).await.expect("the pod goes");
+    let (first, all) = (stops(&fake)[0], stops(&fake).len());
+    assert!(all == 1 && first > 1 << 32, "{first}");
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pod_49_a_conflict_with_somebody_elses_write_is_tried_again_and_mutes_nobody() {
+    let fake = Fake::new();
+    let mut bench = bench(&fake);
+    *bench.api.conflicts.lock().unwrap() = (3, 2);
+    let wishes = bench.begin(with(json!({}), json!({})));
+    running(&bench).await;
+    assert_eq!(*bench.api.conflicts.lock().unwrap(), (0, 2));
+    delete(&bench, &wishes, 5);
+    tokio::time::timeout(LIMIT, wishes.closed()).await.expect("the pod goes");
+    assert_eq!((*bench.api.deletions.borrow(), *bench.api.conflicts.lock().unwrap()), (3, (0, 0)));
+    bench.end().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pod_66_logs_are_looked_at_as_often_as_the_policy_says() {
+    let fake = Fake::new();
+    let mut bench = bench(&fake);
+    let _wishes = bench.begin(with(json!({}), json!({})));
+    running(&bench).await;
+    std::fs::write(bench.directory().join("log/ns_p_u-p/c/0.log"), [b'x'; 100]).unwrap();
+    for seconds in [3, 10, 60] {
+        fake.forget_calls();
+        let policy = log_rotation::Policy { bytes_max: 99, files_max: 2, period: Duration::from_secs(seconds) };
+        let (mut rotating, began) = (tokio::task::JoinSet::new(), Instant::now());
+        rotating.spawn(log_rotation::run(policy, bench.actor.clone(), Default::default()));
+        fake.until(|fake| !fake.calls_of(Verb::ReopenContainerLog).is_empty()).await;
+        assert_eq!(began.elapsed().as_secs(), seconds);
+        rotating.shutdown().await;
+        std::fs::write(bench.directory().join("log/ns_p_u-p/c/0.log"), [b'x'; 100]).unwrap();
+    }
+    assert_eq!(log_rotation::Policy::default().period, Duration::from_secs(10));
     bench.end().await;
 }
 

@@ -423,7 +423,7 @@ async fn rtc_38_a_class_that_went_after_admission_ends_as_the_policy_says() {
                 }
             }
         };
-        let event = tokio::time::timeout(Duration::from_secs(40), told).await.expect("it is told, and told again");
+        let event = tokio::time::timeout(Duration::from_secs(80), told).await.expect("it is told, and told again");
         assert_eq!((&event["type"], &event["message"]), (&json!("Warning"), &json!(text)));
         assert_eq!(lab.count(Verb::RunPodSandbox), 0);
         if !fails_pod {
@@ -449,7 +449,7 @@ async fn rtc_49_the_node_shows_the_runtimes_handlers_in_their_order_and_follows_
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };
-        tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("not shown: {what}"))
+        tokio::time::timeout(Duration::from_secs(60), wait).await.unwrap_or_else(|_| panic!("not shown: {what}"))
     };
     let features = |rro: bool, users: bool| json!({"recursiveReadOnlyMounts": rro, "userNamespaces": users});
     let node = shown(
@@ -465,7 +465,7 @@ async fn rtc_49_the_node_shows_the_runtimes_handlers_in_their_order_and_follows_
     lab.fake.set_handlers(vec![handler("", false, false)]);
     let changed = Instant::now();
     shown("only the default", json!([{"name": "", "features": features(false, false)}])).await;
-    assert!(changed.elapsed() < Duration::from_secs(8), "{:?}", changed.elapsed());
+    assert!(changed.elapsed() < Duration::from_secs(30), "{:?}", changed.elapsed());
     lab.end().await;
 }
 

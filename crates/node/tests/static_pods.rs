@@ -8,10 +8,16 @@ use apiserver::UserInfo;
 use cri::fake::{Call, Fake, OnStop, Program, Verb};
 use kube::Client;
 use serde_json::{Value, json};
-use std::{fs, sync::atomic::Ordering, time::Duration};
+use std::{fs, ops::RangeInclusive, sync::atomic::Ordering, time::Duration};
+use tokio::time::Instant;
 
 fn starts(fake: &Fake) -> usize {
     fake.calls_of(Verb::StartContainer).len()
+}
+
+/// What a stop can have as its time-out when a grace of so many seconds began at `since` or later and has not ended.
+fn rest_of(grace_seconds: i64, since: Instant) -> RangeInclusive<i64> {
+    grace_seconds - i64::try_from(since.elapsed().as_secs()).unwrap() - 1..=grace_seconds
 }
 
 fn uid(pod: &Value) -> &str {
@@ -59,12 +65,10 @@ async fn a_static_pod_runs_without_an_api_and_is_mirrored_when_there_is_one() {
 async fn hook_101_a_mirror_is_only_a_mirror_and_a_removed_manifest_ends_the_pod_with_its_grace() {
     // IMG-225: the plugin that would change every pod leaves the mirror alone.
     let mut lab = Lab::with(|options| options.admission.push("AlwaysPullImages".into())).await;
-    lab.fake.program(
-        "c",
-        Program { on_stop: OnStop::Exit { after: Duration::from_millis(300), code: 0 }, ..Program::forever() },
-    );
+    // It heeds no signal, so that it is still there when the mirror is looked at.
+    lab.fake.program("c", Program::stubborn());
     lab.start();
-    lab.put("web", "r.test/web:1", json!({"terminationGracePeriodSeconds": 17}));
+    lab.put("web", "r.test/web:1", json!({"terminationGracePeriodSeconds": 600}));
     let first = lab.running("web-n1").await;
     assert_eq!(first["spec"]["containers"][0]["imagePullPolicy"], "IfNotPresent");
     lab.ask("DELETE", &format!("{PODS}/web-n1"), json!({"gracePeriodSeconds": 30})).await.unwrap();
@@ -78,12 +82,14 @@ async fn hook_101_a_mirror_is_only_a_mirror_and_a_removed_manifest_ends_the_pod_
     let request = http::Request::patch(format!("{PODS}/web-n1")).header("content-type", "application/merge-patch+json");
     let client = Client::new(lab.server.router_as(UserInfo::admin()), "default");
     client.request::<Value>(request.body(merge.to_string().into_bytes()).unwrap()).await.unwrap();
+    let removed = Instant::now();
     fs::remove_file(lab.path("web.json")).unwrap();
     lab.until("it is being stopped", |fake| !fake.calls_of(Verb::StopContainer).is_empty()).await;
     let stopping = lab.pod("web-n1").await.expect("the mirror is there until its pod has ended");
     assert_eq!((uid(&stopping), &stopping["metadata"]["labels"]["by"]), (uid(&second), &json!("hand")));
     let Call::StopContainer(stop) = lab.fake.calls_of(Verb::StopContainer)[0].call.clone() else { unreachable!() };
-    assert!((15..=17).contains(&stop.timeout), "{}", stop.timeout);
+    assert!(rest_of(600, removed).contains(&stop.timeout), "{}", stop.timeout);
+    lab.fake.exit("c", 0);
     lab.gone("web-n1").await;
     assert_eq!((lab.fake.sandboxes().len(), lab.fake.containers().len()), (0, 0), "the mirror goes last");
     lab.end().await;
@@ -118,10 +124,11 @@ async fn the_next_agent_takes_static_pods_over_and_ends_those_whose_manifest_wen
     let mut lab = Lab::new().await;
     lab.start();
     lab.put("kept", "r.test/web:1", json!({}));
-    lab.put("gone", "r.test/web:1", json!({"terminationGracePeriodSeconds": 23}));
+    lab.put("gone", "r.test/web:1", json!({"terminationGracePeriodSeconds": 623}));
     let (kept, gone) = (lab.running("kept-n1").await, lab.running("gone-n1").await);
     lab.kill().await;
     fs::remove_file(lab.path("gone.json")).unwrap();
+    let removed = Instant::now();
     lab.start();
     lab.gone("gone-n1").await;
     let again = lab.running("kept-n1").await;
@@ -134,7 +141,7 @@ async fn the_next_agent_takes_static_pods_over_and_ends_those_whose_manifest_wen
     assert_eq!(lab.count(Verb::StartContainer), 2, "nothing was started again");
     let stops = lab.fake.calls_of(Verb::StopContainer);
     let Call::StopContainer(stop) = stops[0].call.clone() else { unreachable!() };
-    assert!(stops.len() == 1 && (20..=23).contains(&stop.timeout), "with its own grace: {stops:?}");
+    assert!(stops.len() == 1 && rest_of(623, removed).contains(&stop.timeout), "with its own grace: {stops:?}");
     let bare = gone["status"]["containerStatuses"][0]["containerID"].as_str().unwrap().split_once("://").unwrap().1;
     assert_eq!(stop.container_id, bare);
     lab.end().await;
@@ -200,11 +207,12 @@ async fn hook_94_a_critical_pod_has_another_end_for_it_in_the_nodes_words() {
     let mut lab = Lab::new().await;
     lab.max_pods = 1;
     lab.start();
-    let body = json!({"metadata": {"name": "victim"}, "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 17,
+    let body = json!({"metadata": {"name": "victim"}, "spec": {"nodeName": "n1", "terminationGracePeriodSeconds": 617,
         "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "r.test/web:1",
         "lifecycle": {"preStop": {"exec": {"command": ["save"]}}}}]}});
     lab.ask("POST", PODS, body).await.expect("the pod is made");
     lab.running("victim").await;
+    let preempted = Instant::now();
     lab.put("critical", "r.test/web:1", json!({}));
     lab.running("critical-n1").await;
     let status = lab.pod_when("victim", "preempted", |pod| pod["status"]["phase"] == "Failed").await["status"].clone();
@@ -216,10 +224,18 @@ async fn hook_94_a_critical_pod_has_another_end_for_it_in_the_nodes_words() {
     assert_eq!(disruption["message"], "Pod was preempted by Kubelet to accommodate a critical pod.");
     assert_eq!(lab.count(Verb::ExecSync), 1, "its hook ran");
     let stops = lab.fake.calls_of(Verb::StopContainer);
-    assert!(matches!(&stops[0].call, cri::fake::Call::StopContainer(stop) if (15..=17).contains(&stop.timeout)));
-    let events = lab.ask("GET", "/api/v1/namespaces/default/events", Value::Null).await.unwrap();
+    let Call::StopContainer(stop) = &stops[0].call else { unreachable!() };
+    assert!(rest_of(617, preempted).contains(&stop.timeout), "{stops:?}");
     let told = |event: &&Value| event["reason"] == "Preempting" && event["involvedObject"]["name"] == "victim";
-    let event = events["items"].as_array().unwrap().iter().find(told).expect("an event");
+    let event = loop {
+        // Events come in their own time.
+        let events = lab.ask("GET", "/api/v1/namespaces/default/events", Value::Null).await.unwrap();
+        if let Some(event) = events["items"].as_array().unwrap().iter().find(told) {
+            break event.clone();
+        }
+        assert!(preempted.elapsed() < Duration::from_secs(120), "it is not told: {events:#}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    };
     assert_eq!([&event["type"], &event["message"]], ["Warning", "Preempted in order to admit critical pod"]);
     lab.end().await;
 }

@@ -23,6 +23,13 @@ pub fn start(directory: &Path, extra: &[&str]) -> Output {
     command.output().expect("the monitor's executable")
 }
 
+/// Where the kernel counts a cgroup's memory: version 2 has one hierarchy for everything.
+fn memory_cgroup(cgroup: &str) -> PathBuf {
+    let is_version_2 = Path::new("/sys/fs/cgroup/cgroup.controllers").exists();
+    let hierarchy = if is_version_2 { "/sys/fs/cgroup" } else { "/sys/fs/cgroup/memory" };
+    format!("{hierarchy}{cgroup}").into()
+}
+
 /// crun looks for a hugetlb hierarchy of version 1 that some machines do not mount.
 fn mount_hugetlb() {
     let target = Path::new("/sys/fs/cgroup/hugetlb");
@@ -93,7 +100,7 @@ impl World {
             log_path: self.path(&format!("{id}.log")),
             terminal,
             exit_path: self.path(&format!("exit/{id}")),
-            memory_cgroup: format!("/sys/fs/cgroup/memory{}/{id}", self.cgroup).into(),
+            memory_cgroup: memory_cgroup(&format!("{}/{id}", self.cgroup)),
             ..Create::default()
         }
     }

@@ -86,13 +86,17 @@ impl Pods {
 
 async fn round(actor: Arc<Actor>, strays: BTreeSet<String>) -> Seen {
     sweep(&actor, &strays).await;
-    actor.hooks.journal.expire();
     let prints = listed(&actor.cri, &actor.pulse, actor.clock).await;
     let mut traces: BTreeSet<String> = prints.keys().cloned().collect();
-    traces.extend(actor.volumes.known());
-    traces.extend(actor.cgroups.known());
-    traces.extend(actor.checkpoints.uids());
     traces.extend(logs(&actor).await.into_keys());
+    let found = tokio::task::spawn_blocking(move || {
+        actor.hooks.journal.expire();
+        let mut found = actor.checkpoints.uids();
+        found.extend(actor.volumes.known());
+        found.extend(actor.cgroups.known());
+        found
+    });
+    traces.extend(found.await.unwrap_or_default());
     Seen { prints, traces }
 }
 

@@ -3,6 +3,7 @@
 use super::{
     Error,
     admission::{Room, refusal},
+    breaks::Breaks,
     housekeeping,
     runtime::RuntimeEvent,
     shutdown::Shutdown,
@@ -31,6 +32,7 @@ use kube::{
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
+    time::Duration,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -68,6 +70,7 @@ pub(super) struct Pods {
     pub(super) orphans: housekeeping::Orphans,
     pub(super) statics: Statics,
     pub(super) shutdown: Shutdown,
+    breaks: Breaks,
 }
 
 /// A task that ended.
@@ -116,6 +119,7 @@ impl Pods {
             orphans: housekeeping::Orphans::default(),
             statics,
             shutdown: Shutdown::default(),
+            breaks: Breaks::default(),
         }
     }
 
@@ -167,8 +171,8 @@ impl Pods {
         match self.handles.get(&uid) {
             Some(handle) => handle.wishes.send_modify(|wish| wish.pod = Arc::new(pod)),
             None => {
-                self.admit(&pod);
-                self.begin(Wish::of(Arc::new(pod)));
+                let verdict = self.admit(&pod);
+                self.begin(Wish { verdict, ..Wish::of(Arc::new(pod)) });
             }
         }
     }
@@ -186,29 +190,29 @@ impl Pods {
     }
 
     /// RTC-69, POD-7, HOOK-97: a pod that finds no room, or a machine that shuts down, is refused, and that is on disk
-    /// before its task begins.
-    fn admit(&self, pod: &Pod) {
+    /// before its task begins. A refusal that could not be written goes with the wish.
+    fn admit(&self, pod: &Pod) -> Option<Verdict> {
         let fresh = pod.status.start_time.is_none() && !pod.is_deleting();
         if !fresh || self.actor.checkpoints.load(pod.uid()).verdict.is_some() {
-            return;
+            return None;
         }
         if let Some(verdict) = self.reject_for_shutdown(pod) {
             return self.refuse(pod, verdict);
         }
         let short = eviction::admission::refusal(pod, &self.pressure.borrow());
         let crowded = || self.shortage(pod).filter(|_| !self.make_room(pod));
-        let Some((reason, message)) = short.or_else(crowded) else { return };
+        let (reason, message) = short.or_else(crowded)?;
         self.actor.recorder.warning(crate::event::Target::pod(pod), &reason, message.clone());
         let (at, message) = (self.actor.clock.now(), format!("Pod was rejected: {message}"));
-        self.refuse(pod, Verdict { reason, message, at, grace_seconds: 1, is_disruption: false });
+        self.refuse(pod, Verdict { reason, message, at, grace_seconds: 1, is_disruption: false })
     }
 
-    /// Writes down that a pod is not let in.
-    pub(super) fn refuse(&self, pod: &Pod, verdict: Verdict) {
+    /// Writes down that a pod is not let in; gives the verdict back if that cannot be done.
+    pub(super) fn refuse(&self, pod: &Pod, verdict: Verdict) -> Option<Verdict> {
         let checkpoint = Checkpoint { verdict: Some(verdict), ..self.actor.checkpoints.load(pod.uid()) };
-        if let Err(error) = self.actor.checkpoints.save(pod.uid(), &checkpoint) {
-            tracing::error!(uid = pod.uid(), %error, "checkpoint not written");
-        }
+        let error = self.actor.checkpoints.save(pod.uid(), &checkpoint).err()?;
+        tracing::error!(uid = pod.uid(), %error, "checkpoint not written");
+        checkpoint.verdict
     }
 
     fn removed(&mut self, pod: Pod) {
@@ -231,6 +235,11 @@ impl Pods {
     }
 
     pub(super) fn begin(&mut self, wish: Wish) {
+        self.begin_after(Duration::ZERO, wish);
+    }
+
+    /// Begins a task that rests at first; what happens to its pod meanwhile it takes in then.
+    fn begin_after(&mut self, rest: Duration, wish: Wish) {
         let uid = wish.pod.uid().to_owned();
         self.actor.credentials.refer(&wish.pod);
         let (wishes, wish) = watch::channel(wish);
@@ -238,7 +247,12 @@ impl Pods {
         let task = Task::new(self.actor.clone(), self.probes.clone(), wish, inbox);
         let end = task.end();
         let (cancel, ended) = (self.cancel.clone(), uid.clone());
-        self.tasks.spawn(async move { (ended, task.run(cancel).await) });
+        self.tasks.spawn(async move {
+            if !rest.is_zero() && cancel.run_until_cancelled(tokio::time::sleep(rest)).await.is_none() {
+                return (ended, false);
+            }
+            (ended, task.run(cancel).await)
+        });
         self.handles.insert(uid, Handle { wishes, news, end });
     }
 
@@ -268,6 +282,7 @@ impl Pods {
         match ended {
             Ok((uid, true)) => {
                 self.actor.credentials.forget(&uid);
+                self.breaks.forget(&uid);
                 let Some(handle) = self.handles.remove(&uid) else { return };
                 let wish = handle.wishes.borrow().clone();
                 match wish.pod.is_static {
@@ -278,10 +293,14 @@ impl Pods {
             }
             Ok((_, false)) => {}
             Err(error) => {
-                tracing::error!(%error, "the task of a pod broke off; it is begun again");
                 let broken: Vec<Wish> =
                     self.handles.values().filter(|h| h.news.is_closed()).map(|h| h.wishes.borrow().clone()).collect();
-                broken.into_iter().for_each(|wish| self.begin(wish));
+                for wish in broken {
+                    let rest = self.breaks.again(wish.pod.uid(), self.actor.clock.now());
+                    let seconds = rest.as_secs();
+                    tracing::error!(pod = wish.pod.full_name(), %error, seconds, "its task broke off; it rests and is begun again");
+                    self.begin_after(rest.unsigned_abs(), wish);
+                }
             }
         }
     }

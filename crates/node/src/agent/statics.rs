@@ -151,18 +151,19 @@ impl Pods {
         }
         let is_new = self.statics.renewed.remove(pod.uid())
             || self.statics.ledger.all().iter().all(|known| known.uid() != pod.uid());
+        let mut unwritten = None;
         if is_new
             && !removed
             && let Some(verdict) = self.reject_for_shutdown(&pod.pod)
         {
-            self.refuse(&pod.pod, verdict);
+            unwritten = self.refuse(&pod.pod, verdict);
         } else if is_new && !removed && self.shortage(&pod.pod).is_some() {
             // It begins all the same: nobody but the node looks after it.
             self.make_room(&pod.pod);
         }
         self.write_down(&pod);
         let mirror = self.mirror_of(&pod);
-        let wish = Wish { removed, mirror, ..Wish::of(pod.pod.clone()) };
+        let wish = Wish { removed, mirror, verdict: unwritten, ..Wish::of(pod.pod.clone()) };
         self.statics.begun.insert(pod.uid().to_owned(), pod);
         self.begin(wish);
     }

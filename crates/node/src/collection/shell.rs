@@ -65,6 +65,9 @@ pub enum Error {
     /// The API does not say which pods there are.
     #[error("list the pods of this node: {0}")]
     Api(String),
+    /// What the node has written down cannot be read.
+    #[error("read the records of this node: {0}")]
+    Files(String),
     /// The file system of images cannot be looked at.
     #[error("look at the image file system {path}: {source}")]
     Space {
@@ -231,15 +234,13 @@ impl Shared {
             Ok(Err(error)) => return Err(Error::Api(error.to_string())),
             Err(_) => return Err(Error::Api("no answer".into())),
         };
-        let own: Vec<Pod> = static_pods.all().into_iter().map(|known| (*known.pod).clone()).collect();
+        let (own, fixed) = written(static_pods.clone(), checkpoints.clone()).await?;
         for pod in pods.iter().chain(&own).filter(|pod| !pod.is_terminal()) {
             let volumes = pod.spec.volumes.iter().filter_map(|volume| volume.image.as_ref());
             let images = pod.containers().map(|(_, c)| &c.image).chain(volumes.map(|volume| &volume.reference));
             users.wanted.extend(images.map(|image| full_name(image)));
         }
-        for uid in checkpoints.uids() {
-            users.containers.extend(checkpoints.load(&uid).volume_images.into_values().map(|image| image.id));
-        }
+        users.containers.extend(fixed);
         let request = limited(v1::ListContainersRequest { filter: None }, CRI_TIMEOUT);
         let containers = rpc(cri.runtime.clone().list_containers(request)).await;
         let containers = containers.map_err(|status| Error::Runtime(rpc_text(&status)))?.into_inner().containers;
@@ -278,6 +279,16 @@ impl Shared {
         let name = self.options.node_name.clone();
         Target { kind: "Node", namespace: String::new(), uid: name.clone(), name, field_path: String::new() }
     }
+}
+
+/// The static pods and the images of volumes that the node has written down. What cannot be read may be in use.
+async fn written(ledger: Ledger, checkpoints: Checkpoints) -> Result<(Vec<Pod>, Vec<String>), Error> {
+    let read = move || {
+        let own = ledger.all().into_iter().map(|known| (*known.pod).clone()).collect();
+        let images = |uid: String| checkpoints.load(&uid).volume_images.into_values().map(|image| image.id);
+        (own, checkpoints.uids().into_iter().flat_map(images).collect())
+    };
+    tokio::task::spawn_blocking(read).await.map_err(|error| Error::Files(error.to_string()))
 }
 
 fn not_enough(plan: &Plan, space: Space, freed: u64) -> String {

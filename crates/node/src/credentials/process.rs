@@ -3,15 +3,17 @@
 //! Owns the process and its group. Must not read meaning into what the program says. No message holds its output but
 //! the end of standard error, which IMG-203 wants in the error. Start at [`Program::run`].
 
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 use std::{
     ffi::OsStr,
+    os::fd::OwnedFd,
     path::PathBuf,
     pin::pin,
     process::{ExitStatus, Stdio},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _},
+    io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _, Interest, unix::AsyncFd},
     process::{Child, Command},
 };
 
@@ -82,15 +84,14 @@ impl Program {
         // A group of its own, so that what the program started ends with it.
         command.process_group(0).kill_on_drop(true);
         let mut child = command.spawn().map_err(|error| Failure::Start(error.kind()))?;
-        let group = Group::of(&child);
-        let ended = tokio::time::timeout(self.limit, talk(&mut child, &group, self.input)).await;
+        let mut group = Group::of(&child).map_err(|error| Failure::Start(error.kind()))?;
+        let ended = tokio::time::timeout(self.limit, talk(&mut child, &mut group, self.input)).await;
         match ended {
             Ok(Ok(finished)) if finished.answer.len() as u64 > ANSWER_BYTES_MAX => Err(Failure::TooLong),
             Ok(Ok(finished)) => Ok(finished),
             Ok(Err(error)) => Err(Failure::Start(error.kind())),
             Err(_) => {
-                drop(group);
-                let _ = child.wait().await;
+                let _ = group.end(&mut child).await;
                 Err(Failure::TimedOut(self.limit))
             }
         }
@@ -99,7 +100,7 @@ impl Program {
 
 /// Gives the input, takes both outputs and waits for the end. Children that the program leaves behind would hold the
 /// outputs open: they end with it.
-async fn talk(child: &mut Child, group: &Group, input: Vec<u8>) -> std::io::Result<Finished> {
+async fn talk(child: &mut Child, group: &mut Group, input: Vec<u8>) -> std::io::Result<Finished> {
     let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let give = async move {
         if let Some(mut stdin) = stdin {
@@ -108,20 +109,21 @@ async fn talk(child: &mut Child, group: &Group, input: Vec<u8>) -> std::io::Resu
         }
     };
     let (mut answer, mut words) = (Vec::new(), Vec::new());
-    let status = {
+    {
         let hear = async {
             tokio::join!(give, take(stdout, &mut answer, ANSWER_BYTES_MAX + 1), last(stderr, &mut words));
         };
         let mut hear = pin!(hear);
         tokio::select! {
-            () = &mut hear => child.wait().await?,
-            status = child.wait() => {
+            () = &mut hear => group.leader_ended().await?,
+            ended = group.leader_ended() => {
+                ended?;
                 group.kill();
                 hear.await;
-                status?
             }
         }
-    };
+    }
+    let status = group.end(child).await?;
     Ok(Finished { answer, words: String::from_utf8_lossy(&words).trim().to_owned(), status })
 }
 
@@ -142,20 +144,42 @@ async fn last(from: Option<impl AsyncRead + Unpin>, into: &mut Vec<u8>) {
     }
 }
 
-/// The process group of a child; what is left of it is killed on drop.
-struct Group(Option<rustix::process::Pid>);
-
-impl Group {
-    fn of(child: &Child) -> Group {
-        Group(child.id().and_then(|id| rustix::process::Pid::from_raw(i32::try_from(id).ok()?)))
-    }
+/// The process group of a child, named after its leader; what is left of it is killed on drop. Once the leader is reaped
+/// its number may be another's, so nothing is sent any more then.
+struct Group {
+    leader: Option<Pid>,
+    /// Tells the leader's end without reaping it.
+    end: AsyncFd<OwnedFd>,
 }
 
 impl Group {
+    fn of(child: &Child) -> std::io::Result<Group> {
+        let leader = child.id().and_then(|id| Pid::from_raw(i32::try_from(id).ok()?));
+        let leader = leader.ok_or(std::io::ErrorKind::NotFound)?;
+        let end = pidfd_open(leader, PidfdFlags::NONBLOCK)?;
+        // The replacement is unsafe because a descriptor could be closed behind its back; an `OwnedFd` cannot.
+        #[allow(deprecated)]
+        let end = AsyncFd::with_interest(end, Interest::READABLE)?;
+        Ok(Group { leader: Some(leader), end })
+    }
+
+    /// Returns when the leader has ended; it is not reaped.
+    async fn leader_ended(&self) -> std::io::Result<()> {
+        self.end.readable().await.map(|mut ready| ready.retain_ready())
+    }
+
     fn kill(&self) {
-        if let Some(pid) = self.0 {
-            let _ = rustix::process::kill_process_group(pid, rustix::process::Signal::KILL);
+        if let Some(leader) = self.leader {
+            let _ = kill_process_group(leader, Signal::KILL);
         }
+    }
+
+    /// Kills what is left of it and reaps the leader.
+    async fn end(&mut self, child: &mut Child) -> std::io::Result<ExitStatus> {
+        self.kill();
+        self.leader_ended().await?;
+        self.leader = None;
+        child.wait().await
     }
 }
 
@@ -204,8 +228,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let file = directory.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", file.display());
-        let error = answer(&script, Duration::from_millis(500)).await.unwrap_err();
-        assert_eq!(error, Failure::TimedOut(Duration::from_millis(500)));
+        let error = answer(&script, Duration::from_secs(5)).await.unwrap_err();
+        assert_eq!(error, Failure::TimedOut(Duration::from_secs(5)));
         let pid = std::fs::read_to_string(&file).unwrap();
         assert!(is_gone(pid.trim()));
     }
@@ -214,6 +238,19 @@ mod tests {
     async fn a_child_that_is_left_behind_neither_delays_the_answer_nor_survives_it() {
         let found = answer("sleep 1000 & echo $!", LONG).await.unwrap();
         assert!(is_gone(String::from_utf8(found).unwrap().trim()));
+    }
+
+    #[tokio::test]
+    async fn a_group_is_signalled_until_its_leader_is_reaped_and_never_after() {
+        let mut command = Command::new("/bin/sh");
+        let mut child = command.args(["-c", "exit 3"]).process_group(0).spawn().unwrap();
+        let mut group = Group::of(&child).unwrap();
+        group.leader_ended().await.unwrap();
+        let leader = group.leader.unwrap();
+        assert!(rustix::process::test_kill_process_group(leader).is_ok(), "nobody else can have its number yet");
+        assert_eq!(group.end(&mut child).await.unwrap().code(), Some(3));
+        assert!(group.leader.is_none());
+        assert!(rustix::process::test_kill_process_group(leader).is_err());
     }
 
     /// Whether a process that is killed, and may be about to end, has ended.

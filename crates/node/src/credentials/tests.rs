@@ -224,7 +224,7 @@ async fn a_plugins_answer_comes_last_and_its_fault_stops_nothing() {
 
 /// Waits for the next change, with a limit that only a broken watch reaches.
 async fn next(changes: &mut broadcast::Receiver<Change>) -> Change {
-    tokio::time::timeout(Duration::from_secs(20), changes.recv()).await.expect("a change in time").unwrap()
+    tokio::time::timeout(Duration::from_secs(60), changes.recv()).await.expect("a change in time").unwrap()
 }
 
 #[tokio::test]

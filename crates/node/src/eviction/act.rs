@@ -109,7 +109,7 @@ pub(super) async fn evict(actor: &Actor, agent: &mpsc::Sender<Ask>, pod: &Pod, e
         }
     };
     let grace = Duration::from_secs(u64::try_from(grace_seconds).unwrap_or(0));
-    if tokio::time::timeout(grace * 3 / 2 + LEAVE_WITHIN, gone).await.is_err() {
+    if tokio::time::timeout(grace.saturating_mul(3) / 2 + LEAVE_WITHIN, gone).await.is_err() {
         tracing::warn!(pod = pod.full_name(), "an evicted pod is still there");
     }
     true

@@ -7,7 +7,7 @@
 
 use super::{
     page::{Line, Page},
-    run::{Begun, Ended, Result as Outcome, Run},
+    run::{Begun, Ended, Moment, Result as Outcome, Run},
 };
 use crate::{object::Pod, pod::clock::Clock};
 use jiff::{SignedDuration, Timestamp};
@@ -65,6 +65,8 @@ struct Known {
     runs: usize,
     next: u64,
     busy: BTreeSet<u64>,
+    /// How often which hook of which container was delivered.
+    deliveries: BTreeMap<(String, Moment), u32>,
     last: Timestamp,
     gone_at: Option<Timestamp>,
 }
@@ -111,10 +113,10 @@ impl Journal {
         let known = pods.entry(uid.to_owned()).or_insert_with(|| Known::of(pod, begun.started_at));
         known.gone_at = None;
         known.last = begun.started_at;
-        let path = shared.path(uid);
         let (started_at, mut run) = (begun.started_at, begun);
-        let page = if known.bytes > 0 { Page::parse(&fs::read(&path).unwrap_or_default()) } else { Page::default() };
-        run.attempt = page.deliveries(&run.container_id, run.hook) + 1;
+        let deliveries = known.deliveries.entry((run.container_id.clone(), run.hook)).or_default();
+        *deliveries += 1;
+        run.attempt = *deliveries;
         let seq = known.next;
         (known.next, known.runs) = (seq + 1, known.runs + 1);
         known.busy.insert(seq);
@@ -184,6 +186,7 @@ impl Known {
             bytes: length,
             runs: page.runs.len(),
             next: page.runs.keys().next_back().map_or(0, |seq| seq + 1),
+            deliveries: page.deliveries(),
             namespace: page.namespace,
             name: page.name,
             busy: BTreeSet::new(),
@@ -200,6 +203,7 @@ impl Known {
             runs: 0,
             next: 0,
             busy: BTreeSet::new(),
+            deliveries: BTreeMap::new(),
             last: now,
             gone_at: None,
         }
@@ -272,8 +276,12 @@ impl Shared {
         let file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&staged);
         match file.and_then(|mut file| file.write_all(&bytes)).and_then(|()| fs::rename(&staged, &path)) {
             Ok(()) => {
+                let left = Page::parse(&bytes);
                 known.bytes = u64::try_from(bytes.len()).unwrap_or(u64::MAX);
-                known.runs = Page::parse(&bytes).runs.len();
+                known.runs = left.runs.len();
+                // Of a container whose runs have all gone there is none to come.
+                let left = left.deliveries();
+                known.deliveries.retain(|whose, _| left.contains_key(whose));
             }
             Err(error) => tracing::warn!(uid, %error, "the runs of a pod's hooks are not shortened"),
         }

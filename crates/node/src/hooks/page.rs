@@ -54,10 +54,14 @@ impl Page {
         page
     }
 
-    /// Deliveries of one hook to one container so far.
-    pub(super) fn deliveries(&self, container_id: &str, hook: Moment) -> u32 {
-        let same = self.runs.values().filter(|(begun, _)| begun.container_id == container_id && begun.hook == hook);
-        same.map(|(begun, _)| begun.attempt).max().unwrap_or(0)
+    /// Deliveries of each hook to each container so far.
+    pub(super) fn deliveries(&self) -> BTreeMap<(String, Moment), u32> {
+        let mut deliveries = BTreeMap::new();
+        for (begun, _) in self.runs.values() {
+            let most = deliveries.entry((begun.container_id.clone(), begun.hook)).or_default();
+            *most = begun.attempt.max(*most);
+        }
+        deliveries
     }
 
     /// The newest runs that fit, as a new file. Runs under way stay.

@@ -420,11 +420,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_registry_that_begins_to_listen_is_told() {
-        let probe = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = probe.local_addr().unwrap();
-        drop(probe);
+        // Taken, and nobody listens there yet.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let address = socket.local_addr().unwrap();
         assert_eq!(ask(&address.to_string()).await, Answer::Silent);
-        let listener = tokio::net::TcpListener::bind(address).await.unwrap();
+        let listener = socket.listen(16).unwrap();
         let mut server = JoinSet::new();
         server.spawn(async move {
             let mut requests = Vec::new();

@@ -1,6 +1,6 @@
 //! Keeps the logs of running containers from filling the disk (POD-66).
 //!
-//! Every ten seconds: a log that has become too large gets another name, and the runtime begins a new one. Nothing is
+//! Every ten seconds, or as the policy says: a log that has become too large gets another name, and the runtime begins a new one. Nothing is
 //! asked of the runtime unless a file is too large. Owns the log's neighbours, `N.log.*`; the log itself is written by
 //! the runtime. `plan` is pure. Start at [`run`].
 
@@ -16,8 +16,6 @@ use files::Log;
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Between two rounds.
-const PERIOD: Duration = Duration::from_secs(10);
 const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// When a log is rotated, and how much of it stays.
@@ -27,17 +25,19 @@ pub struct Policy {
     pub bytes_max: u64,
     /// Files of one log, the current one among them; at least 2.
     pub files_max: usize,
+    /// Between two rounds (`containerLogMonitorInterval`); not zero.
+    pub period: Duration,
 }
 
 impl Default for Policy {
     fn default() -> Self {
-        Self { bytes_max: 10 << 20, files_max: 5 }
+        Self { bytes_max: 10 << 20, files_max: 5, period: Duration::from_secs(10) }
     }
 }
 
 /// Rotates logs until cancelled.
 pub async fn run(policy: Policy, actor: Arc<Actor>, cancel: CancellationToken) {
-    while cancel.run_until_cancelled(tokio::time::sleep(PERIOD)).await.is_some() {
+    while cancel.run_until_cancelled(tokio::time::sleep(policy.period)).await.is_some() {
         // A round is not cut off: between the renaming and the new log there is nothing to write to.
         round(policy, &actor).await;
     }

@@ -12,6 +12,7 @@ use super::{
     checkpoint::{Checkpoints, Verdict, VolumeImage},
     clock::Clock,
     decide::{Action, CrashBackOff},
+    gone::is_gone,
     view::{ImageReady, Record, Sandbox, StartError},
 };
 use crate::{
@@ -396,7 +397,7 @@ impl Actor {
             Some(kube::api::Preconditions { uid: Some(pod.uid().to_owned()), resource_version: None });
         match tokio::time::timeout(API_TIMEOUT, api.delete(pod.name(), &parameters)).await {
             Ok(Ok(_)) => Outcome::ApiGone,
-            Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Outcome::ApiGone,
+            Ok(Err(error)) if is_gone(&api, pod.name(), pod.uid(), &error).await => Outcome::ApiGone,
             Ok(Err(error)) => Outcome::Failed(error.to_string()),
             Err(_) => Outcome::Failed("the API did not answer".into()),
         }

@@ -20,6 +20,7 @@ pub use running::{is_initialised, policy_restarts, restarts};
 
 use super::{
     checkpoint::{HookRun, Kill, Verdict},
+    grace::later,
     view::{Cause, Stop, View},
 };
 use crate::object::PodStatus;
@@ -351,7 +352,7 @@ fn alive(draft: &mut Draft<'_>) -> Stage {
 /// The termination that holds: the wish, the node's verdict, a terminal phase, or the pod's own end.
 pub fn termination(view: &View) -> Option<Stop> {
     let verdict = view.observed.checkpoint.verdict.as_ref().map(|verdict| {
-        let deadline = verdict.at + jiff::SignedDuration::from_secs(verdict.grace_seconds.max(1));
+        let deadline = later(verdict.at, jiff::SignedDuration::from_secs(verdict.grace_seconds.max(1)));
         Stop { cause: Cause::Verdict, since: verdict.at, deadline }
     });
     if let super::view::Desired::Stop(stop) = view.desired {
@@ -368,7 +369,7 @@ pub fn termination(view: &View) -> Option<Stop> {
     }
     running::has_ended(view).then(|| {
         let since = last_exit(view);
-        Stop { cause: Cause::Ended, since, deadline: since + view.grace() }
+        Stop { cause: Cause::Ended, since, deadline: later(since, view.grace()) }
     })
 }
 

@@ -1,7 +1,7 @@
 //! How long a pod that ends may take (HOOK-76, HOOK-77).
 //!
-//! Pure. The deadline is an instant: it comes from the API where there is one, and only ever moves closer. Start at
-//! [`stop`].
+//! Pure. The deadline is an instant: it comes from the API where there is one, and only ever moves closer. A grace may be
+//! longer than the calendar: [`later`] ends with it. Start at [`stop`].
 
 use super::checkpoint::StopRecord;
 use crate::object::Pod;
@@ -13,19 +13,25 @@ pub fn seconds(pod: &Pod) -> i64 {
     pod.metadata.deletion_grace_period_seconds.or(own).unwrap_or(0).max(1)
 }
 
+/// The instant so long after another one, within what an instant can say: users may write any number of seconds.
+pub fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
+    let end = if by.is_negative() { Timestamp::MIN } else { Timestamp::MAX };
+    at.checked_add(by).unwrap_or(end)
+}
+
 /// Since when the pod is being stopped and until when it may take, given what was `known` of it before.
 pub fn stop(pod: &Pod, known: Option<StopRecord>, now: Timestamp) -> StopRecord {
     let since = known.map_or(now, |known| known.since);
     let second = SignedDuration::from_secs(1);
-    let within = since + SignedDuration::from_secs(seconds(pod));
+    let within = later(since, SignedDuration::from_secs(seconds(pod)));
     let from_api = pod.metadata.deletion_timestamp.as_ref().map(|at| at.0);
     let wanted = match from_api {
         Some(at) if pod.metadata.deletion_grace_period_seconds != Some(0) => at.min(within),
         // A forced deletion is seen when its clock is over: what is left is the floor, from now.
-        Some(_) => now + second,
+        Some(_) => later(now, second),
         None => within,
     };
-    let wanted = wanted.max(since + second);
+    let wanted = wanted.max(later(since, second));
     StopRecord { since, deadline: known.map_or(wanted, |known| known.deadline.min(wanted)) }
 }
 
@@ -108,6 +114,14 @@ mod tests {
         ] {
             assert_eq!(effective(deletions, verdict, own), expected, "{deletions:?} {verdict:?} {own:?}");
         }
+    }
+
+    #[test]
+    fn hook_76_a_grace_that_is_longer_than_the_calendar_has_no_end() {
+        assert_eq!(stop(&pod(None, Some(i64::MAX)), None, at(0)).deadline, Timestamp::MAX);
+        assert_eq!(later(at(0), SignedDuration::MAX), Timestamp::MAX);
+        assert_eq!(later(at(0), SignedDuration::MIN), Timestamp::MIN);
+        assert_eq!(later(at(0), SignedDuration::from_secs(30)), at(30));
     }
 
     #[test]

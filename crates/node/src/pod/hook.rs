@@ -111,7 +111,9 @@ impl Actor {
             started_at,
             grace_seconds_left: deadline.map(|at| at.duration_since(started_at).as_secs_f64().max(0.0)),
         };
-        let running = self.hooks.begin(&call.scene.pod, begun, deadline);
+        // HOOK-65: on disk before it is called. Files are written where that may take its time.
+        let (hooks, pod) = (self.hooks.clone(), call.scene.pod.clone());
+        let running = tokio::task::spawn_blocking(move || hooks.begin(&pod, begun, deadline)).await;
         let mut ended = Ended::with(Ran::Succeeded);
         // A runtime kills its command itself, and needs a while for it.
         let patience = if handler == Handler::Exec { EXEC_PATIENCE } else { Duration::ZERO };
@@ -131,7 +133,9 @@ impl Actor {
             }
             ended.reason = clip(failure.outline.clone());
         }
-        running.end(ended);
+        if let Ok(running) = running {
+            let _ = tokio::task::spawn_blocking(move || running.end(ended)).await;
+        }
         result
     }
 

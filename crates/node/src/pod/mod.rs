@@ -17,6 +17,7 @@ pub mod checkpoint;
 pub mod clock;
 pub mod decide;
 pub mod effect;
+mod gone;
 pub mod grace;
 mod hook;
 pub mod last_words;

@@ -35,6 +35,8 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 const LOOK_AFTER_ERROR: SignedDuration = SignedDuration::from_secs(10);
 /// And so long after one that went well.
 const LOOK_AFTER_SUCCESS: SignedDuration = SignedDuration::from_secs(60);
+/// How long what could not be written down waits.
+const WRITE_AGAIN: SignedDuration = SignedDuration::from_secs(1);
 /// The progress of pulls is written at most this often.
 const PROGRESS: SignedDuration = SignedDuration::from_secs(1);
 
@@ -94,6 +96,8 @@ pub struct Task {
     /// When a look that failed is repeated.
     look_again_at: Option<Timestamp>,
     relists_seen: u64,
+    /// When a checkpoint that could not be written is written again.
+    write_again_at: Option<Timestamp>,
     refreshed_at: Timestamp,
     /// Labels or annotations changed, which volumes may show.
     refresh_wanted: bool,
@@ -133,9 +137,8 @@ impl Task {
         news: mpsc::Receiver<News>,
     ) -> Self {
         let pod = wishes.borrow().pod.clone();
-        let checkpoint = actor.checkpoints.load(pod.uid());
         let spread = rand::random::<f64>() / 2.0;
-        let observed = Observed { checkpoint, spread, ..Observed::default() };
+        let observed = Observed { spread, ..Observed::default() };
         let host_ips = actor.ctx.node_ips.iter().map(ToString::to_string).collect();
         let runtime = actor.runtime_name.clone();
         let crash_back_off = actor.crash_back_off;
@@ -158,6 +161,7 @@ impl Task {
             look_wanted: false,
             look_again_at: None,
             relists_seen: 0,
+            write_again_at: None,
             refreshed_at,
             refresh_wanted: false,
             publish: publish::Publish::default(),
@@ -177,32 +181,33 @@ impl Task {
         if cancel.run_until_cancelled(self.first_look()).await.is_none() {
             return false;
         }
-        self.take_wish();
+        self.take_wish().await;
         let mut runtime = self.actor.runtime_state.subscribe();
         loop {
             // POD-5: a runtime that is not ready is left alone. Its state lives as long as the actor.
             if cancel.run_until_cancelled(runtime.wait_for(|state| state.is_ready)).await.is_none() {
                 return false;
             }
-            let plan = self.settle();
+            let plan = self.settle().await;
             self.tell_end(plan.stage);
             if plan.stage == Stage::Gone && self.flights.is_empty() {
                 self.probes.stop(self.view.pod.uid());
                 return true;
             }
             let now = self.actor.clock.now();
-            let wake_at =
-                [plan.wake_at, self.publish.due_at, self.look_again_at, self.refresh_at(), self.progress_due()];
-            let wake_at = wake_at.into_iter().flatten().min();
+            let others = [self.publish.due_at, self.look_again_at, self.write_again_at];
+            let wake_at = others.into_iter().chain([plan.wake_at, self.refresh_at(), self.progress_due()]);
+            let wake_at = wake_at.flatten().min();
             let sleep = wake_at.map_or(Duration::from_secs(3600), |at| until(now, at));
             let Some(event) = cancel.run_until_cancelled(self.next(sleep)).await else { return false };
-            if self.take(event) {
+            if self.take(event).await {
                 return false;
             }
         }
     }
 
     async fn first_look(&mut self) {
+        self.load().await;
         loop {
             match observe::pod(&self.actor.cri, self.view.pod.uid()).await {
                 Ok(listing) => {
@@ -250,12 +255,12 @@ impl Task {
     }
 
     /// Takes in what happened; true if nobody is interested in this task any more.
-    fn take(&mut self, event: Event) -> bool {
+    async fn take(&mut self, event: Event) -> bool {
         match event {
-            Event::Wish => self.take_wish(),
+            Event::Wish => self.take_wish().await,
             Event::News(News::Runtime(listing)) => self.take_listing(listing, false),
             Event::News(News::Probe(report)) => self.take_probe(report),
-            Event::Acted(acted) => self.take_outcome(acted),
+            Event::Acted(acted) => self.take_outcome(acted).await,
             Event::Looked(outcomes, Ok(listing)) => {
                 self.seen();
                 self.take_listing(listing, outcomes == self.outcomes);
@@ -263,13 +268,13 @@ impl Task {
             Event::Looked(_, Err(error)) => self.not_seen(error),
             Event::Published(answer) => self.take_answer(answer),
             Event::Heard(cause) => self.view.observed.hear(cause, self.actor.clock.now()),
-            Event::Time => {}
+            Event::Time => self.write_again().await,
             Event::Nobody => return true,
         }
         false
     }
 
-    fn take_wish(&mut self) {
+    async fn take_wish(&mut self) {
         let wish = self.wishes.borrow_and_update().clone();
         if wish.pod.is_static {
             self.take_static(&wish.pod, wish.mirror);
@@ -280,15 +285,18 @@ impl Task {
         self.look_wanted |= wish.relist != self.relists_seen;
         self.relists_seen = wish.relist;
         self.view.observed.records_spare |= wish.spare;
-        self.take_verdict(wish.verdict);
-        self.take_stop(wish.removed, wish.drained);
+        self.take_verdict(wish.verdict).await;
+        self.take_stop(wish.removed, wish.drained).await;
     }
 
-    /// A verdict is on disk before the first signal. The first one holds, and an ended pod gets none.
-    fn take_verdict(&mut self, verdict: Option<Verdict>) {
+    /// A verdict is on disk before the first signal: one that cannot be written waits for as long as anything lives. The
+    /// first one holds, and an ended pod gets none.
+    async fn take_verdict(&mut self, verdict: Option<Verdict>) {
         if verdict.is_some() && self.view.observed.checkpoint.verdict.is_none() && !self.view.pod.is_terminal() {
             self.view.observed.checkpoint.verdict = verdict;
-            self.save();
+            if !self.save().await && self.view.observed.running().next().is_some() {
+                self.view.observed.checkpoint.verdict = None;
+            }
         }
     }
 
@@ -305,7 +313,7 @@ impl Task {
     }
 
     /// HOOK-76, HOOK-77: the deadline is absolute, comes from the API where there is one, and only moves closer.
-    fn take_stop(&mut self, removed: bool, drained: bool) {
+    async fn take_stop(&mut self, removed: bool, drained: bool) {
         let pod = &self.view.pod;
         let now = self.actor.clock.now();
         let cause = match (removed, pod.is_deleting(), drained) {
@@ -315,7 +323,7 @@ impl Task {
             // A drain that was broken off by a crash leaves no deadline behind for a later deletion.
             (false, false, false) => {
                 if self.view.observed.checkpoint.stop.take().is_some() {
-                    self.save();
+                    self.save().await;
                 }
                 return;
             }
@@ -327,14 +335,14 @@ impl Task {
         let stop = grace::stop(pod, known, now);
         if known.is_none_or(|known| known.deadline != stop.deadline) {
             self.view.observed.checkpoint.stop = Some(stop);
-            self.save();
+            self.save().await;
         }
         let StopRecord { since, deadline } = stop;
         self.view.desired = Desired::Stop(Stop { cause, since, deadline });
     }
 
     /// Decides and begins actions until nothing is left to record, then reports.
-    fn settle(&mut self) -> Plan {
+    async fn settle(&mut self) -> Plan {
         self.hear_last_words();
         self.see_progress();
         for _ in 0..ROUNDS_MAX {
@@ -342,7 +350,7 @@ impl Task {
             let plan = decide(&self.view, &self.in_flight(), now);
             let mut recorded = false;
             for action in plan.actions.clone() {
-                recorded |= self.begin(action);
+                recorded |= self.begin(action).await;
             }
             if !recorded {
                 self.look_if_wanted();
@@ -367,13 +375,9 @@ impl Task {
     }
 
     /// Begins one action; true if it changed the facts at once, so that the plan is to be made again.
-    fn begin(&mut self, action: Action) -> bool {
+    async fn begin(&mut self, action: Action) -> bool {
         match action {
-            Action::Record(_) => {
-                self.view.begin(&action, self.actor.clock.now());
-                self.save();
-                return true;
-            }
+            Action::Record(_) => return self.write_down(&action).await,
             Action::Tell(notice) => {
                 let pod = &self.view.pod;
                 let target = notice.container.as_ref().map_or_else(|| Target::pod(pod), |c| Target::container(pod, c));
@@ -392,10 +396,22 @@ impl Task {
             }
             _ => {}
         }
-        if self.view.begin(&action, self.actor.clock.now()) {
-            self.save();
+        // HOOK-63: what cannot be written down does not begin.
+        if !self.write_down(&action).await {
+            self.view.observed.try_again(action.key(), self.actor.clock.now());
+            return false;
         }
         self.spawn(action);
+        false
+    }
+
+    /// Writes down what is to be on disk before this action begins; false if that cannot be done now.
+    async fn write_down(&mut self, action: &Action) -> bool {
+        let before = self.view.observed.checkpoint.clone();
+        if !self.view.begin(action, self.actor.clock.now()) || self.save().await {
+            return true;
+        }
+        self.view.observed.checkpoint = before;
         false
     }
 
@@ -444,10 +460,32 @@ impl Task {
         }
     }
 
-    fn save(&self) {
-        let uid = self.view.pod.uid();
-        if let Err(error) = self.actor.checkpoints.save(uid, &self.view.observed.checkpoint) {
-            tracing::error!(uid, %error, "checkpoint not written");
+    /// Writes the checkpoint, or says that it could not be; then that is tried again soon.
+    /// One after another, and where a slow disk stops nobody else.
+    async fn save(&mut self) -> bool {
+        let (checkpoints, uid) = (self.actor.checkpoints.clone(), self.view.pod.uid().to_owned());
+        let checkpoint = self.view.observed.checkpoint.clone();
+        let saved = tokio::task::spawn_blocking(move || checkpoints.save(&uid, &checkpoint));
+        let saved = saved.await.unwrap_or_else(|error| Err(error.into()));
+        if let Err(error) = &saved {
+            tracing::error!(uid = self.view.pod.uid(), %error, "checkpoint not written");
+        }
+        self.write_again_at = saved.is_err().then(|| self.actor.clock.now() + WRITE_AGAIN);
+        saved.is_ok()
+    }
+
+    /// Takes in what an earlier task has written down.
+    async fn load(&mut self) {
+        let (checkpoints, uid) = (self.actor.checkpoints.clone(), self.view.pod.uid().to_owned());
+        let loaded = tokio::task::spawn_blocking(move || checkpoints.load(&uid)).await;
+        self.view.observed.checkpoint = loaded.unwrap_or_default();
+    }
+
+    /// What could not be written is written now, if it is time; and what was wished meanwhile is taken in again.
+    async fn write_again(&mut self) {
+        let now = self.actor.clock.now();
+        if self.write_again_at.is_some_and(|at| at <= now) && self.save().await {
+            self.take_wish().await;
         }
     }
 

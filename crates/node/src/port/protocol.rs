@@ -51,12 +51,12 @@ mod tests {
         });
         client.write_all(bytes).await.unwrap();
         let mut said = Vec::new();
-        let heard = tokio::time::timeout(Duration::from_secs(20), client.read_to_end(&mut said)).await;
+        let heard = tokio::time::timeout(Duration::from_secs(60), client.read_to_end(&mut said)).await;
         heard.expect("it is borne").unwrap();
         String::from_utf8(said).unwrap()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn who_is_silent_or_slow_is_cut_off_before_and_after_a_request() {
         let whole = "GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n";
         for (bytes, answered) in

@@ -190,10 +190,13 @@ mod tests {
     async fn a_tcp_probe_is_a_connection() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert_eq!(tcp("127.0.0.1", port, Duration::from_secs(1)).await, Outcome::Success);
-        drop(listener);
+        assert_eq!(tcp("127.0.0.1", port, Duration::from_secs(30)).await, Outcome::Success);
+        // Taken, and nobody listens there.
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = socket.local_addr().unwrap().port();
         let expect = format!("dial tcp 127.0.0.1:{port}: connect: connection refused");
-        assert_eq!(tcp("127.0.0.1", port, Duration::from_secs(1)).await, Outcome::Failure(expect));
+        assert_eq!(tcp("127.0.0.1", port, Duration::from_secs(30)).await, Outcome::Failure(expect));
     }
 
     #[test]

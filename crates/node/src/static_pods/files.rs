@@ -370,7 +370,7 @@ mod tests {
 
         /// Names and images of the next update.
         async fn next(&mut self) -> Vec<(String, String)> {
-            let next = tokio::time::timeout(Duration::from_secs(20), self.updates.recv()).await;
+            let next = tokio::time::timeout(Duration::from_secs(60), self.updates.recv()).await;
             let pods = next.expect("an update in time").unwrap().pods;
             pods.iter().map(|p| (p.pod.name().to_owned(), p.pod.spec.containers[0].image.clone())).collect()
         }

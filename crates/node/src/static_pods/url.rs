@@ -176,7 +176,7 @@ mod tests {
         let request = Request { url, headers };
         tasks.spawn(watch(request, Duration::from_millis(10), reader, Vec::new(), sender));
         let mut next = async || {
-            let update = tokio::time::timeout(Duration::from_secs(20), updates.recv()).await.unwrap().unwrap();
+            let update = tokio::time::timeout(Duration::from_secs(60), updates.recv()).await.unwrap().unwrap();
             update.pods.iter().map(|pod| pod.pod.name().to_owned()).collect::<Vec<_>>()
         };
         assert!(next().await.is_empty(), "nothing was known before");
@@ -184,10 +184,12 @@ mod tests {
         assert_eq!(*server.token.lock().unwrap(), "t");
         for nonsense in [(500, list(&[])), (200, String::new()), (200, list(&["A"]))] {
             *server.says.lock().unwrap() = nonsense;
-            *server.token.lock().unwrap() = String::new();
-            // Two rounds: the second one has seen all of it.
-            while server.token.lock().unwrap().is_empty() {
-                tokio::task::yield_now().await;
+            // Two questions: when the second one comes, the answer to the first has been taken in.
+            for _ in 0..2 {
+                *server.token.lock().unwrap() = String::new();
+                while server.token.lock().unwrap().is_empty() {
+                    tokio::task::yield_now().await;
+                }
             }
         }
         *server.says.lock().unwrap() = (200, list(&["b"]));

@@ -19,7 +19,7 @@ use std::{
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Path of the pods of the default namespace.
 pub const PODS: &str = "/api/v1/namespaces/default/pods";
 

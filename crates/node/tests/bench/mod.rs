@@ -65,11 +65,16 @@ pub struct Api {
     pub slow: Arc<Mutex<Duration>>,
     /// It does not say which pods there are.
     pub is_down: watch::Sender<bool>,
+    /// So many of the next writes of a status, and of the next deletions, meet somebody else's.
+    pub conflicts: Arc<Mutex<(u32, u32)>>,
+    /// How often a pod was to be deleted.
+    pub deletions: watch::Sender<u32>,
 }
 
 fn router(api: Api) -> Router {
     Router::new()
         .route("/api/v1/pods", get(pods))
+        .route("/api/v1/namespaces/ns/pods/{name}", get(one_pod).delete(delete))
         .route("/api/v1/namespaces/ns/pods/{name}/status", patch(status))
         .route("/api/v1/namespaces/ns/secrets/{name}", get(secret))
         .route("/apis/node.k8s.io/v1/runtimeclasses/{name}", get(runtime_class))
@@ -90,11 +95,10 @@ async fn status(State(api): State<Api>, Path(name): Path<String>, Json(change): 
     let slow = *api.slow.lock().unwrap();
     tokio::time::sleep(slow).await;
     api.patches.lock().unwrap().push((name.clone(), change.clone()));
+    conflict(&mut api.conflicts.lock().unwrap().0)?;
     let known = api.pods.borrow().get(&name).cloned().ok_or_else(|| not_found(&name))?;
     if known["metadata"]["uid"] != change["metadata"]["uid"] {
-        let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 409,
-            "reason": "Conflict", "message": "the UID in the precondition does not match the UID in record"});
-        return Err((StatusCode::CONFLICT, Json(status)));
+        return Err(refused("the UID in the precondition does not match the UID in record"));
     }
     api.pods.send_modify(|pods| {
         let pod = pods.entry(name.clone()).or_default();
@@ -102,6 +106,34 @@ async fn status(State(api): State<Api>, Path(name): Path<String>, Json(change): 
         bump(pod);
     });
     Ok(Json(api.pods.borrow()[&name].clone()))
+}
+
+fn refused(message: &str) -> (StatusCode, Json<Value>) {
+    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "code": 409,
+        "reason": "Conflict", "message": message});
+    (StatusCode::CONFLICT, Json(status))
+}
+
+/// Refuses while there are conflicts left.
+fn conflict(left: &mut u32) -> Result<(), (StatusCode, Json<Value>)> {
+    match left.checked_sub(1) {
+        None => Ok(()),
+        Some(rest) => {
+            *left = rest;
+            Err(refused("Operation cannot be fulfilled on pods: the object has been modified"))
+        }
+    }
+}
+
+async fn one_pod(State(api): State<Api>, Path(name): Path<String>) -> Found {
+    api.pods.borrow().get(&name).cloned().map(Json).ok_or_else(|| not_found(&name))
+}
+
+/// What is deleted stays to be looked at: that it is gone is what the answer says.
+async fn delete(State(api): State<Api>, Path(name): Path<String>) -> Found {
+    api.deletions.send_modify(|count| *count += 1);
+    conflict(&mut api.conflicts.lock().unwrap().1)?;
+    Err(not_found(&name))
 }
 
 /// The object has been written once more.
@@ -192,6 +224,8 @@ impl Bench {
             patches: Arc::default(),
             slow: Arc::default(),
             is_down: watch::Sender::new(false),
+            conflicts: Arc::default(),
+            deletions: watch::Sender::new(0),
         };
         let client = kube::Client::new(router(api.clone()), "default");
         let ctx = Arc::new(context(directory.path(), &top));
@@ -329,7 +363,7 @@ impl Bench {
     /// The events so far, once there are so many.
     pub async fn events(&self, count: usize) -> Vec<Told> {
         let mut events = self.api.events.subscribe();
-        let limit = Duration::from_secs(20);
+        let limit = Duration::from_secs(60);
         match tokio::time::timeout(limit, events.wait_for(|events| events.len() >= count)).await {
             Ok(events) => events.unwrap().clone(),
             Err(_) => panic!("fewer than {count} events: {:#?}", self.api.events.borrow()),

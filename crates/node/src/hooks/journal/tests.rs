@@ -1,7 +1,7 @@
 //! The journal on tokio's paused clock: bounds, age, crashes.
 
 use super::*;
-use crate::hooks::run::{Handler, Moment, Output};
+use crate::hooks::run::{Handler, Output};
 use serde_json::json;
 use std::os::unix::fs::PermissionsExt as _;
 
@@ -159,4 +159,23 @@ async fn a_line_that_was_cut_off_costs_nothing_but_itself() {
         let last = runs.last().map(|run| (run.begun.container_id.as_str(), run.ended.result));
         assert_eq!(last, Some(("c", Outcome::Failed)), "cut at {length}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn which_delivery_a_run_is_is_known_without_reading_what_was_written() {
+    let (directory, clock) = (tempfile::tempdir().unwrap(), clock());
+    let journal = open(directory.path(), Limits::default(), &[], clock);
+    journal.begin(&pod("p", "u"), begun(clock, "a"), None).end(Some(ended(1)));
+    std::fs::write(directory.path().join("u.jsonl"), "").unwrap();
+    journal.begin(&pod("p", "u"), begun(clock, "a"), None).end(Some(ended(1)));
+    assert_eq!(journal.runs("ns", "p").pop().unwrap().begun.attempt, 2);
+    // What an earlier agent wrote counts, and so does what was shortened away.
+    for _ in 0..2 {
+        let journal = open(directory.path(), Limits { pod_runs: 4, ..Limits::default() }, &["v"], clock);
+        for _ in 0..5 {
+            journal.begin(&pod("q", "v"), begun(clock, "b"), None).end(Some(ended(1)));
+        }
+    }
+    let last = open(directory.path(), Limits::default(), &["v"], clock).runs("ns", "q").pop().unwrap();
+    assert_eq!(last.begun.attempt, 10);
 }

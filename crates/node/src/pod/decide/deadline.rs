@@ -3,7 +3,7 @@
 //! They count from the pod's start on the node, whatever its containers do. Start at [`is_over`].
 
 use super::{Action, Draft, Entry, Notice};
-use crate::pod::checkpoint::Verdict;
+use crate::pod::{checkpoint::Verdict, grace::later};
 use jiff::SignedDuration;
 
 const REASON: &str = "DeadlineExceeded";
@@ -15,7 +15,7 @@ pub(super) fn is_over(draft: &mut Draft<'_>) -> bool {
     let (Some(seconds), Some(start)) = (view.pod.spec.active_deadline_seconds, &view.pod.status.start_time) else {
         return false;
     };
-    let over = start.0 + SignedDuration::from_secs(seconds);
+    let over = later(start.0, SignedDuration::from_secs(seconds));
     if draft.now < over {
         draft.wake(over);
         return false;

@@ -9,6 +9,7 @@ use crate::{
     object::ContainerKind,
     pod::{
         checkpoint::{HookRun, Kill, Verdict},
+        grace::later,
         view::{Cause, Fact, Record, Stop},
     },
     shutdown,
@@ -31,7 +32,8 @@ pub(super) fn plan(draft: &mut Draft<'_>, stop: Stop) -> Stage {
         let alone = draft.view.observed.checkpoint.kills.get(&record.id);
         let deadline = alone.map_or(stop.deadline, |kill| kill.deadline.min(stop.deadline));
         let message = format!("Stopping container {}", record.name);
-        if deadline == Timestamp::MAX {
+        // HOOK-75: whoever lives in a pod that has ended gets a grace of his own, once.
+        if alone.is_none() && deadline == Timestamp::MAX && stop.cause == Cause::Ended {
             kill_within(draft, &record.id, &message, draft.view.grace());
             continue;
         }
@@ -52,7 +54,7 @@ pub(super) fn plan(draft: &mut Draft<'_>, stop: Stop) -> Stage {
 fn tell_overrun(draft: &mut Draft<'_>) {
     let Some(verdict) = &draft.view.observed.checkpoint.verdict else { return };
     let patience = SignedDuration::from_millis(verdict.grace_seconds.max(1).saturating_mul(1500)).max(PATIENCE_MIN);
-    let over = verdict.at + patience;
+    let over = later(verdict.at, patience);
     if draft.now < over {
         return draft.wake(over);
     }
@@ -138,7 +140,7 @@ pub(super) fn kill_while_alive(draft: &mut Draft<'_>, id: &str, message: &str) {
 
 /// Decides the kill of one container of a living pod; it is on disk before the first signal.
 pub(super) fn kill_within(draft: &mut Draft<'_>, id: &str, message: &str, grace: SignedDuration) {
-    let deadline = draft.now + grace.max(SignedDuration::from_secs(1));
+    let deadline = later(draft.now, grace.max(SignedDuration::from_secs(1)));
     let kill = Kill { since: draft.now, deadline, message: message.to_owned() };
     draft.actions.push(Action::Record(Entry::Kill(id.to_owned(), kill)));
 }
@@ -193,10 +195,10 @@ pub(super) fn stop(draft: &mut Draft<'_>, record: &Record, deadline: Timestamp) 
     let left = deadline.duration_since(draft.now);
     let whole = left.as_secs() + i64::from(left.subsec_nanos() > 0);
     let timeout_seconds = whole.max(STOP_SECONDS_MIN);
-    let kill_at = draft.now + SignedDuration::from_secs(timeout_seconds);
+    let kill_at = later(draft.now, SignedDuration::from_secs(timeout_seconds));
     let action = Action::StopContainer { id: record.id.clone(), timeout_seconds, kill_at };
     let sent = draft.in_flight.get(&action.key()).copied().flatten();
-    if sent.is_some_and(|sent| kill_at + SignedDuration::from_secs(1) < sent) {
+    if sent.is_some_and(|sent| later(kill_at, SignedDuration::from_secs(1)) < sent) {
         draft.actions.push(action);
     } else {
         draft.act(action);

@@ -16,7 +16,7 @@ impl Task {
         }
     }
 
-    pub(super) fn take_outcome(&mut self, acted: Result<(Id, (Action, Outcome)), JoinError>) {
+    pub(super) async fn take_outcome(&mut self, acted: Result<(Id, (Action, Outcome)), JoinError>) {
         match acted {
             Ok((id, (action, outcome))) => {
                 let key = action.key();
@@ -25,7 +25,7 @@ impl Task {
                     self.flights.remove(&key);
                 }
                 self.outcomes += 1;
-                self.apply(&action, outcome);
+                self.apply(&action, outcome).await;
             }
             Err(error) => {
                 let key =
@@ -38,7 +38,7 @@ impl Task {
         }
     }
 
-    fn apply(&mut self, action: &Action, mut outcome: Outcome) {
+    async fn apply(&mut self, action: &Action, mut outcome: Outcome) {
         if let Outcome::Failed(text) | Outcome::NetworkNotReady(text) = &outcome {
             tracing::warn!(pod = self.view.pod.full_name(), ?action, text, "action failed");
         }
@@ -48,8 +48,13 @@ impl Task {
         let before = self.view.observed.checkpoint.clone();
         self.view.apply(action, outcome, self.actor.clock.now());
         // The file goes with the pod's other traces; nothing may bring it back.
-        if self.view.observed.checkpoint != before && !self.view.observed.traces_removed {
-            self.save();
+        let is_news = self.view.observed.checkpoint != before && !self.view.observed.traces_removed;
+        if is_news && !self.save().await && self.view.observed.running().next().is_some() {
+            // What was found holds, written or not; but a verdict is on disk before the first signal.
+            if self.view.observed.checkpoint.verdict != before.verdict {
+                self.view.observed.checkpoint.verdict = before.verdict;
+                self.view.observed.try_again(action.key(), self.actor.clock.now());
+            }
         }
         if let Action::StopSandbox { id } = action {
             // What ran in it was killed by force; the runtime knows how it ended.

@@ -3,7 +3,10 @@
 use super::Task;
 use crate::{
     object::{Pod, PodStatus},
-    pod::decide::{Key, Plan, Stage, Verb},
+    pod::{
+        decide::{Key, Plan, Stage, Verb},
+        gone::is_gone,
+    },
     shutdown::decide::End,
     status::{patch, transition},
 };
@@ -70,10 +73,10 @@ impl Task {
             self.publish.due_at = Some(due_at);
             return;
         }
+        let (name, uid) = (self.view.pod.name().to_owned(), uid.to_owned());
         self.publish.due_at = None;
         let api: Api<Pod> = Api::namespaced(self.actor.client.clone(), self.view.pod.namespace());
-        let name = self.view.pod.name().to_owned();
-        self.publish.flight.spawn(async move { send(&api, &name, change).await });
+        self.publish.flight.spawn(async move { send(&api, &name, &uid, change).await });
     }
 
     /// HOOK-97: who waits for the pod's end learns when nothing of it runs, and when the API shows that.
@@ -115,7 +118,7 @@ impl Task {
     }
 }
 
-async fn send(api: &Api<Pod>, name: &str, change: serde_json::Value) -> Answer {
+async fn send(api: &Api<Pod>, name: &str, uid: &str, change: serde_json::Value) -> Answer {
     let parameters = PatchParams::default();
     let patch = Patch::Merge(change);
     match tokio::time::timeout(PATCH_TIMEOUT, api.patch_status(name, &parameters, &patch)).await {
@@ -123,7 +126,7 @@ async fn send(api: &Api<Pod>, name: &str, change: serde_json::Value) -> Answer {
             pod.metadata.managed_fields = None;
             Answer::Taken(Box::new(pod))
         }
-        Ok(Err(kube::Error::Api(status))) if matches!(status.code, 404 | 409) => Answer::Gone,
+        Ok(Err(error)) if is_gone(api, name, uid, &error).await => Answer::Gone,
         Ok(Err(error)) => Answer::Failed(error.to_string()),
         Err(_) => Answer::Failed("the API did not answer".into()),
     }

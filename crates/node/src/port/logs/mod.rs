@@ -43,8 +43,10 @@ impl Wanted {
             None => None,
         };
         let since_seconds = query.number("sinceSeconds")?;
-        let since_seconds =
-            since_seconds.map(|s| now - SignedDuration::from_secs(i64::try_from(s).unwrap_or(i64::MAX >> 20)));
+        let since_seconds = since_seconds.map(|seconds| {
+            let past = i64::try_from(seconds).map(SignedDuration::from_secs).unwrap_or(SignedDuration::MAX);
+            now.checked_sub(past).unwrap_or(Timestamp::MIN)
+        });
         if since_time.is_some() && since_seconds.is_some() {
             return Err("at most one of `sinceTime` or `sinceSeconds` may be specified".to_owned());
         }
@@ -139,4 +141,19 @@ where
         let stream = pinned.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
         stream.as_mut().poll_next(context)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn seconds_since_may_be_more_than_there_ever_were() {
+        let now = Timestamp::from_second(1_700_000_000).unwrap();
+        let since = |text: &str| Wanted::parse(&Query::parse(&format!("sinceSeconds={text}")), now).unwrap().since;
+        assert_eq!(since("60"), Some(Timestamp::from_second(1_700_000_000 - 60).unwrap()));
+        for seconds in [1_000_000_000_000, i64::MAX as u64, u64::MAX] {
+            assert_eq!(since(&seconds.to_string()), Some(Timestamp::MIN), "{seconds}");
+        }
+    }
 }

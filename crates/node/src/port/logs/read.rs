@@ -163,6 +163,11 @@ async fn tail_offset(file: &mut File, lines: u64) -> io::Result<u64> {
             at += length as u64 + 1;
         }
         rest.drain(..begin);
+        // As where lines are sent: nobody ends such a line, and it is held by nobody.
+        if rest.len() > LINE_BYTES_MAX {
+            at += rest.len() as u64;
+            rest.clear();
+        }
     }
     Ok(begins.front().copied().filter(|_| keep > 0).unwrap_or(if keep == 0 { at } else { 0 }))
 }
@@ -191,6 +196,15 @@ mod tests {
         assert_eq!(tail(&all, 3).await, all);
         assert_eq!(tail(&all, 99).await, all);
         assert_eq!(tail("", 5).await, "");
+    }
+
+    #[tokio::test]
+    async fn a_line_without_an_end_is_not_held() {
+        let last = "2026-01-01T00:00:00Z stdout F last\n";
+        let endless = format!("{}\n{last}", "x".repeat(3 * LINE_BYTES_MAX));
+        assert_eq!(tail(&endless, 1).await, last);
+        let two = tail(&endless, 2).await;
+        assert!(two.ends_with(last) && two.len() <= LINE_BYTES_MAX + last.len() + 1, "{}", two.len());
     }
 }
 

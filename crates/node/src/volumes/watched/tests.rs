@@ -54,7 +54,7 @@ impl Server {
     async fn watches(&self, wanted: usize) {
         let mut open = self.open.subscribe();
         let reached = open.wait_for(|count| *count == wanted);
-        tokio::time::timeout(Duration::from_secs(20), reached).await.expect("watches in time").unwrap();
+        tokio::time::timeout(Duration::from_secs(60), reached).await.expect("watches in time").unwrap();
     }
 }
 
@@ -106,7 +106,7 @@ async fn list(State(server): State<Server>, Query(query): Query<BTreeMap<String,
 }
 
 async fn told(changes: &mut broadcast::Receiver<Name>) -> Name {
-    tokio::time::timeout(Duration::from_secs(20), changes.recv()).await.expect("a change in time").unwrap()
+    tokio::time::timeout(Duration::from_secs(60), changes.recv()).await.expect("a change in time").unwrap()
 }
 
 fn value(secret: Option<Secret>) -> Option<String> {

@@ -217,7 +217,7 @@ impl World {
         for (key, happening) in pending {
             if let Happening::Acted(action, _) = happening {
                 self.queue.remove(&key);
-                if self.choice() % 2 == 0 && !matches!(action, Action::StopContainer { .. }) {
+                if self.choice().is_multiple_of(2) && !matches!(action, Action::StopContainer { .. }) {
                     let _ = self.effect(&action);
                 }
             }

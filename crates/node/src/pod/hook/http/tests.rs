@@ -95,8 +95,9 @@ async fn what_is_no_http_at_all_is_told_without_its_words() {
     assert_eq!(error.outline, "no HTTP response");
     let tls = get(&action(json!({"scheme": "HTTPS"})), "127.0.0.1", server.port).await.unwrap_err();
     assert_eq!(tls.outline, "no TLS");
-    let port = server.port;
-    drop(server);
-    let gone = get(&action(json!({})), "127.0.0.1", port).await.unwrap_err();
+    // Taken, and nobody listens there.
+    let socket = tokio::net::TcpSocket::new_v4().unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let gone = get(&action(json!({})), "127.0.0.1", socket.local_addr().unwrap().port()).await.unwrap_err();
     assert_eq!(gone.outline, "no connection");
 }
