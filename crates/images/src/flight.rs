@@ -142,18 +142,22 @@ pub(crate) struct NamedLocks {
 
 impl NamedLocks {
     pub(crate) async fn lock(&self, name: &str) -> tokio::sync::OwnedMutexGuard<()> {
-        let mutex = {
-            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-            inner.retain(|_, mutex| mutex.strong_count() > 0);
-            match inner.get(name).and_then(std::sync::Weak::upgrade) {
-                Some(mutex) => mutex,
-                None => {
-                    let mutex = Arc::new(tokio::sync::Mutex::new(()));
-                    inner.insert(name.to_owned(), Arc::downgrade(&mutex));
-                    mutex
-                }
-            }
-        };
-        mutex.lock_owned().await
+        self.named(name).lock_owned().await
+    }
+
+    /// The lock if nobody has it.
+    pub(crate) fn try_lock(&self, name: &str) -> Option<tokio::sync::OwnedMutexGuard<()>> {
+        self.named(name).try_lock_owned().ok()
+    }
+
+    fn named(&self, name: &str) -> Arc<tokio::sync::Mutex<()>> {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.retain(|_, mutex| mutex.strong_count() > 0);
+        if let Some(mutex) = inner.get(name).and_then(std::sync::Weak::upgrade) {
+            return mutex;
+        }
+        let mutex = Arc::new(tokio::sync::Mutex::new(()));
+        inner.insert(name.to_owned(), Arc::downgrade(&mutex));
+        mutex
     }
 }

@@ -269,6 +269,23 @@ impl Images {
         image.blobs.iter().map(|digest| Ok((digest.clone(), self.core.store.read_blob(digest)?))).collect()
     }
 
+    /// Removes what pulls that failed have left and no pull under way needs: layers and partial blobs older than a day;
+    /// where the file system is nearly full, all such layers but the newest (IMG-267). Blocks; cheap if there is nothing.
+    ///
+    /// # Errors
+    /// The file system refuses.
+    pub fn relieve(&self) -> std::io::Result<()> {
+        let store = &self.core.store;
+        store.collect_leftovers()?;
+        for digest in store.old_partials()? {
+            // Held by whoever fetches the blob.
+            if let Some(_lock) = self.core.layer_locks.try_lock(&format!("blob {digest}")) {
+                store.drop_partial(&digest);
+            }
+        }
+        Ok(())
+    }
+
     /// What the store takes on disk.
     pub fn usage(&self) -> Usage {
         let (bytes, inodes) = self.core.store.usage();

@@ -1075,6 +1075,71 @@ async fn a_full_disk_ends_the_pull_clearly_leaves_nothing_and_is_no_matter_later
     images.settle().await;
 }
 
+/// Makes a file or directory look as if it was written that long ago.
+fn age(path: &Path, seconds: u64) {
+    let then = std::time::SystemTime::now() - Duration::from_secs(seconds);
+    std::fs::File::open(path).unwrap().set_modified(then).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_failed_pull_has_left_goes_when_space_is_short_or_it_is_old() {
+    const DAY: u64 = 24 * 60 * 60;
+    let directory = tempfile::tempdir().unwrap();
+    let _disk = Tmpfs::new(directory.path(), "16m");
+    let images = Images::open(Options::new(directory.path().join("images"))).await.unwrap();
+    let double = Double::start().await;
+    let image = Made::new(vec![Layer::gzip(&tar_of(&[("f", &noise(100_000, 90))])), big(91).layers.remove(0)]);
+    double.serve("app", "v1", &image);
+    double.next(&image.layers[1].digest().to_string(), Turn::Stall(100_000));
+    let at = |part: &str, name: &str| directory.path().join("images").join(part).join(name);
+    let layer = at("layers", &image.layers[0].diff_id[7..]);
+    let partial = at("partial", image.layers[1].digest().hex());
+    let cancel = CancellationToken::new();
+    let request = PullRequest { image: double.name("app:v1"), ..PullRequest::default() };
+    let under_way = async {
+        while !layer.exists() || std::fs::metadata(&partial).map_or(0, |file| file.len()) < 100_000 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let fill = directory.path().join("fill");
+        std::fs::write(&fill, vec![1; 14 << 20]).unwrap();
+        age(&layer, 2 * DAY);
+        age(&partial, 2 * DAY);
+        images.relieve().unwrap();
+        assert!(layer.exists() && partial.exists(), "a pull needs them");
+        cancel.cancel();
+        fill
+    };
+    let (pulled, fill) = tokio::join!(images.pull(request, ProgressSink::none(), cancel.clone()), under_way);
+    assert!(matches!(pulled, Err(PullError::Cancelled { .. })), "{pulled:?}");
+    images.settle().await;
+
+    age(&layer, 60);
+    age(&partial, DAY / 2);
+    images.relieve().unwrap();
+    assert!(layer.exists() && partial.exists(), "the pull may just be made again");
+    age(&layer, 600);
+    images.relieve().unwrap();
+    assert!(!layer.exists() && partial.exists(), "space is short");
+    age(&partial, 2 * DAY);
+    images.relieve().unwrap();
+    assert!(!partial.exists(), "nobody has come for it");
+
+    std::fs::remove_file(fill).unwrap();
+    double.next(&image.layers[1].digest().to_string(), Turn::Corrupt);
+    let pull = || {
+        let request = PullRequest { image: double.name("app:v1"), ..PullRequest::default() };
+        images.pull(request, ProgressSink::none(), CancellationToken::new())
+    };
+    pull().await.unwrap_err();
+    pull().await.unwrap();
+    images.settle().await;
+    age(&layer, 2 * DAY);
+    images.relieve().unwrap();
+    assert!(layer.exists(), "an image has it");
+    images.remove(&double.name("app:v1")).await.unwrap();
+    assert_eq!(images.usage().bytes, 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_runs_out_in_the_middle_is_renewed_without_a_refusal() {
     let bench = bench().await;

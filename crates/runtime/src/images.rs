@@ -156,8 +156,11 @@ pub(crate) fn detail(image: &Image) -> String {
     text.to_string()
 }
 
-/// What images and containers' own files take.
+/// What images and containers' own files take. Who asks is about to make room: what nobody needs goes before.
 pub(crate) fn fs_info(core: &Core) -> ImageFsInfoResponse {
+    if let Err(error) = core.images.relieve() {
+        tracing::warn!(%error, "remove what failed pulls have left");
+    }
     let timestamp = clock::now_nanoseconds();
     let entry = |path: std::path::PathBuf, bytes: u64, inodes: u64| FilesystemUsage {
         timestamp,

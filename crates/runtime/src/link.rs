@@ -69,7 +69,10 @@ impl Link {
         listener: Arc<dyn Listener>,
         tasks: &TaskTracker,
     ) -> Result<Link, Failure> {
-        let socket = connect(directory).map_err(broken)?;
+        let directory = directory.to_owned();
+        // It blocks while a busy monitor has yet to accept others.
+        let connected = tokio::task::spawn_blocking(move || connect(&directory)).await;
+        let socket = connected.map_err(broken)?.map_err(broken)?;
         socket.set_nonblocking(true).map_err(broken)?;
         let shared = Arc::new(Shared {
             socket: watch(socket, Interest::READABLE | Interest::WRITABLE).map_err(broken)?,
@@ -187,5 +190,66 @@ async fn receive(shared: &Shared, listener: &dyn Listener) -> std::io::Result<()
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::net::UnixListener;
+    use std::sync::mpsc;
+
+    struct Deaf;
+
+    impl Listener for Deaf {
+        fn snapshot(&self, _: &Snapshot) {}
+        fn event(&self, _: Event) {}
+        fn closed(&self) {}
+    }
+
+    /// A monitor that has yet to accept as many as its socket takes.
+    fn busy_monitor(directory: &Path) -> (UnixListener, Vec<OwnedFd>) {
+        use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, connect, listen, socket_with};
+        let socket =
+            || socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None).expect("a socket");
+        let address = SocketAddrUnix::new(directory.join(monitor::wire::socket::SOCKET_NAME)).expect("an address");
+        let listener = socket();
+        bind(&listener, &address).expect("bind");
+        listen(&listener, 0).expect("listen");
+        let mut waiting = Vec::new();
+        for _ in 0..16 {
+            let one = socket();
+            if connect(&one, &address).is_err() {
+                let listener = UnixListener::from(listener);
+                listener.set_nonblocking(false).expect("set");
+                return (listener, waiting);
+            }
+            waiting.push(one);
+        }
+        panic!("the queue has no end");
+    }
+
+    #[tokio::test]
+    async fn a_monitor_that_does_not_accept_yet_keeps_nobody_else_waiting() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let (listener, waiting) = busy_monitor(directory.path());
+        let (goes_on, hears) = mpsc::channel();
+        let monitor = std::thread::spawn(move || {
+            let heard = hears.recv_timeout(Duration::from_secs(20));
+            let count = waiting.len();
+            // Whoever comes is sent away, until nobody does for good.
+            for _ in 0..=count {
+                drop(listener.accept().expect("accept"));
+            }
+            heard
+        });
+        let tasks = TaskTracker::new();
+        let others = async move {
+            tokio::task::yield_now().await;
+            goes_on.send(()).expect("somebody hears it");
+        };
+        let (connected, ()) = tokio::join!(Link::connect(directory.path(), Arc::new(Deaf), &tasks), others);
+        assert!(connected.is_err(), "it was sent away");
+        assert_eq!(monitor.join().expect("the thread ends"), Ok(()), "others ran while it waited");
     }
 }

@@ -159,7 +159,9 @@ async fn check(client: &Client, world: &World, case: &Case) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_runtime_is_named_with_its_step_and_leaves_nothing() {
     let world = World::new();
-    let all = cases(world.root.path());
+    let mut all = cases(world.root.path());
+    // Those that hang do nothing, so they do it together.
+    all.sort_by_key(|case| case.fault.ends_with("hangs"));
     let mut handlers = vec![runtime::Handler::new("runc", "/usr/sbin/runc")];
     for Case { handler, verb, fault, directory } in &all {
         let name = if *verb == "run" { "runc" } else { "faulty" };

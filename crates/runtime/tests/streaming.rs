@@ -59,7 +59,7 @@ async fn a_client_runs_commands_and_attaches() {
     assert_eq!(end["details"]["causes"][0]["message"], "9");
 
     let url = exec(
-        &["sh", "-c", "test -t 0 && until stty size | grep -q '27 91'; do sleep 0.1; done; stty size"],
+        &["sh", "-c", "test -t 0 && until stty size 2>/dev/null | grep -q '27 91'; do sleep 0.1; done; stty size"],
         true,
         true,
     )

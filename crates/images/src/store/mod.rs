@@ -12,16 +12,22 @@ pub use record::Image;
 pub(crate) use record::{LayerRecord, NewImage};
 
 use crate::error::PullError;
+use crate::machine;
 use files::write_durably;
 use reference::{Digest, Reference};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 const ID_PREFIX_DIGITS_MIN: usize = 12;
+/// From here on space is needed more than what might help a next pull; the collection of images begins here (IMG-260).
+const FULL_PERCENT: u64 = 85;
+/// The pull that brought a layer may just be made again.
+const LEFTOVER_AGE_MIN: Duration = Duration::from_secs(2 * 60);
 
 pub(crate) struct Store {
     root: PathBuf,
@@ -301,6 +307,45 @@ impl Store {
             std::fs::remove_dir_all(grave)?;
         }
         Ok(())
+    }
+
+    /// Removes the layers that only failed pulls have brought: old ones, and nearly all where space is short.
+    pub(crate) fn collect_leftovers(&self) -> io::Result<()> {
+        let is_full = self.used_percent()? >= FULL_PERCENT;
+        self.collect_older(if is_full { LEFTOVER_AGE_MIN } else { open::LEFTOVER_AGE_MAX })
+    }
+
+    /// Removes layers that nothing needs and that were made longer ago.
+    fn collect_older(&self, age: Duration) -> io::Result<()> {
+        let unused: Vec<Digest> = {
+            let state = self.state();
+            let used: BTreeSet<&Digest> = state.images.values().flat_map(|image| &image.layers).collect();
+            let unused = state.layers.keys().filter(|diff_id| !used.contains(diff_id));
+            unused.filter(|diff_id| !state.pins.contains_key(*diff_id)).cloned().collect()
+        };
+        let is_old = |diff_id: &Digest| {
+            std::fs::metadata(self.layer_directory(diff_id)).is_ok_and(|metadata| machine::age(&metadata) > age)
+        };
+        // What was taken into use meanwhile stays.
+        self.collect(&unused.into_iter().filter(is_old).collect::<Vec<_>>())
+    }
+
+    /// How full the store's file system is for those who are not root, as the collection of images reckons (IMG-262).
+    fn used_percent(&self) -> io::Result<u64> {
+        let fs = rustix::fs::statvfs(&self.root)?;
+        Ok(100 - (fs.f_bavail * 100).checked_div(fs.f_blocks).unwrap_or(100).min(100))
+    }
+
+    /// The blobs of which bytes lie here that nobody has written to for a day (IMG-267).
+    pub(crate) fn old_partials(&self) -> io::Result<Vec<Digest>> {
+        let mut found = Vec::new();
+        for entry in open::entries(&self.root.join("partial"))? {
+            let is_old = entry.metadata().is_ok_and(|metadata| machine::age(&metadata) > open::LEFTOVER_AGE_MAX);
+            let name = entry.file_name().into_string().unwrap_or_default();
+            let algorithms = ["sha256", "sha384", "sha512"].map(|algorithm| format!("{algorithm}:{name}"));
+            found.extend(algorithms.iter().find_map(|text| Digest::parse(text).ok()).filter(|_| is_old));
+        }
+        Ok(found)
     }
 
     /// Removes the documents of an image that no other one names. Under the writer's lock, like all that writes them.

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const SCHEMA_VERSION: &str = "1";
-const LEFTOVER_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+pub(super) const LEFTOVER_AGE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 impl Store {
     /// Opens a store, or makes a new one.
@@ -95,17 +95,7 @@ impl Store {
 
     /// Removes old layers that no image uses, and documents that no image names.
     fn sweep(&self) -> io::Result<()> {
-        let orphans: Vec<Digest> = self
-            .state()
-            .layers
-            .keys()
-            .filter(|diff_id| {
-                let metadata = std::fs::metadata(self.layer_directory(diff_id));
-                metadata.is_ok_and(|metadata| machine::age(&metadata) > LEFTOVER_AGE_MAX)
-            })
-            .cloned()
-            .collect();
-        self.collect(&orphans)?;
+        self.collect_older(LEFTOVER_AGE_MAX)?;
         let used: BTreeSet<String> = self
             .state()
             .images
@@ -149,7 +139,7 @@ fn check_version(root: &Path) -> Result<(), OpenError> {
     }
 }
 
-fn entries(directory: &Path) -> io::Result<Vec<DirEntry>> {
+pub(super) fn entries(directory: &Path) -> io::Result<Vec<DirEntry>> {
     std::fs::read_dir(directory)?.collect()
 }
 

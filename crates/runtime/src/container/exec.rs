@@ -1,7 +1,6 @@
 //! Further processes in a container: ExecSync, and the launch that streaming exec shares with it (HOOK-11).
 
 use std::collections::VecDeque;
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
@@ -9,6 +8,7 @@ use std::time::Duration;
 
 use cri::v1::{ExecSyncRequest, ExecSyncResponse};
 use monitor::wire::{Exec, ExecExited, Failure, Request, Signal, code};
+use tokio::fs;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tonic::Response;
@@ -62,11 +62,11 @@ pub(crate) async fn launch(
     let name = format!("{}-{}", &container.id()[..12], &fresh_id()?[..12]);
     let bundle = core.layout.container_run(container.id());
     let process = bundle.join(format!("{name}.json"));
-    let document = fs::read(bundle.join("config.json")).map_err(Error::file("read", &bundle))?;
+    let document = fs::read(bundle.join("config.json")).await.map_err(Error::file("read", &bundle))?;
     let document: serde_json::Value =
         serde_json::from_slice(&document).map_err(|error| Error::step("read config.json", error))?;
     let text = oci::process::exec(&document, command, streams.is_none()).to_string();
-    fs::write(&process, text).map_err(Error::file("write", &process))?;
+    fs::write(&process, text).await.map_err(Error::file("write", &process))?;
     let (sender, ended) = oneshot::channel();
     lock(&container.sandbox.execs).insert(name.clone(), sender);
     let request = Request::Exec(Exec {
@@ -78,7 +78,7 @@ pub(crate) async fn launch(
     });
     let fds: Vec<_> = streams.iter().flatten().map(|fd| fd.as_fd()).collect();
     let started = link.call(&request, &fds).await;
-    let _ = fs::remove_file(&process);
+    let _ = fs::remove_file(&process).await;
     match started {
         Ok((_, mut descriptors)) => {
             Ok((Running { link, container: container.record.id.clone(), name, ended }, descriptors.pop()))
