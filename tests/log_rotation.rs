@@ -40,7 +40,14 @@ fn numbers(path: &Path) -> Vec<u64> {
 #[test]
 fn a_log_that_grows_is_rotated_without_a_lost_line() {
     let lab = Lab::new("log-rotation", 86);
-    lab.up_with(&["--container-log-max-size", "64Ki", "--container-log-max-files", "3"]);
+    lab.up_with(&[
+        "--container-log-max-size",
+        "64Ki",
+        "--container-log-max-files",
+        "3",
+        "--container-log-monitor-interval",
+        "1s",
+    ]);
     lab.right_secret();
     let image = lab.image();
     lab.apply(&format!(

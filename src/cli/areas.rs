@@ -81,6 +81,7 @@ const AREAS: &[(Area, &[&str])] = &[
             "max_pods",
             "container_log_max_size",
             "container_log_max_files",
+            "container_log_monitor_interval",
             "runtime",
             "hook_runs_ttl",
             "shutdown_grace_period",

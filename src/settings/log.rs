@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use api::quantity::Quantity;
 use node::log_rotation::Policy;
 
-use crate::settings::Settings;
+use crate::settings::{Settings, duration};
 
 impl Settings {
     /// When logs are rotated.
@@ -22,6 +22,12 @@ impl Settings {
                 bail!("--container-log-max-files {files}: a log and the one before it are two; write 2 or more");
             }
             policy.files_max = files as usize;
+        }
+        if let Some(text) = &self.container_log_monitor_interval {
+            policy.period = duration(text).context("--container-log-monitor-interval")?;
+            if policy.period.is_zero() {
+                bail!("--container-log-monitor-interval {text}: write more than 0, such as 10s");
+            }
         }
         Ok(policy)
     }
@@ -46,6 +52,10 @@ mod tests {
         assert_eq!(of("64Ki", 2), Ok(Policy { bytes_max: 64 << 10, files_max: 2, ..Policy::default() }));
         assert!(of("64Ki", 1).unwrap_err().contains("write 2 or more"));
         assert!(of("0", 2).unwrap_err().contains("above 0"));
+        let often =
+            |text: &str| Settings { container_log_monitor_interval: Some(text.into()), ..Settings::default() }.logs();
+        assert_eq!(often("1s").unwrap().period, std::time::Duration::from_secs(1));
+        assert!(often("0s").unwrap_err().to_string().contains("more than 0"));
         assert!(of("big", 2).unwrap_err().starts_with("--container-log-max-size big: "));
     }
 }

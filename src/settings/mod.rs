@@ -73,6 +73,9 @@ pub struct Settings {
     /// So many files of a container's log are kept, at least 2 [default: 5]
     #[arg(long, env = "SAMPAN_CONTAINER_LOG_MAX_FILES", value_name = "N")]
     pub container_log_max_files: Option<u32>,
+    /// How often the logs of containers are looked at for rotation [default: 10s]
+    #[arg(long, env = "SAMPAN_CONTAINER_LOG_MONITOR_INTERVAL", value_name = "DURATION")]
+    pub container_log_monitor_interval: Option<String>,
     /// Pull one image at a time
     #[arg(long, env = "SAMPAN_SERIALIZE_IMAGE_PULLS", num_args = 0..=1, default_missing_value = "true")]
     pub serialize_image_pulls: Option<bool>,
