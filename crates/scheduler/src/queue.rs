@@ -21,6 +21,8 @@ pub struct Waiting {
     pub ready: bool,
     pub not_before: Instant,
     pub posted: Option<Posted>,
+    /// What is being told of it.
+    pub telling: Option<String>,
 }
 
 impl Waiting {
@@ -47,7 +49,7 @@ impl Queue {
     pub fn arrive(&mut self, pod: Pod, now: Instant) {
         self.arrivals += 1;
         let arrival = self.arrivals;
-        self.put(Waiting { pod, arrival, attempts: 0, ready: true, not_before: now, posted: None });
+        self.put(Waiting { pod, arrival, attempts: 0, ready: true, not_before: now, posted: None, telling: None });
     }
 
     /// Takes a pod back, or in.

@@ -405,11 +405,13 @@ impl Shell {
         }
     }
 
-    fn bind(&mut self, pending: Waiting, node: String) {
+    fn bind(&mut self, mut pending: Waiting, node: String) {
         self.cluster.denominate(&pending.pod.uid);
         self.cluster.place(&pending.pod, &node);
         self.queue.wake_wishing();
         let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
+        // What is being told of its wait is of no interest any more.
+        pending.telling = None;
         self.assumed.insert(uid.clone(), pending);
         self.calls.spawn(async move { Done::Bound { outcome: act::bind(&client, &pod, &node).await, uid } });
     }
@@ -424,10 +426,12 @@ impl Shell {
     }
 
     fn report(&mut self, mut pending: Waiting, message: String) {
-        let is_enough = pending.posted.as_mut().is_some_and(|posted| posted.is_enough(&message, Instant::now()));
-        if is_enough && act::is_told(&pending.pod, &message) {
+        let is_enough = |posted: &mut Posted| posted.is_enough(&message, Instant::now());
+        let is_told = act::is_told(&pending.pod, &message) && pending.posted.as_mut().is_some_and(is_enough);
+        if is_told || pending.telling.as_ref() == Some(&message) {
             return self.queue.put(pending);
         }
+        pending.telling = Some(message.clone());
         let (client, pod, uid) = (self.client.clone(), pending.pod.clone(), pending.pod.uid.clone());
         let posted = pending.posted.take();
         self.queue.put(pending);
@@ -463,9 +467,12 @@ impl Shell {
 
     fn reported(&mut self, uid: &str, outcome: Result<Posted, act::Error>) {
         let mut error = None;
-        let waits = self.queue.change(uid, |pending| match outcome {
-            Ok(posted) => pending.posted = Some(posted),
-            Err(why) => error = Some(why),
+        let waits = self.queue.change(uid, |pending| {
+            pending.telling = None;
+            match outcome {
+                Ok(posted) => pending.posted = Some(posted),
+                Err(why) => error = Some(why),
+            }
         });
         if let Some(error) = error.filter(|error| waits && !error.is_not_found()) {
             tracing::warn!(error = %chain(&error), uid, "cannot report an unschedulable pod");
@@ -645,5 +652,17 @@ mod tests {
         shell.pod_is(bound);
         pass(&mut shell, LONG).await;
         assert_eq!(shell.cluster.node_of("other"), Some("n"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_a_wait_is_being_told_it_is_not_told_again() {
+        let mut shell = shell();
+        shell.take_node(watcher::Event::Apply(node("n", Value::Null)));
+        shell.pod_is(asking("large", 0, "2").into());
+        for _ in 0..5 {
+            pass(&mut shell, LONG).await;
+            shell.wake();
+        }
+        assert_eq!(shell.calls.len(), 1, "the API is slow");
     }
 }
