@@ -38,6 +38,9 @@ use crate::{
 /// How many actions may be under way at once.
 const ACTIONS_MAX: usize = 32;
 
+/// How many of them may be counts of quotas: each reads all that a namespace has.
+const COUNTS_MAX: usize = 8;
+
 /// How long one action may take before it is tried anew.
 const ACTION_TIMEOUT: Duration = Duration::from_secs(60);
 
@@ -312,7 +315,9 @@ impl Shell {
         let unsure = Written { is_unsure: true, ..Written::default() };
         let (written, wake_after) = looked.unwrap_or((unsure, None));
         if self.world.uid(place).is_some() {
-            self.awaited.insert(place.clone(), Awaited { written, until: now + LAG_MAX });
+            if written != Written::default() {
+                self.awaited.insert(place.clone(), Awaited { written, until: now + LAG_MAX });
+            }
             self.alarms.set(place, wake_after.map(|after| now + after));
         } else {
             self.forget(place);
@@ -363,6 +368,9 @@ impl Shell {
         let (wanted, wake_at) = decide(&self.world, now, Timestamp::now());
         let mut wakes: Vec<Instant> = wake_at.into_iter().collect();
         self.attempts.retain(|action, attempt| attempt.running || wanted.contains(action));
+        let is_count = |action: &Action| matches!(action, Action::CountQuota(_));
+        let counts = self.attempts.iter().filter(|(action, attempt)| attempt.running && is_count(action));
+        let mut counts = counts.count();
         for action in wanted {
             let attempt =
                 self.attempts.entry(action.clone()).or_insert(Attempt { running: false, failures: 0, not_before: now });
@@ -377,10 +385,14 @@ impl Shell {
                 self.wide.is_due = true;
                 break;
             }
-            attempt.running = true;
             if let Action::CountQuota(count) = &action {
+                if counts >= COUNTS_MAX {
+                    continue;
+                }
+                counts += 1;
                 resource_quota::begins(&mut self.world, count);
             }
+            attempt.running = true;
             self.start(action, Snapshot::default());
         }
         self.wide.wake_at = wakes.into_iter().min();
@@ -564,7 +576,8 @@ mod tests {
         let (kind, now) = (Served::named("apps", "replicasets"), Instant::now());
         let place = Place { kind, namespace: "a".to_owned(), name: "web".to_owned() };
         shell.world.is(kind, "web", &set());
-        shell.looked(&place, Some((Written::default(), Some(Duration::from_secs(9)))));
+        let written = Written { going: vec!["p".to_owned()], ..Written::default() };
+        shell.looked(&place, Some((written, Some(Duration::from_secs(9)))));
         assert_eq!((shell.awaited.len(), shell.alarms.first().is_some()), (1, true));
         shell.world.is_gone("web");
         shell.start_looks(now);
@@ -589,5 +602,25 @@ mod tests {
         shell.world.is_gone("p");
         shell.start_what_is_wanted(now);
         assert!(is_looking(&shell) && shell.world.looks.wake_at().is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn counts_of_quotas_leave_slots_to_others_and_each_runs_once_whatever_happens() {
+        let mut shell = shell(client(Deleted::default()));
+        let quotas = Served::named("", "resourcequotas");
+        let quota = |name: &str| json!({"metadata": {"name": name, "namespace": "a", "uid": name}, "spec": {"hard": {"pods": "1"}}});
+        let names: Vec<String> = (0..ACTIONS_MAX).map(|index| format!("q{index}")).collect();
+        names[..3].iter().for_each(|name| shell.world.is(quotas, name, &quota(name)));
+        for _ in 0..5 {
+            shell.world.note_usage("a");
+            shell.wide.is_due = true;
+            shell.start_what_is_wanted(Instant::now());
+            assert_eq!(shell.running.len(), 3, "what happens during a count begins no other one");
+            tokio::time::advance(WIDE_PAUSE).await;
+        }
+        names.iter().for_each(|name| shell.world.is(quotas, name, &quota(name)));
+        shell.wide.is_due = true;
+        shell.start_what_is_wanted(Instant::now());
+        assert_eq!(shell.running.len(), COUNTS_MAX);
     }
 }
