@@ -414,9 +414,14 @@ impl Machine {
 
     /// Fails with what is there now and was not, or the other way round.
     pub fn assert_back(&self) {
+        self.assert_back_within(SETTLED);
+    }
+
+    /// The same for what is given up only after a while.
+    pub fn assert_back_within(&self, patience: Duration) {
         let began = Instant::now();
         let mut now = Machine::look();
-        while now != *self && began.elapsed() < SETTLED {
+        while now != *self && began.elapsed() < patience {
             std::thread::sleep(Duration::from_millis(100));
             now = Machine::look();
         }

@@ -84,6 +84,19 @@ pub struct Plan {
     pub timeout_milliseconds: u64,
 }
 
+/// Refuses what the kernel does not run: `execvp` would hand it to a shell.
+fn check_format(program: &Path) -> io::Result<()> {
+    if program.is_relative() {
+        return Ok(());
+    }
+    let mut begin = [0; 4];
+    let read = File::open(program)?.read(&mut begin)?;
+    match begin[..read].starts_with(b"#!") || begin == *b"\x7fELF" {
+        true => Ok(()),
+        false => Err(rustix::io::Errno::NOEXEC.into()),
+    }
+}
+
 impl Run {
     /// Starts the runtime. Scratch files are named by `number` in the current directory.
     pub fn start(step: &'static str, runtime: &Runtime, number: u64, plan: Plan, stdio: Stdio3) -> io::Result<Run> {
@@ -117,6 +130,7 @@ impl Run {
         command.stderr(stdio.stderr.map_or_else(|| words.try_clone().map(Stdio::from), |fd| Ok(Stdio::from(fd)))?);
         // An own process group, so that what a failed run leaves is found.
         std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        check_format(&runtime.binary)?;
         let mut child = command.spawn()?;
         let pidfd = match open_pidfd(child.id()) {
             Ok(pidfd) => pidfd,
