@@ -8,18 +8,23 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const LOOK_EVERY: Duration = Duration::from_secs(20);
-/// So much growth makes a walk through the heap worth its time.
+/// So much growth makes a walk through the heap worth its time; a walk that gave back so much is followed by another.
 const GROWTH_BYTES: u64 = 8 << 20;
+/// After so many looks there is a walk in any case: for what was freed without growth.
+const WALK_EVERY: u32 = 15;
 
 /// Looks now and then until it is cancelled.
 pub async fn give_back(cancel: CancellationToken) -> anyhow::Result<()> {
-    let mut least = resident_bytes()?;
+    let (mut least, mut gave_much, mut looks) = (resident_bytes()?, false, 0_u32);
     while cancel.run_until_cancelled(tokio::time::sleep(LOOK_EVERY)).await.is_some() {
-        if resident_bytes()? > least + GROWTH_BYTES {
+        looks = looks.wrapping_add(1);
+        let before = resident_bytes()?;
+        if gave_much || looks.is_multiple_of(WALK_EVERY) || before > least + GROWTH_BYTES {
             tokio::task::spawn_blocking(monitor::trim_memory).await?;
             least = resident_bytes()?;
+            gave_much = before > least + GROWTH_BYTES;
         }
-        least = least.min(resident_bytes()?);
+        least = least.min(before);
     }
     Ok(())
 }
