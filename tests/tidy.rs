@@ -187,6 +187,24 @@ fn types_have_names_that_say_something() {
     assert!(empty.is_empty(), "names that say nothing: {empty:#?}");
 }
 
+/// Other tests beside them would be what differs. The emulated machines have a ring of one thread.
+#[test]
+fn tests_that_compare_the_machine_run_alone() {
+    let settings = std::fs::read_to_string(root().join(".config/nextest.toml")).unwrap();
+    let alone = settings.split_once("threads-required").unwrap().0;
+    for entry in std::fs::read_dir(root().join("tests")).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_string_lossy().into_owned();
+        let compares = path.is_file() && std::fs::read_to_string(&path).unwrap().contains("Machine::look()");
+        if compares && !["cgroup_v2", "tidy"].contains(&name.as_str()) {
+            assert!(
+                alone.contains(&format!("binary({name})")),
+                "tests/{name}.rs is to be named in .config/nextest.toml"
+            );
+        }
+    }
+}
+
 #[test]
 fn unsafe_code_is_forbidden_but_in_named_leaves() {
     for (room, _) in ARROWS {

@@ -590,8 +590,8 @@ mod tests {
         assert_eq!(assumed(&shell), [("high", "n")]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn rtc_53_when_the_last_node_with_the_handler_goes_others_are_tried() {
+    /// A pod whose class has a handler that only a cordoned node offers.
+    async fn waiting_for_its_handler() -> Shell {
         let mut shell = shell();
         shell.take_class(watcher::Event::Apply(class("gvisor")));
         shell.take_node(watcher::Event::Apply(cordoned()));
@@ -599,6 +599,12 @@ mod tests {
         shell.pod_is(pod("p", json!({"runtimeClassName": "gvisor"})).into());
         pass(&mut shell, LONG).await;
         assert_eq!(assumed(&shell), []);
+        shell
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn rtc_53_when_the_last_node_with_the_handler_goes_others_are_tried() {
+        let mut shell = waiting_for_its_handler().await;
         shell.take_node(watcher::Event::Delete(cordoned()));
         pass(&mut shell, LONG).await;
         assert_eq!(assumed(&shell), [("p", "without")]);
@@ -606,13 +612,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_class_that_went_while_nothing_was_heard_is_gone() {
-        let mut shell = shell();
-        shell.take_class(watcher::Event::Apply(class("gvisor")));
-        shell.take_node(watcher::Event::Apply(cordoned()));
-        shell.take_node(watcher::Event::Apply(node("without", json!([{"name": "runc"}]))));
-        shell.pod_is(pod("p", json!({"runtimeClassName": "gvisor"})).into());
-        pass(&mut shell, LONG).await;
-        assert_eq!(assumed(&shell), []);
+        let mut shell = waiting_for_its_handler().await;
         shell.take_class(watcher::Event::Init);
         shell.take_class(watcher::Event::InitDone);
         pass(&mut shell, LONG).await;
